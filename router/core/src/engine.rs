@@ -1,0 +1,141 @@
+//! The seam between HTTP and whatever makes tokens: submit a sequence, get a stream of tokens.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use futures_core::Stream;
+use thiserror::Error;
+
+use crate::{FinishReason, Limits, Sampling, ShardDescription};
+
+/// One sequence to generate, already validated.
+#[derive(Clone, Debug)]
+pub struct SequenceRequest {
+    /// The prompt; never empty, never longer than `Limits::max_input_tokens`.
+    pub prompt: Arc<[u32]>,
+    /// Most tokens to generate; at least 1, and prompt + this fits `Limits::max_total_tokens`.
+    pub max_new_tokens: u32,
+    /// How to pick tokens.
+    pub sampling: Arc<Sampling>,
+    /// Tokens that end the sequence, the model's EOS included unless it is ignored.
+    pub stop_token_ids: Arc<[u32]>,
+    /// Stop tokens cannot be sampled before so many generated tokens.
+    pub min_tokens: u32,
+    /// W3C trace context.
+    pub traceparent: Option<Arc<str>>,
+    /// Stable hash of the parameters, logged when the request has to be given up.
+    pub parameter_hash: u64,
+}
+
+/// One generated token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Token {
+    /// The id.
+    pub id: u32,
+    /// Log probability among the filtered scores.
+    pub logprob: f32,
+    /// Most likely tokens, most likely first, when asked for.
+    pub top: Vec<(u32, f32)>,
+}
+
+/// What a stream yields. The item with a `finish` is the last.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenEvent {
+    /// The token.
+    pub token: Token,
+    /// Set on the last token.
+    pub finish: Option<FinishReason>,
+    /// Time the sequence waited before its first step; the same on every event.
+    pub queued: Duration,
+}
+
+/// Why a stream ended without a finish reason.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum StreamError {
+    /// The model could not compute this sequence.
+    #[error("the model could not compute this request: {0}")]
+    Generation(String),
+    /// The shards did not come back in time.
+    #[error("the model did not come back within {} s (`--recovery-timeout`)", .0.as_secs())]
+    RecoveryTimeout(Duration),
+    /// The server stops.
+    #[error("the server is shutting down")]
+    ShuttingDown,
+}
+
+/// Why a request was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Refusal {
+    /// The queue is full.
+    #[error("the server is overloaded: {running} requests are running or waiting, the limit is {limit} (`--max-concurrent-requests`)")]
+    Overloaded {
+        /// Requests in the house.
+        running: u32,
+        /// How many may be.
+        limit: u32,
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// No shard is live yet.
+    #[error("the model is not ready yet")]
+    NotReady {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The request can never fit.
+    #[error("the request needs {needed} tokens of KV memory, this server has {limit} (`--kv-memory`)")]
+    NeverFits {
+        /// Tokens it needs.
+        needed: u64,
+        /// Tokens there are.
+        limit: u64,
+    },
+    /// The server is draining.
+    #[error("the server is shutting down")]
+    ShuttingDown,
+}
+
+/// What the engine is doing, for health and readiness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineState {
+    /// No shard has been live yet.
+    Starting,
+    /// Steps are made.
+    Ready,
+    /// A step is over its deadline, or the shard is gone and not back yet.
+    Recovering,
+    /// No new requests; running ones finish.
+    Draining,
+}
+
+/// A snapshot of the load.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineLoad {
+    /// Sequences with a slot.
+    pub running: u32,
+    /// Sequences without one.
+    pub queued: u32,
+}
+
+/// Tokens of one sequence. Dropping it cancels the sequence.
+pub type TokenStream = Pin<Box<dyn Stream<Item = Result<TokenEvent, StreamError>> + Send>>;
+
+/// Makes tokens. Used by `http`; the scheduler is one.
+pub trait Engine: Send + Sync + 'static {
+    /// Takes a sequence, or says why not. Never blocks.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    fn submit(&self, request: SequenceRequest) -> Result<TokenStream, Refusal>;
+
+    /// Limits in force, absent until a shard was warm once.
+    fn limits(&self) -> Option<Arc<Limits>>;
+
+    /// The model, absent until a shard was warm once.
+    fn description(&self) -> Option<Arc<ShardDescription>>;
+
+    /// What it is doing.
+    fn state(&self) -> EngineState;
+
+    /// How busy it is.
+    fn load(&self) -> EngineLoad;
+}

@@ -1,0 +1,20 @@
+//! The words of the router: requests, plans, outcomes, and the two seams that other rooms meet at.
+//!
+//! Pure data and arithmetic. Knows no runtime, no HTTP and no wire format.
+
+pub mod engine;
+pub mod finish;
+pub mod limits;
+pub mod plan;
+pub mod sampling;
+pub mod shards;
+
+pub use engine::{Engine, EngineLoad, EngineState, Refusal, SequenceRequest, StreamError, Token, TokenEvent, TokenStream};
+pub use finish::FinishReason;
+pub use limits::Limits;
+pub use plan::{
+    Admission, KvGroup, KvKind, RibbonOp, RowOutcome, RowResult, ShardDescription, StepOutcome, StepPlan, StepTimings, Storage,
+    Slot, Wanted, WorkItem,
+};
+pub use sampling::Sampling;
+pub use shards::{PlanSink, ShardEvent, Shards};

@@ -1,0 +1,55 @@
+//! How the next token is picked. Ranges are checked at the edge; a value here is always usable.
+
+/// Sampling parameters of one sequence, fully resolved: no field is absent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampling {
+    /// Take the highest score; no filter, no noise.
+    pub greedy: bool,
+    /// Divisor of the scores, above 0.
+    pub temperature: f32,
+    /// Highest scores kept; 0 keeps all.
+    pub top_k: u32,
+    /// Probability mass kept; 1 keeps all.
+    pub top_p: f32,
+    /// Least probability kept, as a share of the highest; 0 keeps all.
+    pub min_p: f32,
+    /// Typical mass kept; 1 keeps all.
+    pub typical_p: f32,
+    /// Divides positive and multiplies negative scores of tokens in the history; 1 is off.
+    pub repetition_penalty: f32,
+    /// TGI's relative frequency penalty over the history; 0 is off.
+    pub frequency_penalty: f32,
+    /// OpenAI's presence penalty over generated tokens; 0 is off.
+    pub presence_penalty: f32,
+    /// OpenAI's frequency penalty over generated tokens; 0 is off.
+    pub count_penalty: f32,
+    /// Key of the counter-based generator.
+    pub seed: u64,
+    /// Index among the sequences that share a seed.
+    pub choice: u32,
+    /// How many top tokens are reported for each generated token.
+    pub top_tokens: u32,
+    /// Added to the score of a token.
+    pub logit_bias: Vec<(u32, f32)>,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self {
+            greedy: true,
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            typical_p: 1.0,
+            repetition_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            count_penalty: 0.0,
+            seed: 0,
+            choice: 0,
+            top_tokens: 0,
+            logit_bias: Vec::new(),
+        }
+    }
+}
