@@ -1,0 +1,103 @@
+# The commands of the house. `make help` lists them.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+VENV := .venv
+BIN := $(VENV)/bin
+PB := server/ribbon_server/pb/shard_pb2.py
+NATIVE := server/ribbon_server/_native.abi3.so
+PYTEST := $(BIN)/python -m pytest
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: serve test test-long setup proto native build build-release fmt lint check integration bench bench-stall demo-train demo-eval docs docker clean help
+
+serve: setup proto native build-release ## Serve the bundled model on http://127.0.0.1:8080 (PORT=…, MODEL_ID=… and every other setting pass through)
+	PORT=$${PORT:-8080} exec target/release/ribbon-launcher
+
+test: setup proto native build test-rust test-python integration ## Set up everything and run the tests (at most 10 minutes warm)
+
+.PHONY: test-rust test-python
+test-rust:
+	cargo test --workspace --quiet
+
+test-python: setup proto native
+	$(PYTEST) server/tests -q -m "not slow and not gpu"
+
+integration: setup proto native build ## Tests through the launcher, real processes and real sockets
+	$(PYTEST) integration-tests -q -m "not slow and not gpu"
+
+test-long: setup proto native build ## The long tests: soak, overload, full simulation, full parity (at most 35 minutes)
+	RIBBON_SIMULATION_STEPS=1000000 cargo test --release -p ribbon-scheduler --quiet -- --include-ignored
+	$(PYTEST) server/tests integration-tests -q -m "slow and not gpu"
+
+setup: $(VENV)/.ready ## Python environment with pinned packages
+$(VENV)/.ready: constraints.txt pyproject.toml
+	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	$(BIN)/uv --version 2>/dev/null | grep -q "$(UV_VERSION)" || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet -r constraints.txt
+	mkdir -p dist/ribbon_server.data
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+proto: $(PB) ## Python stubs of proto/ (the Rust ones are made by cargo)
+$(PB): proto/ribbon/shard/v1/shard.proto server/build_proto.py $(VENV)/.ready
+	$(BIN)/python server/build_proto.py
+
+native: setup ## The native module, always optimized
+	cargo build --release --quiet -p ribbon-native
+	cmp -s target/release/lib_native.so $(NATIVE) || { cp target/release/lib_native.so $(NATIVE).new && mv $(NATIVE).new $(NATIVE); }
+
+build: ## Launcher and router, for the tests
+	cargo build --quiet -p ribbon-launcher -p ribbon-router
+
+build-release: ## Launcher and router, optimized
+	cargo build --release -p ribbon-launcher -p ribbon-router
+
+fmt: setup ## Format everything
+	cargo fmt --all
+	$(BIN)/ruff format --quiet .
+	$(BIN)/ruff check --quiet --fix .
+
+lint: setup proto ## All linters and contracts
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	cd server && ../$(BIN)/mypy --config-file ../pyproject.toml
+	cd server && ../$(BIN)/lint-imports --config lint/importlinter.ini
+
+check: lint test ## Lint and test
+
+bench: setup proto native build-release ## Ribbon and transformers on the 120 M model in one run; writes benchmarks/results/
+	$(BIN)/python benchmarks/bench.py $(ARGS)
+
+bench-stall: setup proto native build-release ## A long prompt against 16 running streams
+	$(BIN)/python benchmarks/stall.py $(ARGS)
+
+demo-train: setup ## Train the bundled model from scratch (about 100 minutes)
+	$(BIN)/python demo-model/train.py $(ARGS)
+
+demo-eval: setup ## Accuracy of the bundled model, per skill, on held-out items
+	$(BIN)/python demo-model/evaluate.py $(ARGS)
+
+docs: setup build ## Generated reference pages; leaves no diff when they are current
+	target/debug/ribbon-launcher print-flags > docs/reference/flags.md
+
+wheel: setup proto build-release ## One wheel: package, native module, launcher and router
+	mkdir -p dist/ribbon_server.data/scripts
+	cp target/release/ribbon-launcher target/release/ribbon-router dist/ribbon_server.data/scripts/
+	rm -rf server/ribbon_server/demo_model && cp -r demo-model/weights server/ribbon_server/demo_model
+	VIRTUAL_ENV=$(VENV) $(BIN)/maturin build --release --out dist; rm -rf server/ribbon_server/demo_model
+
+docker: ## The image
+	docker build -t ribbon .
+
+clean: ## Remove everything that was built
+	rm -rf target dist $(VENV) server/ribbon_server/pb $(NATIVE)
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
