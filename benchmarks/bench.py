@@ -1,0 +1,266 @@
+"""Ribbon and transformers on the same prompts in one run, and both as a share of what the machine can do.
+
+    python benchmarks/bench.py [--shape 120m] [--concurrency 1 8 32] [--only limits transformers ribbon] [--prompt-tokens 512]
+
+Prints tables; the last line is one JSON object. Writes benchmarks/results/ and appends to benchmarks/LOG.md unless --no-save.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from load import report
+from load.generator import Workload, figures, make_prompts, run
+from load.served import Served, launcher_binary
+from load.usage import Meter
+from machine_limits import Limits
+from model_tokenizer import Prompts
+from models import SHAPES, make_model
+
+HERE = Path(__file__).resolve().parent
+PARTS = ("limits", "transformers", "ribbon")
+SIDE_SECONDS = 400.0
+ALONE_WAVES = 3  # requests at concurrency 1, where a single one is short and noisy
+FEW_WAVES = 2
+
+Record = dict[str, Any]
+
+
+def main() -> None:
+    """Measures the parts asked for and reports them."""
+    arguments = parse()
+    model = make_model(arguments.shape)
+    record: Record = {"name": f"bench-{arguments.shape}", "machine": report.machine(), "arguments": vars(arguments)}
+    workloads = {clients: workload(arguments, clients) for clients in arguments.concurrency}
+    texts = {clients: make_prompts(Prompts(model, seed=clients), load) for clients, load in workloads.items()}
+    if "limits" in arguments.only:
+        record["limits"] = measured_limits(model, arguments.threads)
+    cells: dict[int, Record] = {clients: {} for clients in workloads}
+    if "transformers" in arguments.only:
+        for way in arguments.ways:
+            for clients, found in transformers_figures(model, way, texts, workloads, arguments.threads).items():
+                cells[clients][f"transformers_{way}"] = found
+    if "ribbon" in arguments.only:
+        ribbon_figures(model, texts, workloads, cells, record, arguments.launcher_flags)
+    record["cells"] = {
+        str(clients): with_ratios(cell, workloads[clients], record.get("limits")) for clients, cell in cells.items()
+    }
+    finish(record, arguments)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=SHAPES, default="120m")
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS))
+    parser.add_argument("--ways", choices=("generate", "continuous"), nargs="+", default=["generate", "continuous"])
+    parser.add_argument("--prompt-tokens", type=int, default=512)
+    parser.add_argument("--output-tokens", type=int, default=128)
+    parser.add_argument("--shared-prefix", type=int, default=0, help="tokens that all prompts of a cell begin with")
+    parser.add_argument(
+        "--requests", type=int, help="requests of every cell (default: one to three times the concurrency)"
+    )
+    parser.add_argument("--route", choices=("generate_stream", "completions"), default="generate_stream")
+    parser.add_argument("--threads", type=int, default=2, help="compute threads of transformers and of the limits")
+    parser.add_argument("--no-save", action="store_true", help="leave results/ and LOG.md alone")
+    parser.add_argument("launcher_flags", nargs="*", help="after `--`: more flags for Ribbon's launcher")
+    return parser.parse_args()
+
+
+def workload(arguments: argparse.Namespace, clients: int) -> Workload:
+    """The work of one cell."""
+    waves = ALONE_WAVES if clients == 1 else FEW_WAVES if clients <= 8 else 1
+    return Workload(
+        prompt_tokens=arguments.prompt_tokens,
+        output_tokens=arguments.output_tokens,
+        concurrency=clients,
+        requests=arguments.requests or clients * waves,
+        shared_prefix=arguments.shared_prefix,
+        route=arguments.route,
+    )
+
+
+def measured_limits(model: Path, threads: int) -> Record:
+    """machine_limits.py in a process of its own, so that its memory is gone afterwards."""
+    print("limits of this machine ...", file=sys.stderr)
+    output = side_process([str(HERE / "machine_limits.py"), str(model), "--threads", str(threads)], "")
+    return dict(json.loads(output))
+
+
+def side_process(arguments: list[str], text: str) -> str:
+    """Last line that a Python program prints when it is given `text`."""
+    done = subprocess.run(
+        [sys.executable, *arguments], input=text, stdout=subprocess.PIPE, text=True, check=True, timeout=SIDE_SECONDS
+    )
+    return done.stdout.strip().splitlines()[-1]
+
+
+def transformers_figures(
+    model: Path, way: str, texts: dict[int, list[str]], workloads: dict[int, Workload], threads: int
+) -> dict[int, dict[str, float]]:
+    """Figures of every cell for one way; a cell of several waves gives their mean."""
+    prompts = Prompts(model)
+    waves, owners = [], []
+    for clients, cell_texts in texts.items():
+        ids = [prompts.ids(text) for text in cell_texts]
+        cell_waves = [ids[start : start + clients] for start in range(0, len(ids), clients)]
+        waves += cell_waves
+        owners += [clients] * len(cell_waves)
+    output_tokens = next(iter(workloads.values())).output_tokens
+    job = {"model": str(model), "way": way, "threads": threads, "output_tokens": output_tokens, "waves": waves}
+    found = json.loads(side_process([str(HERE / "transformers_side.py")], json.dumps(job)))
+    return {
+        clients: mean([one for one, owner in zip(found, owners, strict=True) if owner == clients]) for clients in texts
+    }
+
+
+def mean(records: list[dict[str, float]]) -> dict[str, float]:
+    """Mean of each figure."""
+    return {name: sum(record[name] for record in records) / len(records) for name in records[0]}
+
+
+def ribbon_figures(
+    model: Path,
+    texts: dict[int, list[str]],
+    workloads: dict[int, Workload],
+    cells: dict[int, Record],
+    record: Record,
+    flags: list[str],
+) -> None:
+    """Starts a server and fills each cell's `ribbon`."""
+    binary = launcher_binary("release")
+    if not binary.exists():
+        binary = launcher_binary("debug")
+        record["warning"] = "measured with debug binaries: `make build-release` was not run"
+        print(record["warning"], file=sys.stderr)
+    with Served(model, *flags, binary=binary) as served:
+        asyncio.run(
+            measure_cell(served, Workload(64, 16, 1, 2), make_prompts(Prompts(model), Workload(64, 16, 1, 2)))
+        )  # warm
+        for clients, load in workloads.items():
+            print(f"ribbon: {load.requests} requests, {clients} at a time ...", file=sys.stderr)
+            cells[clients]["ribbon"] = asyncio.run(measure_cell(served, load, texts[clients]))
+        record["info"] = json.loads(served.get("/info"))
+
+
+async def measure_cell(served: Served, load: Workload, texts: list[str]) -> Record:
+    """Figures and cost of one workload."""
+    async with Meter(served) as meter:
+        answers, wall = await run(served.base, load, texts)
+    cost = asdict(meter.cost)
+    cost.pop("kv_waste_polls")
+    return figures(answers, wall, load) | cost
+
+
+def with_ratios(cell: Record, load: Workload, limits: Record | None) -> Record:
+    """The cell with ratios between the servers and shares of the machine's limits."""
+    rate = {name: found["output_tokens_per_second"] for name, found in cell.items()}
+    ratios = {
+        f"ribbon_to_{name}": rate["ribbon"] / other
+        for name, other in rate.items()
+        if name != "ribbon" and "ribbon" in rate
+    }
+    shares: Record = {}
+    if limits is not None:
+        limit = Limits(**limits)
+        bounds = {
+            "gemm_limit_of_peers": limit.gemm_limit_of_peers,
+            "gemm_limit": limit.gemm_limit(load.prompt_tokens, load.output_tokens),
+            "alone_limit": limit.alone_limit(load.prompt_tokens, load.output_tokens),
+        }
+        shares = {
+            name: {"tokens_per_second": bound} | {who: own / bound for who, own in rate.items()}
+            for name, bound in bounds.items()
+        }
+    return cell | {"ratios": ratios, "shares": shares}
+
+
+def finish(record: Record, arguments: argparse.Namespace) -> None:
+    """Tables, files, last line."""
+    text = "\n\n".join(tables(record))
+    print(text)
+    if not arguments.no_save:
+        place = record["machine"]
+        story = f"{place['cpu']}, {place['cores']} cores, load {place['load_before']:.1f} before, commit {place['commit']}. "
+        story += (
+            f"{arguments.prompt_tokens} in / {arguments.output_tokens} out, bf16. {record.get('warning', '')}\n\n{text}"
+        )
+        report.save(record, record["name"], story)
+    print(report.last_line(record))
+
+
+def tables(record: Record) -> list[str]:
+    """Rates, costs, and shares of the limits."""
+    sides = [
+        (clients, name, found)
+        for clients, cell in record["cells"].items()
+        for name, found in cell.items()
+        if name not in ("ratios", "shares")
+    ]
+    keys = (
+        "output_tokens_per_second",
+        "requests_per_second",
+        "ttft_p50_ms",
+        "ttft_p99_ms",
+        "tpot_p50_ms",
+        "tpot_p99_ms",
+    )
+    headings = ["clients", "server", "tokens/s", "requests/s", "TTFT p50", "p99 ms", "per token p50", "p99 ms"]
+    shown = [
+        report.table(headings, [[clients, name, *(found.get(key) for key in keys)] for clients, name, found in sides])
+    ]
+    if costs := [[clients, *cost_row(found)] for clients, name, found in sides if name == "ribbon"]:
+        shown.append(
+            report.table(
+                ["clients", "router CPU s", "shard CPU s", "router MB", "shard MB", "sum MB", "KV waste max"], costs
+            )
+        )
+    ratios = [
+        [clients, name, value] for clients, cell in record["cells"].items() for name, value in cell["ratios"].items()
+    ]
+    shown.append(report.table(["clients", "ratio", "value"], ratios)) if ratios else None
+    shares = [
+        [
+            clients,
+            name,
+            share["tokens_per_second"],
+            *(share.get(who) for who in ("ribbon", "transformers_generate", "transformers_continuous")),
+        ]
+        for clients, cell in record["cells"].items()
+        for name, share in cell["shares"].items()
+    ]
+    if shares:
+        shown.append(
+            report.table(["clients", "limit", "tokens/s", "Ribbon's share", "generate's", "continuous'"], shares)
+        )
+        limits = record["limits"]
+        shown.append(
+            f"This machine: bf16 GEMM {limits['gemm_gflops']:.0f} GFLOP/s, reads {limits['read_gigabytes_per_second']:.1f} GB/s "
+            f"({limits['read_again_gigabytes_per_second']:.1f} GB/s rereading {limits['weight_bytes_per_token'] / 1e6:.0f} MB)."
+        )
+    return shown
+
+
+def cost_row(found: Record) -> list[object]:
+    """One row of the table of costs."""
+    router, shard, launcher = (found[f"{who}_pss_bytes"] / 1e6 for who in ("router", "shard", "launcher"))
+    return [
+        found["router_cpu_seconds"],
+        found["shard_cpu_seconds"],
+        router,
+        shard,
+        router + shard + launcher,
+        found["kv_waste_max"],
+    ]
+
+
+if __name__ == "__main__":
+    main()

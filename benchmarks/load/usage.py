@@ -1,0 +1,93 @@
+"""What a server's processes cost: CPU seconds, memory, and its own KV metrics. Knows /proc and the metrics text; not requests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+import psutil
+
+from load.served import Served
+
+POLL_SECONDS = 0.25
+SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)$")
+
+
+def pss_bytes(pid: int) -> int:
+    """Memory of a process with shared pages counted by share: the sum of Pss in smaps_rollup (design §3)."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    raise ValueError(f"/proc/{pid}/smaps_rollup has no Pss line")
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """User and system seconds since the process began."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def samples(text: str) -> Iterator[tuple[str, str, float]]:
+    """Name, label text and value of every sample of a Prometheus text."""
+    for line in text.splitlines():
+        if match := SAMPLE.match(line):
+            yield match[1], match[2] or "", float(match[3])
+
+
+def metric(text: str, name: str, labels: str = "") -> float:
+    """One sample's value. Raises KeyError when it is not there."""
+    for found, found_labels, value in samples(text):
+        if found == name and labels in found_labels:
+            return value
+    raise KeyError(f"metric {name}{{{labels}}} is not exported")
+
+
+@dataclass
+class Cost:
+    """Over one measurement. Waste is the maximum of polls while requests were running; None when it was never exported."""
+
+    router_cpu_seconds: float = 0.0
+    shard_cpu_seconds: float = 0.0
+    router_pss_bytes: int = 0
+    shard_pss_bytes: int = 0
+    launcher_pss_bytes: int = 0
+    kv_waste_max: float | None = None
+    kv_waste_polls: list[float] = field(default_factory=list)
+
+
+class Meter:
+    """Measures a server's cost between `async with` and its end."""
+
+    def __init__(self, served: Served) -> None:
+        self.cost = Cost()
+        self._served, self._router, self._shard = served, served.router(), served.shard()
+
+    async def __aenter__(self) -> Meter:
+        self._before = cpu_seconds(self._router), cpu_seconds(self._shard)
+        self._polling = asyncio.create_task(self._poll())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._polling.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._polling
+        cost = self.cost
+        cost.router_cpu_seconds = cpu_seconds(self._router) - self._before[0]
+        cost.shard_cpu_seconds = cpu_seconds(self._shard) - self._before[1]
+        cost.router_pss_bytes, cost.shard_pss_bytes = pss_bytes(self._router.pid), pss_bytes(self._shard.pid)
+        cost.launcher_pss_bytes = pss_bytes(self._served.launcher.pid)
+        cost.kv_waste_max = max(cost.kv_waste_polls, default=None)
+
+    async def _poll(self) -> None:
+        async with aiohttp.ClientSession() as client:
+            while True:
+                await asyncio.sleep(POLL_SECONDS)
+                async with client.get(f"{self._served.base}/metrics") as response:
+                    text = await response.text()
+                with contextlib.suppress(KeyError):
+                    self.cost.kv_waste_polls.append(metric(text, "ribbon_kv_waste_ratio"))
