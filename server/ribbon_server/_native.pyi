@@ -91,6 +91,7 @@ def sample(
     top_token_id: np.ndarray,
     top_logprob: np.ndarray,
     top_count: np.ndarray,
+    status: np.ndarray | None = None,
 ) -> None:
     """Filters, noise, argmax and logprobs for all rows in one call (design section 4, rule 1).
 
@@ -98,7 +99,9 @@ def sample(
     Per row: greedy uint8, temperature top_p min_p typical_p float32, top_k uint32 (0 off), seed uint64, position uint32 (index
     of the new token in its history), choice uint32, num_top uint32. Outputs: token_id uint32 [rows], logprob float32 [rows],
     top_token_id uint32 and top_logprob float32 [rows, max_top], top_count uint32 [rows]: ties at the n-th place extend the
-    list up to max_top."""
+    list up to max_top. status uint8 [rows], optional: 0 a token was picked, 1 a logit is NaN, 2 a logit is +inf, 3 every logit
+    is -inf, 4 a parameter is out of range (token_id is 0 then). Faulty rows never hurt the others; without `status` the first
+    one raises ValueError after the others are done. Ties at a filter's bound are all kept."""
 
 def gumbel_noise(seed: int, position: int, choice: int, token_ids: np.ndarray, output: np.ndarray) -> None:
     """The noise of single tokens, for golden vectors: uint32 [n] -> float32 [n]."""

@@ -1,1 +1,16 @@
-//! Placeholder.
+//! The native module: KV region, attention and the few kernels where torch is slower on a CPU. Knows addresses, shapes and
+//! pages; not requests, models or text.
+
+pub mod attention;
+mod bindings;
+pub mod element;
+pub mod elementwise;
+pub mod error;
+pub mod features;
+pub mod linear;
+pub mod region;
+pub mod rope;
+pub mod runs;
+pub mod sampling;
+pub mod tensor;
+pub mod threads;

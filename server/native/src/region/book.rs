@@ -1,0 +1,209 @@
+//! Who owns and who shows which tokens. Pure bookkeeping: checks every operation; never touches memory.
+
+use super::{Layout, RegionError};
+
+/// The physical pages behind one ribbon.
+#[derive(Clone, Debug, Default)]
+pub struct Storage {
+    /// First token it owns.
+    pub start: u32,
+    /// Token after the last it owns.
+    pub end: u32,
+    /// Where it stands.
+    pub state: StorageState,
+    /// Slots that show tokens of it without owning it, and up to which token.
+    pub readers: Vec<(u32, u32)>,
+}
+
+/// Where a storage stands between a new one and a given-back one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StorageState {
+    /// Owns nothing.
+    #[default]
+    Free,
+    /// A slot writes it.
+    Live,
+    /// Kept for its tokens; no slot writes it.
+    Cached,
+}
+
+/// Tokens of another storage that a slot shows, from the end of the span before.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    /// The owner.
+    pub storage: u32,
+    /// Token after the last.
+    pub end: u32,
+}
+
+/// A seat: which storages a sequence sees.
+#[derive(Clone, Debug)]
+pub struct Slot {
+    /// Shared spans, oldest owner first.
+    pub spans: Vec<Span>,
+    /// The storage the slot writes.
+    pub own: u32,
+    /// Set when `own` came with tokens or has grown: its start is final.
+    pub settled: bool,
+}
+
+impl Slot {
+    /// Token after the last shared one.
+    pub fn shared_end(&self) -> u32 {
+        self.spans.last().map_or(0, |span| span.end)
+    }
+}
+
+/// All slots and storages.
+#[derive(Debug)]
+pub struct Book {
+    pub(super) layout: Layout,
+    pub(super) slots: Vec<Option<Slot>>,
+    pub(super) storages: Vec<Storage>,
+    pub(super) pages_used: u64,
+}
+
+fn refuse<T>(message: String) -> Result<T, RegionError> {
+    Err(RegionError::Refused(message))
+}
+
+impl Book {
+    /// Every slot closed, every storage free.
+    pub fn new(layout: Layout) -> Self {
+        let slots = vec![None; layout.num_slots as usize];
+        Self {
+            layout,
+            slots,
+            storages: vec![Storage::default(); layout.num_storages as usize],
+            pages_used: 0,
+        }
+    }
+
+    /// Pages a storage owns.
+    pub fn owned_pages(&self, storage: &Storage) -> u64 {
+        if storage.state == StorageState::Free {
+            return 0;
+        }
+        self.layout
+            .page_ceil(storage.end)
+            .saturating_sub(self.layout.page_floor(storage.start))
+    }
+
+    /// The open slot of that number.
+    pub fn slot(&self, slot: u32) -> Result<&Slot, RegionError> {
+        self.check_slot_number(slot)?;
+        match self.slots.get(slot as usize) {
+            Some(Some(open)) => Ok(open),
+            _ => refuse(format!("slot {slot} is not open")),
+        }
+    }
+
+    /// Refuses slot 0 and slots that do not exist.
+    pub fn check_slot_number(&self, slot: u32) -> Result<(), RegionError> {
+        if slot == 0 || slot >= self.layout.num_slots {
+            return refuse(format!(
+                "slot {slot}: slots to be used are 1 to {}",
+                self.layout.num_slots - 1
+            ));
+        }
+        Ok(())
+    }
+
+    /// The storage of that number, free or not.
+    pub fn storage(&self, storage: u32) -> Result<&Storage, RegionError> {
+        match self.storages.get(storage as usize) {
+            Some(found) if storage != 0 => Ok(found),
+            _ => refuse(format!(
+                "storage {storage}: storages to be used are 1 to {}",
+                self.layout.num_storages - 1
+            )),
+        }
+    }
+
+    /// The storage, which must have an owner's claim on it.
+    pub fn used_storage(&self, storage: u32) -> Result<&Storage, RegionError> {
+        let found = self.storage(storage)?;
+        if found.state == StorageState::Free {
+            return refuse(format!("storage {storage} is free"));
+        }
+        Ok(found)
+    }
+
+    /// Refuses tokens past a slot's end.
+    pub fn check_tokens(&self, tokens: u32) -> Result<(), RegionError> {
+        if tokens > self.layout.slot_tokens {
+            return refuse(format!(
+                "token {tokens} is past the slot's end ({} tokens)",
+                self.layout.slot_tokens
+            ));
+        }
+        Ok(())
+    }
+
+    /// Refuses to touch pages from `first_page` on while a slot shows one of them.
+    pub fn check_unread(&self, storage: u32, first_page: u64) -> Result<(), RegionError> {
+        let readers = &self.storage(storage)?.readers;
+        let shown = readers
+            .iter()
+            .find(|(_, end)| self.layout.page_floor(*end) > first_page);
+        match shown {
+            Some((slot, end)) => refuse(format!(
+                "slot {slot} shows storage {storage} up to token {end}"
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses more pages than the pool has left.
+    pub fn check_pool(&self, needed: u64) -> Result<(), RegionError> {
+        let available = self.layout.num_pages.saturating_sub(self.pages_used);
+        if needed > available {
+            return Err(RegionError::OutOfPages {
+                needed,
+                available,
+                total: self.layout.num_pages,
+            });
+        }
+        Ok(())
+    }
+
+    /// Tokens the slot may hold now: shared spans, then its own.
+    pub fn shown_tokens(&self, slot: u32) -> Result<u32, RegionError> {
+        let open = self.slot(slot)?;
+        let own = self.storage(open.own)?;
+        let shared = open.shared_end();
+        Ok(if own.start == shared { own.end } else { shared })
+    }
+
+    /// Changes what a storage owns and accounts for its pages.
+    pub fn set_extent(&mut self, number: u32, state: StorageState, start: u32, end: u32) {
+        let Some(mut storage) = self.storages.get(number as usize).cloned() else {
+            return;
+        };
+        self.pages_used -= self.owned_pages(&storage);
+        (storage.state, storage.start, storage.end) = (state, start, end);
+        self.pages_used += self.owned_pages(&storage);
+        self.storages[number as usize] = storage;
+    }
+
+    /// Maps that exist beyond one per slot.
+    pub fn extra_maps(&self) -> usize {
+        self.slots
+            .iter()
+            .flatten()
+            .map(|slot| self.maps_of(slot) - 1)
+            .sum()
+    }
+
+    /// Maps that a slot needs: one for its own range, one for each span of whole pages.
+    pub fn maps_of(&self, slot: &Slot) -> usize {
+        let mut begin = 0;
+        let mut maps = 1;
+        for span in &slot.spans {
+            let end = self.layout.page_floor(span.end);
+            maps += usize::from(end > begin);
+            begin = end;
+        }
+        maps
+    }
+}

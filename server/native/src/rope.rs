@@ -1,0 +1,86 @@
+//! Rotary positions and the store of new keys and values into the region.
+
+use crate::element::Element;
+use crate::runs::{Batch, LayerShape};
+use crate::tensor::Pieces;
+use crate::threads;
+
+/// Tokens one thread takes at a time.
+const TOKENS_PER_PIECE: usize = 16;
+
+/// One layer's rope and store.
+pub struct RopeStore<'a, T> {
+    /// The runs.
+    pub batch: &'a Batch,
+    /// The layer.
+    pub shape: LayerShape,
+    /// [tokens, (heads + 2 * kv_heads) * head_dim]
+    pub qkv: &'a [T],
+    /// [tokens, heads, head_dim]
+    pub query_out: Pieces<T>,
+    /// [tokens, head_dim / 2]
+    pub cos: &'a [f32],
+    /// [tokens, head_dim / 2]
+    pub sin: &'a [f32],
+}
+
+/// Rotates queries and keys, writes queries out and keys and values to their tokens' places.
+pub fn rope_store<T: Element>(problem: &RopeStore<'_, T>) {
+    let places = places(problem.batch);
+    threads::for_each(places.len().div_ceil(TOKENS_PER_PIECE), |piece| {
+        let begin = piece * TOKENS_PER_PIECE;
+        let end = (begin + TOKENS_PER_PIECE).min(places.len());
+        (begin..end).for_each(|token| store_token(problem, token, places[token]));
+    });
+}
+
+/// Address of each batch token's place in the region.
+fn places(batch: &Batch) -> Vec<usize> {
+    let of_run = |run: &crate::runs::Run| {
+        let first = run.num_tokens - run.num_queries;
+        let (address, stride) = (run.address, batch.stride_bytes);
+        (first..run.num_tokens).map(move |token| address + token * stride)
+    };
+    batch.runs.iter().flat_map(of_run).collect()
+}
+
+fn store_token<T: Element>(problem: &RopeStore<'_, T>, token: usize, place: usize) {
+    let LayerShape {
+        num_heads,
+        num_kv_heads,
+        head_dim,
+        kv_offset,
+        ..
+    } = problem.shape;
+    let (queries, keys) = (num_heads * head_dim, num_kv_heads * head_dim);
+    let row = &problem.qkv[token * (queries + 2 * keys)..][..queries + 2 * keys];
+    let half = head_dim / 2;
+    let (cos, sin) = (
+        &problem.cos[token * half..][..half],
+        &problem.sin[token * half..][..half],
+    );
+    // SAFETY: each token's queries are written by one call only.
+    let query_out = unsafe { problem.query_out.piece(token * queries, queries) };
+    // SAFETY: the batch was checked: the slot owns this token and the layer's bytes lie inside its stride; no slot appears twice.
+    let stored = unsafe { std::slice::from_raw_parts_mut((place + kv_offset) as *mut T, 2 * keys) };
+    rotate(&row[..queries], query_out, cos, sin);
+    rotate(&row[queries..queries + keys], &mut stored[..keys], cos, sin);
+    stored[keys..].copy_from_slice(&row[queries + keys..]);
+}
+
+/// Rotates every head: halves (a, b) become (a cos − b sin, b cos + a sin).
+fn rotate<T: Element>(heads: &[T], output: &mut [T], cos: &[f32], sin: &[f32]) {
+    let half = cos.len();
+    for (head, out) in heads
+        .chunks_exact(2 * half)
+        .zip(output.chunks_exact_mut(2 * half))
+    {
+        let ((first, second), (out_first, out_second)) =
+            (head.split_at(half), out.split_at_mut(half));
+        for index in 0..half {
+            let (a, b) = (first[index].widen(), second[index].widen());
+            out_first[index] = T::narrow(a * cos[index] - b * sin[index]);
+            out_second[index] = T::narrow(b * cos[index] + a * sin[index]);
+        }
+    }
+}
