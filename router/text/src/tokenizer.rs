@@ -1,0 +1,189 @@
+//! Text to token ids. Knows the model's tokenizer files; not requests, not threads.
+
+use std::{collections::HashSet, path::Path};
+
+use thiserror::Error;
+use tokenizers::DecoderWrapper;
+
+use crate::{
+    detokenize::ByteTable,
+    model_files::{LoadError, read_json, token_text},
+};
+
+/// Whether the tokenizer adds what the model expects around a text (a begin token, say).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpecialTokens {
+    /// Plain prompts.
+    Add,
+    /// Rendered chat templates, which write them themselves.
+    Skip,
+}
+
+/// A text could not be tokenized.
+#[derive(Debug, Error)]
+#[error("the tokenizer could not read the text: {0}")]
+pub struct EncodeError(String);
+
+/// One token of a text and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenSpan {
+    /// The id.
+    pub id: u32,
+    /// First byte in the text.
+    pub start: usize,
+    /// One past the last byte.
+    pub stop: usize,
+}
+
+/// A model's tokenizer. Encoding is a pure function of the text; it may be shared between threads.
+#[derive(Debug)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    bytes: Option<ByteTable>,
+    special: HashSet<u32>,
+    bos_token: Option<String>,
+    eos_token: Option<String>,
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json`, and the names of the special tokens from its neighbours.
+    ///
+    /// # Errors
+    /// A file is missing, unreadable, or not a tokenizer.
+    pub fn load(model_path: &Path) -> Result<Self, LoadError> {
+        let inner = read_tokenizer(&model_path.join("tokenizer.json"))?;
+        let config = read_json(&model_path.join("tokenizer_config.json"))?;
+        let map = read_json(&model_path.join("special_tokens_map.json"))?;
+        let named = |name| token_text(config.as_ref(), name).or_else(|| token_text(map.as_ref(), name));
+        Ok(Self::new(inner, named("bos_token"), named("eos_token")))
+    }
+
+    fn new(inner: tokenizers::Tokenizer, bos_token: Option<String>, eos_token: Option<String>) -> Self {
+        let added = inner.get_added_tokens_decoder();
+        let special = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
+        let is_byte_level = matches!(inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_)));
+        let bytes = is_byte_level.then(|| ByteTable::new(&inner));
+        Self { inner, bytes, special, bos_token, eos_token }
+    }
+
+    /// A tokenizer from the text of a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// It is not one.
+    pub fn from_json(json: &str) -> Result<Self, EncodeError> {
+        parse(json.as_bytes()).map(|inner| Self::new(inner, None, None)).map_err(EncodeError)
+    }
+
+    /// Token ids of a text.
+    ///
+    /// # Errors
+    /// The tokenizer refuses the text.
+    pub fn encode(&self, text: &str, special: SpecialTokens) -> Result<Vec<u32>, EncodeError> {
+        let encoding = self.inner.encode_fast(text, special == SpecialTokens::Add).map_err(|e| EncodeError(e.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Token ids of a text with their byte ranges. Added special tokens have the empty range.
+    ///
+    /// # Errors
+    /// The tokenizer refuses the text.
+    pub fn encode_spans(&self, text: &str, special: SpecialTokens) -> Result<Vec<TokenSpan>, EncodeError> {
+        let encoding = self.inner.encode(text, special == SpecialTokens::Add).map_err(|e| EncodeError(e.to_string()))?;
+        let spans = encoding.get_ids().iter().zip(encoding.get_offsets());
+        Ok(spans.map(|(&id, &(start, stop))| TokenSpan { id, start, stop }).collect())
+    }
+
+    /// Text of ids; special tokens are left out.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        self.decode_with(ids, true)
+    }
+
+    /// Text of one token by itself, special ones included. Incomplete characters show as U+FFFD.
+    pub fn text_of(&self, id: u32) -> String {
+        match self.bytes_of(id) {
+            Some(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+            None => self.decode_with(&[id], false),
+        }
+    }
+
+    /// Bytes of one token, where the tokenizer is made of bytes.
+    pub fn bytes_of(&self, id: u32) -> Option<&[u8]> {
+        self.bytes.as_ref().map(|table| table.get(id))
+    }
+
+    /// Whether the token never shows in a text.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.special.contains(&id)
+    }
+
+    /// Ids the tokenizer knows, added ones included.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// Text of the begin token.
+    pub fn bos_token(&self) -> Option<&str> {
+        self.bos_token.as_deref()
+    }
+
+    /// Text of the end token.
+    pub fn eos_token(&self) -> Option<&str> {
+        self.eos_token.as_deref()
+    }
+
+    /// Decoding only fails on a broken decoder, where no text is the best answer.
+    pub(crate) fn decode_with(&self, ids: &[u32], skip_special: bool) -> String {
+        self.inner.decode(ids, skip_special).unwrap_or_default()
+    }
+}
+
+fn read_tokenizer(path: &Path) -> Result<tokenizers::Tokenizer, LoadError> {
+    let json = std::fs::read(path).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound => LoadError::Missing { path: path.to_owned() },
+        _ => LoadError::Unreadable { path: path.to_owned(), source },
+    })?;
+    parse(&json).map_err(|reason| LoadError::Invalid { path: path.to_owned(), reason })
+}
+
+/// Limits are the router's business, so the file's own truncation and padding are put out of force.
+fn parse(json: &[u8]) -> Result<tokenizers::Tokenizer, String> {
+    let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(|e| e.to_string())?;
+    inner.with_padding(None).with_truncation(None).map_err(|e| e.to_string())?;
+    Ok(inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::detokenize::tests::bundled;
+
+    #[test]
+    fn special_tokens_are_added_only_when_asked() {
+        let tokenizer = bundled();
+        let plain = tokenizer.encode("hello", SpecialTokens::Skip).unwrap();
+        let with = tokenizer.encode("hello", SpecialTokens::Add).unwrap();
+        assert_eq!(with.len(), plain.len() + 1);
+        assert!(tokenizer.is_special(with[0]) && !tokenizer.is_special(plain[0]));
+        assert_eq!(tokenizer.text_of(with[0]), tokenizer.bos_token().unwrap());
+        assert_eq!(tokenizer.decode(&with), "hello");
+    }
+
+    #[test]
+    fn spans_are_bytes_of_the_text() {
+        let text = "héllo wörld";
+        let spans = bundled().encode_spans(text, SpecialTokens::Add).unwrap();
+        assert_eq!((spans[0].start, spans[0].stop), (0, 0));
+        assert_eq!(spans.last().unwrap().stop, text.len());
+        assert!(spans.iter().all(|span| text.get(span.start..span.stop).is_some()));
+    }
+
+    #[test]
+    fn a_missing_or_broken_file_is_named() {
+        let directory = std::env::temp_dir().join(format!("ribbon-text-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        assert!(matches!(Tokenizer::load(&directory), Err(LoadError::Missing { path }) if path.ends_with("tokenizer.json")));
+        std::fs::write(directory.join("tokenizer.json"), "{\"model\": 3}").unwrap();
+        assert!(matches!(Tokenizer::load(&directory), Err(LoadError::Invalid { .. })));
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+}
