@@ -12,7 +12,9 @@ class OutOfPages(Exception): ...
 class Region:
     """Slots of virtual memory over one sparse memfd (design section 3). Slot and storage 0 are reserved and always mapped."""
 
-    def __init__(self, *, num_slots: int, num_storages: int, slot_tokens: int, stride_bytes: int, num_pages: int) -> None: ...
+    def __init__(
+        self, *, num_slots: int, num_storages: int, slot_tokens: int, stride_bytes: int, num_pages: int
+    ) -> None: ...
     @property
     def address(self) -> int:
         """Of slot 0. Slot s starts at address + s * slot_bytes."""
@@ -47,13 +49,36 @@ class Runs:
         """slots uint32 [rows]; starts uint32 [rows + 1]: first query token of each row in the flat batch; lengths uint32
         [rows]: KV tokens of each row after this step's tokens are stored."""
 
-    def rope_store(self, *, qkv: int, query_out: int, cos: int, sin: int, kv_offset: int, num_heads: int, num_kv_heads: int, head_dim: int, dtype: str) -> None:
+    def rope_store(
+        self,
+        *,
+        qkv: int,
+        query_out: int,
+        cos: int,
+        sin: int,
+        kv_offset: int,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        dtype: str,
+    ) -> None:
         """Rotates query and key of the fused projection `qkv` [tokens, (heads + 2 * kv_heads) * head_dim] (rotate-half form;
         cos and sin are float32 [tokens, head_dim / 2] for this step's positions), writes query to query_out
         [tokens, heads, head_dim], and key and value to each token's place in the region: layer bytes at kv_offset, then
         [2, kv_heads, head_dim]."""
 
-    def attention(self, *, query: int, output: int, kv_offset: int, num_heads: int, num_kv_heads: int, head_dim: int, scale: float, dtype: str) -> None:
+    def attention(
+        self,
+        *,
+        query: int,
+        output: int,
+        kv_offset: int,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        scale: float,
+        dtype: str,
+    ) -> None:
         """Causal grouped-query attention of this step's tokens over the slots; output [tokens, heads, head_dim]."""
 
 class PackedLinear:
@@ -110,5 +135,6 @@ def set_num_threads(num_threads: int) -> None: ...
 def num_threads() -> int: ...
 def cpu_features() -> list[str]:
     """Of avx2, avx512f, avx512bf16: those the kernels use."""
+
 def set_cpu_features(limit: str) -> None:
     """Tests only: "portable", "avx2", "avx512" or "best"."""

@@ -1,0 +1,5 @@
+"""`python -m ribbon_server`, the same as the console script."""
+
+from ribbon_server.cli import main
+
+main()

@@ -1,0 +1,105 @@
+"""The command line of the shard: `download` and `serve`. Turns words into a config and errors into exit codes."""
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+
+from ribbon_server.config import DType, ServeConfig, parse_kv_memory, set_thread_environment
+from ribbon_server.errors import BadSetting
+from ribbon_server.telemetry import log, phase, set_up_logging
+
+OPERATORS_MISTAKE = 2
+OUR_MISTAKE = 1
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs one command; exits 0, 2 for the operator's mistake, 1 for ours."""
+    options = build_parser().parse_args(arguments)
+    set_up_logging(options.logger_level.upper())
+    try:
+        options.run(options)
+    except ValueError as error:  # every operator's mistake is one
+        log(logging.ERROR, str(error))
+        sys.exit(OPERATORS_MISTAKE)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Both commands and their flags."""
+    parser = argparse.ArgumentParser(prog="ribbon-server", description="One shard of a Ribbon server.")
+    commands = parser.add_subparsers(required=True, metavar="download|serve")
+    _add_download(commands.add_parser("download", help="resolve a model to a local directory"))
+    _add_serve(commands.add_parser("serve", help="serve a model to a router over gRPC"))
+    return parser
+
+
+def _add_download(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model-id", help="bundled model by default; a local directory or a Hub id")
+    parser.add_argument("--revision", help="branch, tag or commit of a Hub model")
+    parser.add_argument("--json-output", action="store_true", help="kept for the launcher: the log is always JSON")
+    parser.add_argument("--logger-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
+    parser.set_defaults(run=download)
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model-path", required=True, type=Path, help="directory with config.json and safetensors weights"
+    )
+    parser.add_argument("--model-id", required=True, help="name of the model, for the log")
+    parser.add_argument("--revision", default="", help="resolved commit of a Hub model")
+    parser.add_argument("--uds-path", required=True, type=Path, help="Unix socket to listen on")
+    parser.add_argument("--generation", required=True, type=int, help="number of this start, counted by the launcher")
+    parser.add_argument("--rank", type=int, default=0)
+    parser.add_argument("--world-size", type=int, default=1)
+    parser.add_argument("--dtype", type=DType, choices=list(DType), help="the checkpoint's by default")
+    parser.add_argument("--kv-memory", help="bytes, a size such as 512MiB, or a fraction of memory")
+    parser.add_argument("--step-log", type=Path, help="file that gets one JSON line a step")
+    parser.add_argument("--test-crash-token", type=int, help="tests only: a prompt with this token kills the shard")
+    parser.add_argument("--logger-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
+    parser.set_defaults(run=serve)
+
+
+def download(options: argparse.Namespace) -> None:
+    """Prints where the model lies, as one JSON line."""
+    from ribbon_server.download import resolve
+
+    found = resolve(options.model_id, options.revision)
+    sys.stdout.write(
+        json.dumps({"model_path": str(found.model_path), "model_id": found.model_id, "revision": found.revision}) + "\n"
+    )
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Loads the model and serves it until the launcher goes or says so."""
+    config = serve_config(options)
+    num_threads = set_thread_environment()
+    with phase("import"):
+        from ribbon_server.process import run_shard
+    run_shard(config, num_threads)
+
+
+def serve_config(options: argparse.Namespace) -> ServeConfig:
+    """Checked settings.
+
+    Raises:
+        BadSetting: A flag that cannot be meant, or is not built yet.
+    """
+    if (options.rank, options.world_size) != (0, 1):
+        raise BadSetting(
+            f"`--rank` {options.rank} of `--world-size` {options.world_size}: tensor parallelism is not built yet; use 0 of 1"
+        )
+    if options.generation < 0:
+        raise BadSetting(f"`--generation` is {options.generation}; it counts from 0")
+    return ServeConfig(
+        model_path=options.model_path,
+        model_id=options.model_id,
+        revision=options.revision,
+        uds_path=options.uds_path,
+        generation=options.generation,
+        dtype=options.dtype,
+        kv_memory=None if options.kv_memory is None else parse_kv_memory(options.kv_memory),
+        step_log=options.step_log,
+        test_crash_token=options.test_crash_token,
+        logger_level=options.logger_level,
+    )

@@ -1,0 +1,86 @@
+"""The settings of one shard, parsed and checked. The only place that looks at the environment."""
+
+import os
+import re
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from ribbon_server.errors import BadSetting
+from ribbon_server.machine import available_cores
+
+UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
+
+
+class DType(str, Enum):
+    """Element types that weights and activations may have."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+@dataclass(frozen=True)
+class KvMemory:
+    """How much memory the KV pool may take: bytes, or a share of what the process may use. Exactly one is given."""
+
+    num_bytes: int | None = None
+    fraction: float | None = None
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """Everything `ribbon-server serve` was told."""
+
+    model_path: Path
+    model_id: str
+    revision: str
+    uds_path: Path
+    generation: int
+    rank: int = 0
+    world_size: int = 1
+    dtype: DType | None = None
+    kv_memory: KvMemory | None = None
+    step_log: Path | None = None
+    test_crash_token: int | None = None
+    logger_level: str = "INFO"
+
+
+def parse_kv_memory(text: str) -> KvMemory:
+    """`268435456`, `256MiB` (bytes) or `0.4` (a fraction of the memory limit).
+
+    Raises:
+        BadSetting: The text is neither.
+    """
+    match = SIZE.fullmatch(text.strip())
+    if match is None or match[2] not in UNITS:
+        raise BadSetting(
+            f"`--kv-memory` is {text!r}; give bytes (268435456), a size (256MiB, 4GiB) or a fraction (0.4)"
+        )
+    if match[2] == "" and "." in match[1]:
+        return _fraction(text, float(match[1]))
+    num_bytes = int(float(match[1]) * UNITS[match[2]])
+    if num_bytes == 0:
+        raise BadSetting("`--kv-memory` is 0; a shard needs KV memory, leave the flag out for the default")
+    return KvMemory(num_bytes=num_bytes)
+
+
+def _fraction(text: str, value: float) -> KvMemory:
+    if not 0.0 < value <= 1.0:
+        raise BadSetting(f"`--kv-memory` is {text!r}; a fraction lies above 0 and is at most 1.0")
+    return KvMemory(fraction=value)
+
+
+def set_thread_environment() -> int:
+    """Fixes the OpenMP settings of the libraries loaded later and returns the number of compute threads.
+
+    Must run before torch is imported. An OMP_NUM_THREADS that the operator set is obeyed up to the cores there are.
+    Idle OpenMP threads sleep: spinning ones take the cores from the native pool and from gRPC between two GEMMs.
+    """
+    wanted = os.environ.get("OMP_NUM_THREADS", "")  # noqa: TID251
+    cores = available_cores()
+    num_threads = min(cores, int(wanted)) if wanted.isdigit() and int(wanted) > 0 else cores
+    for name, value in (("OMP_NUM_THREADS", str(num_threads)), ("OMP_WAIT_POLICY", "PASSIVE")):
+        os.environ[name] = value  # noqa: TID251
+    return num_threads

@@ -1,0 +1,157 @@
+"""Executes plans one after the other: admissions, ribbon operations, forward pass, sampling. Makes no decision of its own."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ribbon_server.engine.batch import Batch, make_batch, select_rows
+from ribbon_server.engine.fault_hook import FaultHook
+from ribbon_server.engine.sequences import Sequences
+from ribbon_server.engine.step import RowStatus, StepOutcome, StepPlan, new_outcome
+from ribbon_server.errors import InvalidRequest, ShardError
+from ribbon_server.kv.ribbons import OpKind, RibbonOps, Ribbons
+from ribbon_server.layers.attention.base import ForwardContext
+from ribbon_server.models.decoder import Decoder
+from ribbon_server.sampling.sampler import Picks, pick
+
+# What a forward pass can raise on our or the machine's account; the step fails, the process lives.
+STEP_ERRORS = (ShardError, RuntimeError, ValueError, IndexError, OSError, MemoryError)
+
+
+@dataclass(frozen=True)
+class EngineParts:
+    """What an engine works on."""
+
+    decoder: Decoder
+    ribbons: Ribbons
+    sequences: Sequences
+    fault_hook: FaultHook
+
+
+class Engine:
+    """One model over one region. All calls come from one thread."""
+
+    def __init__(self, parts: EngineParts) -> None:
+        """Takes the parts; the decoder is prepared for the region's slot length."""
+        self.decoder = parts.decoder
+        self.ribbons = parts.ribbons
+        self.sequences = parts.sequences
+        self._fault_hook = parts.fault_hook
+        self._ended_ns = time.monotonic_ns()
+
+    @torch.inference_mode()
+    def step(self, plan: StepPlan) -> StepOutcome:
+        """Runs one plan. Never raises for a plan or a failed step; state advances only when sampling succeeded."""
+        started_ns = time.monotonic_ns()
+        outcome = new_outcome(plan)
+        outcome.timings.idle_ns = started_ns - self._ended_ns
+        try:
+            self._run(plan, outcome)
+        except STEP_ERRORS as error:
+            self._fail(outcome, error)
+        self._cancel_next(outcome)
+        self._ended_ns = time.monotonic_ns()
+        outcome.timings.total_ns = self._ended_ns - started_ns
+        return outcome
+
+    def refuse(self, plan: StepPlan, reason: str) -> StepOutcome:
+        """Answers a plan that cannot be read: every row failed."""
+        outcome = new_outcome(plan)
+        self._fail(outcome, InvalidRequest(reason))
+        self._cancel_next(outcome)
+        return outcome
+
+    def reset(self) -> None:
+        """Forgets every sequence and gives every page back."""
+        self.sequences.clear()
+        self.ribbons.reset()
+
+    def _run(self, plan: StepPlan, outcome: StepOutcome) -> None:
+        began_ns = time.monotonic_ns()
+        self._change_slots(plan)
+        rows = select_rows(plan, self.sequences, self.ribbons.shown, outcome)
+        if not rows.size:
+            outcome.timings.prepare_ns = time.monotonic_ns() - began_ns
+            return
+        self._fault_hook.before_forward(plan.slot[rows], self.sequences.state)
+        batch = make_batch(plan, rows, self.sequences)
+        context = ForwardContext(self.ribbons, batch.slots, batch.starts, batch.lengths)
+        prepared_ns = time.monotonic_ns()
+        logits = self.decoder.forward(batch.token_ids, batch.positions, context, batch.sampled)
+        forwarded_ns = time.monotonic_ns()
+        self._finish(batch, logits, outcome)
+        outcome.timings.prepare_ns = prepared_ns - began_ns
+        outcome.timings.forward_ns = forwarded_ns - prepared_ns
+        outcome.timings.sample_ns = time.monotonic_ns() - forwarded_ns
+
+    def _change_slots(self, plan: StepPlan) -> None:
+        """Closed slots lose their sequence, admitted ones get theirs, then pages move."""
+        ops = plan.ops
+        if not (len(ops.kind) or plan.admitted):
+            return
+        self.ribbons.check(ops)
+        closed = ops.slot[ops.kind == OpKind.CLOSE]
+        if closed.size:
+            self.sequences.forget(closed)
+        for admission in plan.admitted:
+            self.sequences.admit(admission)
+            self._fault_hook.admitted(admission)
+        if len(ops.kind):
+            self.ribbons.apply(ops)
+            self._start_behind_shared(ops)
+
+    def _start_behind_shared(self, ops: RibbonOps) -> None:
+        """Tokens that a slot shows before it grows are fed already."""
+        shows = (ops.kind == OpKind.OPEN) | (ops.kind == OpKind.SHARE)
+        self.sequences.length[ops.slot[shows]] = ops.tokens[shows]
+
+    def _finish(self, batch: Batch, logits: torch.Tensor | None, outcome: StepOutcome) -> None:
+        """Samples, then advances the state of the rows that succeeded."""
+        fed = np.ones(len(batch.rows), bool)
+        outcome.status[batch.rows] = RowStatus.FED
+        if logits is not None:
+            sampling_slots = batch.slots[batch.sampling].astype(np.int64)
+            picks = pick(logits, self.sequences.state.rows(sampling_slots))
+            fed[batch.sampling[~picks.is_valid]] = False
+            self._take(picks, batch.rows[batch.sampling], sampling_slots, outcome)
+        self.sequences.advance(batch.slots[fed].astype(np.int64), batch.counts[fed])
+
+    def _take(self, picks: Picks, rows: np.ndarray, slots: np.ndarray, outcome: StepOutcome) -> None:
+        """Writes the picks of the plan's `rows` down, in the outcome and in the histories."""
+        valid = picks.is_valid
+        if not valid.all():
+            outcome.errors += [
+                (int(row), "the logits are not finite; the sequence cannot go on") for row in rows[~valid]
+            ]
+            outcome.status[rows[~valid]] = RowStatus.FAILED
+        ended = self.sequences.append(slots[valid], picks.token_id[valid])
+        outcome.status[rows[valid]] = np.where(ended, RowStatus.STOPPED, RowStatus.SAMPLED)
+        outcome.token_id[rows[valid]] = picks.token_id[valid]
+        outcome.logprob[rows[valid]] = picks.logprob[valid]
+        self._take_top(picks, rows, outcome)
+
+    @staticmethod
+    def _take_top(picks: Picks, rows: np.ndarray, outcome: StepOutcome) -> None:
+        """Flattens the lists of top tokens; rows are in the plan's order, so the lists are too."""
+        counts = np.where(picks.is_valid, picks.top_count, 0)
+        listed = np.arange(picks.top_token_id.shape[1]) < counts[:, None]
+        outcome.top_count[rows] = counts
+        outcome.top_token_id = picks.top_token_id[listed]
+        outcome.top_logprob = picks.top_logprob[listed]
+
+    def _fail(self, outcome: StepOutcome, error: Exception) -> None:
+        """Every row that could have run failed; lengths and histories are as they were."""
+        outcome.failure = f"{type(error).__name__}: {error}"
+        outcome.errors = []
+        skipped = (outcome.status == RowStatus.ENDED) | (outcome.status == RowStatus.CANCELLED)
+        outcome.status[~skipped] = RowStatus.FAILED
+        outcome.token_id[:], outcome.logprob[:], outcome.top_count[:] = 0, 0, 0
+        outcome.top_token_id, outcome.top_logprob = outcome.top_token_id[:0], outcome.top_logprob[:0]
+
+    def _cancel_next(self, outcome: StepOutcome) -> None:
+        """The next plan was sent before this failure was known: its rows for the same slots are answered cancelled."""
+        failed = outcome.slot[outcome.status == RowStatus.FAILED]
+        if failed.size:
+            self.sequences.cancelled_in[failed[failed < self.sequences.num_slots]] = outcome.step_id + 1

@@ -1,0 +1,45 @@
+"""One shard's life: a loaded model, then limits, a region and a warm engine. The one entrance to this room."""
+
+import logging
+from dataclasses import dataclass
+
+from ribbon_server.config import KvMemory
+from ribbon_server.engine.engine import Engine, EngineParts
+from ribbon_server.engine.fault_hook import FaultHook
+from ribbon_server.engine.limits import WarmupWish, ribbon_limits
+from ribbon_server.engine.sequences import Sequences
+from ribbon_server.engine.warmup import Warmup, WarmupFigures
+from ribbon_server.kv.ribbons import Ribbons
+from ribbon_server.machine import memory_limit_bytes
+from ribbon_server.models.open import Model
+from ribbon_server.telemetry import log
+
+
+@dataclass(frozen=True)
+class WarmShard:
+    """An engine that is ready for plans."""
+
+    engine: Engine
+    figures: WarmupFigures
+
+
+def warm_up(model: Model, wish: WarmupWish, kv_memory: KvMemory | None, crash_token: int | None) -> WarmShard:
+    """Fixes the limits, reserves the region and runs the largest step.
+
+    Raises:
+        InvalidRequest: The wish does not fit the model or the memory.
+        Internal: A warm-up step failed.
+    """
+    decoder, spec = model.decoder, model.spec
+    limits = ribbon_limits(wish, decoder.kv_layout, kv_memory, memory_limit_bytes(), spec.max_positions)
+    decoder.prepare(limits.slot_tokens)
+    ribbons = Ribbons(decoder.kv_layout, limits)
+    sequences = Sequences(limits.num_slots, limits.slot_tokens, spec.vocab_size)
+    engine = Engine(EngineParts(decoder, ribbons, sequences, FaultHook(crash_token)))
+    figures = Warmup(engine, spec.max_positions).run(wish.max_batch_prefill_tokens)
+    engine.reset()
+    log(
+        logging.INFO,
+        f"warm: slots of {limits.slot_tokens} tokens, {limits.num_pages} KV pages, {figures.budget} tokens a step",
+    )
+    return WarmShard(engine, figures)

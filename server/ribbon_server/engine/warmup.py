@@ -1,0 +1,131 @@
+"""Runs real steps on made-up tokens: finds the step budget and the times that deadlines are derived from."""
+
+import logging
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from ribbon_server.engine.engine import Engine
+from ribbon_server.engine.step import Admission, StepOutcome, StepPlan, Wanted
+from ribbon_server.errors import Internal
+from ribbon_server.kv.layout import PAGE_BYTES
+from ribbon_server.kv.ribbons import OpKind, RibbonOps
+from ribbon_server.sampling.params import SamplingParams, parameters
+from ribbon_server.telemetry import log
+
+SMALLEST_BUDGET = 64
+LARGEST_BUDGET = 4096  # TGI's default for a device it does not know
+SLOWEST_CHUNK_NS = 200_000_000
+REPEATS = 3
+REPEAT_BELOW_NS = 100_000_000
+
+
+@dataclass(frozen=True)
+class WarmupFigures:
+    """What the warm-up measured and chose."""
+
+    budget: int  # tokens a step
+    decode_step_ns: int  # one row
+    slowest_step_ns: int
+    warmup_ns: int
+
+
+class Warmup:
+    """Warm-up steps of one engine; every slot is free before and after."""
+
+    def __init__(self, engine: Engine, max_positions: int) -> None:
+        """Takes an engine that nobody uses yet."""
+        self._engine = engine
+        self._max_positions = max_positions
+        self._step_id = 0
+
+    def run(self, wanted_budget: int) -> WarmupFigures:
+        """Measures; wanted_budget 0 chooses the largest power of two whose step takes at most 200 ms.
+
+        Raises:
+            Internal: A warm-up step failed.
+        """
+        started_ns = time.monotonic_ns()
+        decode_ns = self._best(1)
+        log(logging.INFO, f"warm-up: a decode step takes {decode_ns / 1e6:.1f} ms", decode_ms=decode_ns / 1e6)
+        budget, chunk_ns = (wanted_budget, self._best(wanted_budget)) if wanted_budget else self._choose_budget()
+        log(
+            logging.INFO,
+            f"warm-up: a step of {budget} tokens takes {chunk_ns / 1e6:.1f} ms",
+            tokens=budget,
+            step_ms=chunk_ns / 1e6,
+        )
+        return WarmupFigures(budget, decode_ns, max(decode_ns, chunk_ns), time.monotonic_ns() - started_ns)
+
+    def _choose_budget(self) -> tuple[int, int]:
+        """Doubles from the smallest budget until a step takes too long."""
+        budget, budget_ns = SMALLEST_BUDGET, self._best(SMALLEST_BUDGET)
+        while budget_ns <= SLOWEST_CHUNK_NS and 2 * budget <= min(LARGEST_BUDGET, self._max_positions):
+            doubled_ns = self._best(2 * budget)
+            if doubled_ns > SLOWEST_CHUNK_NS:
+                break
+            budget, budget_ns = 2 * budget, doubled_ns
+        return budget, budget_ns
+
+    def _best(self, num_tokens: int) -> int:
+        """The fastest of a few steps of `num_tokens`, or the only one where it is slow."""
+        best_ns = self._measure(num_tokens)
+        for _ in range(REPEATS - 1):
+            if best_ns > 2 * REPEAT_BELOW_NS:
+                break
+            best_ns = min(best_ns, self._measure(num_tokens))
+        return best_ns
+
+    def _measure(self, num_tokens: int) -> int:
+        """One step over as many fresh sequences as it needs, each at most as long as a slot; then all are closed."""
+        limits = self._engine.ribbons.limits
+        affordable = limits.num_pages * PAGE_BYTES // self._engine.ribbons.layout.stride_bytes
+        total = min(num_tokens, affordable - limits.num_slots, (limits.num_slots - 1) * limits.slot_tokens)
+        counts = _split(max(1, total), limits.slot_tokens)
+        outcome = self._step(opening_plan(self._next_id(), counts))
+        self._step(closing_plan(self._next_id(), len(counts)))
+        return outcome.timings.total_ns
+
+    def _step(self, plan: StepPlan) -> StepOutcome:
+        outcome = self._engine.step(plan)
+        if outcome.failure or outcome.errors:
+            raise Internal(f"a warm-up step failed: {outcome.failure or outcome.errors[0][1]}")
+        return outcome
+
+    def _next_id(self) -> int:
+        self._step_id += 1
+        return self._step_id
+
+
+def _split(total: int, longest: int) -> list[int]:
+    """`total` tokens as runs of at most `longest`."""
+    whole, rest = divmod(total, longest)
+    return [longest] * whole + ([rest] if rest else [])
+
+
+def opening_plan(step_id: int, counts: list[int]) -> StepPlan:
+    """Sequences of `counts` tokens in slots 1, 2 …, each fed in one run, each sampling with a filter and a penalty on."""
+    values = parameters(greedy=0, top_p=0.9, top_k=50, repetition_penalty=1.1)
+    slots = np.arange(1, len(counts) + 1, dtype=np.uint32)
+    admitted = [
+        Admission(int(slot), 0, np.ones(count, np.uint32), count, SamplingParams(values))
+        for slot, count in zip(slots, counts, strict=True)
+    ]
+    ends = np.asarray(counts, np.uint32)
+    kind = np.repeat(np.array([OpKind.OPEN, OpKind.GROW], np.uint8), len(counts))
+    tokens = np.concatenate((np.zeros(len(counts), np.uint32), ends))
+    storage = np.concatenate((slots, np.zeros(len(counts), np.uint32)))
+    ops = RibbonOps(kind, np.zeros_like(kind), np.tile(slots, 2), storage, tokens)
+    return StepPlan(step_id, admitted, ops, slots, ends, np.full(len(counts), Wanted.SAMPLE, np.uint8))
+
+
+def closing_plan(step_id: int, num_slots: int) -> StepPlan:
+    """Gives slots 1 to `num_slots` and their storages back."""
+    slots = np.arange(1, num_slots + 1, dtype=np.uint32)
+    kind = np.full(num_slots, OpKind.CLOSE, np.uint8)
+    nothing = np.zeros(num_slots, np.uint32)
+    none = np.zeros(0, np.uint32)
+    return StepPlan(
+        step_id, (), RibbonOps(kind, np.zeros_like(kind), slots, nothing, nothing), none, none, none.astype(np.uint8)
+    )

@@ -1,0 +1,1 @@
+"""The KV memory of the shard: its byte layout and its ribbons."""

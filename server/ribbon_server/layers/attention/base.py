@@ -1,0 +1,44 @@
+"""What attention is given in one step, and where a layer's keys and values lie. Knows slots and lengths, not why."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+from ribbon_server import _native
+from ribbon_server.kv.ribbons import Ribbons
+
+
+@dataclass(frozen=True)
+class AttentionShape:
+    """One layer's attention: geometry, scale, place in the token's bytes, and which rotary table turns it."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    scale: float
+    kv_offset: int
+    rotary: int
+
+
+class ForwardContext:
+    """One step's ragged batch. Built once, read by every layer."""
+
+    def __init__(self, ribbons: Ribbons, slots: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> None:
+        """slots uint32 [rows]; starts uint32 [rows + 1] into the flat tokens; lengths uint32 [rows] after this step."""
+        self.ribbons = ribbons
+        self.slots = slots
+        self.starts = starts
+        self.lengths = lengths
+        self.runs = _native.Runs(ribbons.region, slots, starts, lengths)
+        self.rotations: Sequence[tuple[Tensor, Tensor]] = ()  # (cos, sin) float32 [tokens, dim / 2] of each table
+
+
+class AttentionLayer(Protocol):
+    """Stores a step's keys and values, then attends."""
+
+    def __call__(self, qkv: Tensor, context: ForwardContext, query: Tensor, output: Tensor) -> None:
+        """qkv [tokens, (heads + 2 * kv_heads) * head_dim]; query is scratch, output the result: [tokens, heads * head_dim]."""
+        ...

@@ -1,0 +1,41 @@
+"""Attention by the native CPU kernel: one call stores a step's keys and values, one attends."""
+
+from torch import Tensor
+
+from ribbon_server.layers.attention.base import AttentionShape, ForwardContext
+from ribbon_server.layers.dtypes import dtype_name
+
+
+class NativeAttention:
+    """Hands pointers to the prepared runs."""
+
+    def __init__(self, shape: AttentionShape) -> None:
+        """Takes the layer's geometry."""
+        self.shape = shape
+
+    def __call__(self, qkv: Tensor, context: ForwardContext, query: Tensor, output: Tensor) -> None:
+        """See AttentionLayer."""
+        shape = self.shape
+        dtype = dtype_name(qkv.dtype)
+        cos, sin = context.rotations[shape.rotary]
+        context.runs.rope_store(
+            qkv=qkv.data_ptr(),
+            query_out=query.data_ptr(),
+            cos=cos.data_ptr(),
+            sin=sin.data_ptr(),
+            kv_offset=shape.kv_offset,
+            num_heads=shape.num_heads,
+            num_kv_heads=shape.num_kv_heads,
+            head_dim=shape.head_dim,
+            dtype=dtype,
+        )
+        context.runs.attention(
+            query=query.data_ptr(),
+            output=output.data_ptr(),
+            kv_offset=shape.kv_offset,
+            num_heads=shape.num_heads,
+            num_kv_heads=shape.num_kv_heads,
+            head_dim=shape.head_dim,
+            scale=shape.scale,
+            dtype=dtype,
+        )

@@ -1,0 +1,28 @@
+"""Sets of kernels that fit together, one of which is chosen when a model is loaded."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ribbon_server.layers.activation import GatedActivation, native_silu_mul, reference_silu_mul
+from ribbon_server.layers.attention.base import AttentionLayer, AttentionShape
+from ribbon_server.layers.attention.cpu import NativeAttention
+from ribbon_server.layers.attention.reference import ReferenceAttention
+from ribbon_server.layers.linear import LinearLayer, TorchLinear
+from ribbon_server.layers.linear_choice import fastest_linear
+from ribbon_server.layers.norm import NativeRmsNorm, NormLayer, ReferenceRmsNorm
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """How to build each part of a decoder."""
+
+    rms_norm: Callable[[Tensor, float], NormLayer]
+    silu_mul: GatedActivation
+    attention: Callable[[AttentionShape], AttentionLayer]
+    linear: Callable[[Tensor, Tensor | None], LinearLayer]
+
+
+REFERENCE = Kernels(ReferenceRmsNorm, reference_silu_mul, ReferenceAttention, TorchLinear)
+NATIVE = Kernels(NativeRmsNorm, native_silu_mul, NativeAttention, fastest_linear)

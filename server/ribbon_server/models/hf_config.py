@@ -1,0 +1,108 @@
+"""A model directory's config.json and generation_config.json, with typed access. Knows field names, not their meaning."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ribbon_server.errors import BadSetting, ModelNotSupported
+
+
+class HfConfig:
+    """A JSON object whose fields are read with a type; a wrong or missing one names itself."""
+
+    def __init__(self, fields: Mapping[str, Any], where: str = "config.json") -> None:
+        """Keeps `fields`; `where` names them in messages."""
+        self._fields = fields
+        self._where = where
+
+    def __contains__(self, name: str) -> bool:
+        return self._fields.get(name) is not None
+
+    def integer(self, name: str, default: int | None = None) -> int:
+        """A positive whole number."""
+        value = self._value(name, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+            raise self._wrong(name, value, "a whole number above 0")
+        return value
+
+    def number(self, name: str, default: float | None = None) -> float:
+        """A finite number above 0."""
+        value = self._value(name, default)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+            raise self._wrong(name, value, "a number above 0")
+        return float(value)
+
+    def flag(self, name: str, *, default: bool) -> bool:
+        """true or false."""
+        value = self._value(name, default)
+        if not isinstance(value, bool):
+            raise self._wrong(name, value, "true or false")
+        return value
+
+    def text(self, name: str, default: str | None = None) -> str:
+        """A string."""
+        value = self._value(name, default)
+        if not isinstance(value, str):
+            raise self._wrong(name, value, "a string")
+        return value
+
+    def section(self, name: str) -> "HfConfig | None":
+        """A nested object; None where it is absent or null."""
+        value = self._fields.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            raise self._wrong(name, value, "an object")
+        return HfConfig(value, f"{self._where}: {name}")
+
+    def token_ids(self, name: str) -> tuple[int, ...]:
+        """One token id or a list of them; empty where absent."""
+        value = self._fields.get(name)
+        ids = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(isinstance(token, int) and not isinstance(token, bool) and token >= 0 for token in ids):
+            raise self._wrong(name, value, "a token id or a list of token ids")
+        return tuple(ids)
+
+    @property
+    def architecture(self) -> str:
+        """The class name that picks the family."""
+        names = self._fields.get("architectures")
+        if not isinstance(names, list) or not names or not isinstance(names[0], str):
+            raise self._wrong("architectures", names, "a list with a class name, e.g. LlamaForCausalLM")
+        return names[0]
+
+    def _value(self, name: str, default: object) -> Any:
+        value = self._fields.get(name)
+        value = default if value is None else value
+        if value is None:
+            raise ModelNotSupported(f"{self._where}: `{name}` is missing")
+        return value
+
+    def _wrong(self, name: str, value: object, wanted: str) -> ModelNotSupported:
+        return ModelNotSupported(f"{self._where}: `{name}` is {value!r}; it must be {wanted}")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`.
+
+    Raises:
+        BadSetting: The file is absent, unreadable or no JSON object.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BadSetting(f"{path} cannot be read ({error}); give the directory of a complete model") from error
+    if not isinstance(value, dict):
+        raise BadSetting(f"{path} holds no JSON object; give the directory of a complete model")
+    return value
+
+
+def eos_token_ids(folder: Path, config: HfConfig) -> tuple[int, ...]:
+    """Tokens that end a sequence: generation_config.json's where it names them, else config.json's."""
+    path = folder / "generation_config.json"
+    if path.exists():
+        ids = HfConfig(read_json(path), "generation_config.json").token_ids("eos_token_id")
+        if ids:
+            return ids
+    return config.token_ids("eos_token_id")

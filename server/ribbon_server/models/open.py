@@ -1,0 +1,65 @@
+"""From a model directory to a ready decoder: config, family, dtype, weights. The one entrance to this room."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from ribbon_server.config import DType
+from ribbon_server.errors import BadSetting
+from ribbon_server.layers.dtypes import TORCH_DTYPES
+from ribbon_server.layers.registry import Kernels
+from ribbon_server.machine import computes_bfloat16
+from ribbon_server.models.assemble import assemble
+from ribbon_server.models.checkpoint import SafetensorsCheckpoint
+from ribbon_server.models.decoder import Decoder
+from ribbon_server.models.hf_config import eos_token_ids
+from ribbon_server.models.loader import load_weights
+from ribbon_server.models.registry import family_of
+from ribbon_server.models.spec import ModelSpec
+from ribbon_server.telemetry import log
+
+STORED_DTYPES = {"F32": DType.FLOAT32, "BF16": DType.BFLOAT16, "F16": DType.FLOAT16}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model and what it says of itself."""
+
+    spec: ModelSpec
+    decoder: Decoder
+    dtype: DType
+    eos_token_ids: tuple[int, ...]
+
+
+def open_model(folder: Path, dtype: DType | None, kernels: Kernels) -> Model:
+    """Loads the model in `folder`; `dtype` None takes the checkpoint's, as this CPU computes it best.
+
+    Raises:
+        BadSetting: `folder` is no complete model directory.
+        ModelNotSupported: No family builds its architecture, or a setting of it is not supported.
+        WeightsMismatch: The weights are unreadable or do not fit the configuration.
+    """
+    if not folder.is_dir():
+        raise BadSetting(
+            f"model directory {folder} does not exist; give a directory with config.json and safetensors weights"
+        )
+    checkpoint = SafetensorsCheckpoint(folder)
+    family = family_of(checkpoint.config.architecture)
+    spec = family.build(checkpoint.config)
+    chosen = choose_dtype(dtype, checkpoint.dtype_names(), bfloat16_is_fast=computes_bfloat16())
+    weights = load_weights(spec, family.names, checkpoint, TORCH_DTYPES[chosen])
+    decoder = assemble(spec, weights, kernels)
+    return Model(spec, decoder, chosen, eos_token_ids(folder, checkpoint.config))
+
+
+def choose_dtype(wanted: DType | None, stored: frozenset[str], *, bfloat16_is_fast: bool) -> DType:
+    """The type to compute in on a CPU. A given type is kept, except float16, which CPUs do not multiply: it becomes bfloat16."""
+    if wanted is DType.FLOAT16:
+        log(logging.WARNING, "float16 is raised to bfloat16 on a CPU", dtype="bfloat16")
+        return DType.BFLOAT16
+    if wanted is not None:
+        return wanted
+    own = {STORED_DTYPES.get(name, DType.FLOAT32) for name in stored}
+    if own == {DType.FLOAT32} or not own or not bfloat16_is_fast:
+        return DType.FLOAT32
+    return DType.BFLOAT16

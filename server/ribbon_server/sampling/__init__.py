@@ -1,0 +1,1 @@
+"""Picks next tokens. Knows logits and per-sequence parameters; not text, not slots' memory."""

@@ -1,0 +1,46 @@
+"""What a logits processor is. Works on the active rows of a batch together, in place."""
+
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ribbon_server.sampling.state import SamplingRows
+
+Prepared = TypeVar("Prepared")
+
+
+class Processor(Protocol[Prepared]):
+    """Changes logits before temperature and filters."""
+
+    ORDER: int
+
+    def is_active(self, rows: SamplingRows) -> np.ndarray:
+        """Which rows it changes, bool [rows]."""
+        ...
+
+    def prepare(self, rows: SamplingRows) -> Prepared:
+        """Its tensors for the active rows."""
+        ...
+
+    def apply(self, logits: Tensor, prepared: Prepared) -> None:
+        """Changes logits float32 [active rows, vocab] in place."""
+        ...
+
+
+def token_counts(ids: np.ndarray, counted: np.ndarray, vocab_size: int) -> Tensor:
+    """How often each token stands among the counted ids of its row: float32 [rows, vocab]."""
+    counts = torch.zeros((len(ids), vocab_size))
+    return counts.scatter_add_(1, torch.from_numpy(ids), torch.from_numpy(counted.astype(np.float32)))
+
+
+def generated_counts(rows: SamplingRows, vocab_size: int) -> Tensor:
+    """How often each token was generated: float32 [rows, vocab]."""
+    ids, known = rows.history()
+    return token_counts(ids, known & (np.arange(ids.shape[1]) >= rows.prompt[:, None]), vocab_size)
+
+
+def column(values: np.ndarray) -> Tensor:
+    """One float32 parameter a row, as [rows, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(values, np.float32)).unsqueeze(1)

@@ -1,0 +1,18 @@
+"""The logits processors in the order they run."""
+
+from typing import Any
+
+from ribbon_server.sampling.processors.base import Processor
+from ribbon_server.sampling.processors.count import Count
+from ribbon_server.sampling.processors.frequency import Frequency
+from ribbon_server.sampling.processors.logit_bias import LogitBias
+from ribbon_server.sampling.processors.min_tokens import MinTokens
+from ribbon_server.sampling.processors.presence import Presence
+from ribbon_server.sampling.processors.repetition import Repetition
+
+PROCESSORS: tuple[Processor[Any], ...] = tuple(
+    sorted(
+        (Repetition(), Frequency(), Presence(), Count(), LogitBias(), MinTokens()),
+        key=lambda processor: processor.ORDER,
+    )
+)

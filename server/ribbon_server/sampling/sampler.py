@@ -1,0 +1,81 @@
+"""From logits to the next token of every row: processors, then one native call. Knows rows, not sequences."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ribbon_server import _native
+from ribbon_server.sampling.registry import PROCESSORS
+from ribbon_server.sampling.state import SamplingRows
+
+TIE_ROOM = 16  # ties at the last place extend a list of top tokens by at most so many
+MAX_TOP = 255  # the wire counts top tokens in a byte
+FILTERS = ("greedy", "temperature", "top_k", "top_p", "min_p", "typical_p", "seed", "choice")
+
+
+@dataclass(frozen=True)
+class Picks:
+    """What was picked, row by row."""
+
+    token_id: np.ndarray  # uint32 [rows]
+    logprob: np.ndarray  # float32 [rows]
+    top_count: np.ndarray  # uint32 [rows]
+    top_token_id: np.ndarray  # uint32 [rows, max_top]
+    top_logprob: np.ndarray  # float32 [rows, max_top]
+    is_valid: np.ndarray  # bool [rows]: false where the logits were no numbers
+
+
+def pick(logits: Tensor, rows: SamplingRows) -> Picks:
+    """Picks each row's next token; logits float32 [rows, vocab] are changed in place.
+
+    A row whose logits are not finite fails alone: it is masked before the native call and marked invalid.
+    """
+    is_valid = torch.isfinite(logits.amax(dim=1)).numpy()  # NaN and +inf survive a maximum
+    if not is_valid.all():
+        logits[torch.from_numpy(~is_valid)] = 0.0
+    process(logits, rows)
+    return _pick_native(logits.numpy(), rows, is_valid)
+
+
+def process(logits: Tensor, rows: SamplingRows) -> None:
+    """Runs every processor on the rows that want it."""
+    for processor in PROCESSORS:
+        active = processor.is_active(rows)
+        if not active.any():
+            continue
+        if active.all():
+            processor.apply(logits, processor.prepare(rows))
+            continue
+        index = np.flatnonzero(active)
+        part = logits[index]
+        processor.apply(part, processor.prepare(rows.subset(index)))
+        logits[index] = part
+
+
+def _pick_native(logits: np.ndarray, rows: SamplingRows, is_valid: np.ndarray) -> Picks:
+    num_rows = len(logits)
+    num_top = np.minimum(rows.params["top_tokens"], MAX_TOP - TIE_ROOM).astype(np.uint32)
+    widest = int(num_top.max())
+    max_top = widest + TIE_ROOM if widest else 1
+    picks = Picks(
+        token_id=np.zeros(num_rows, np.uint32),
+        logprob=np.zeros(num_rows, np.float32),
+        top_count=np.zeros(num_rows, np.uint32),
+        top_token_id=np.zeros((num_rows, max_top), np.uint32),
+        top_logprob=np.zeros((num_rows, max_top), np.float32),
+        is_valid=is_valid,
+    )
+    _native.sample(
+        logits=logits,
+        position=rows.known.astype(np.uint32),
+        num_top=num_top,
+        token_id=picks.token_id,
+        logprob=picks.logprob,
+        top_count=picks.top_count,
+        top_token_id=picks.top_token_id,
+        top_logprob=picks.top_logprob,
+        **{name: np.ascontiguousarray(rows.params[name]) for name in FILTERS},
+    )
+    return picks

@@ -1,0 +1,56 @@
+"""What sampling keeps for every slot: parameters, token history, counts. Vectorised over slots; no row is touched alone."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ribbon_server.sampling.params import PARAMETERS, RaggedTable, SamplingParams
+
+
+class SamplingState:
+    """Per-slot columns. `known` counts a slot's tokens in `history`, of which the first `prompt` are the prompt."""
+
+    def __init__(self, num_slots: int, slot_tokens: int) -> None:
+        """One more history token than a slot holds: the last one is sampled, never fed."""
+        self.params = np.zeros(num_slots, PARAMETERS)
+        self.history = np.zeros((num_slots, slot_tokens + 1), np.int32)
+        self.known = np.zeros(num_slots, np.int64)
+        self.prompt = np.zeros(num_slots, np.int64)
+        self.stops = RaggedTable(num_slots, np.int64, -1)
+        self.bias_ids = RaggedTable(num_slots, np.int64, 0)
+        self.bias_values = RaggedTable(num_slots, np.float32, 0.0)
+
+    def put(self, slot: int, tokens: np.ndarray, num_prompt: int, params: SamplingParams) -> None:
+        """Seats a sequence with its whole known history."""
+        self.params[slot] = params.values
+        self.history[slot, : len(tokens)] = tokens
+        self.known[slot] = len(tokens)
+        self.prompt[slot] = num_prompt
+        self.stops.put(slot, params.stop_token_ids)
+        self.bias_ids.put(slot, params.bias_token_ids)
+        self.bias_values.put(slot, params.bias_values)
+
+    def rows(self, slots: np.ndarray) -> "SamplingRows":
+        """The rows of one step."""
+        return SamplingRows(self, slots, self.params[slots], self.known[slots], self.prompt[slots])
+
+
+@dataclass(frozen=True)
+class SamplingRows:
+    """The sequences that sample in one step, in batch order."""
+
+    state: SamplingState
+    slots: np.ndarray  # int64 [rows]
+    params: np.ndarray  # PARAMETERS [rows]
+    known: np.ndarray  # int64 [rows]
+    prompt: np.ndarray  # int64 [rows]
+
+    def subset(self, rows: np.ndarray) -> "SamplingRows":
+        """Some of the rows, by index."""
+        return SamplingRows(self.state, self.slots[rows], self.params[rows], self.known[rows], self.prompt[rows])
+
+    def history(self) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids int64 [rows, longest] and which of them are the row's own, bool."""
+        longest = int(self.known.max(initial=1))
+        ids = self.state.history[self.slots, :longest].astype(np.int64)
+        return ids, np.arange(longest) < self.known[:, None]

@@ -1,0 +1,167 @@
+"""Between the messages of shard.proto and the engine's records. Columns are views of the message's bytes, not copies."""
+
+import numpy as np
+
+from ribbon_server.engine.shard import WarmShard
+from ribbon_server.engine.step import Admission, RefusedAdmission, StepOutcome, StepPlan
+from ribbon_server.errors import InvalidRequest
+from ribbon_server.kv.ribbons import RibbonOps
+from ribbon_server.models.open import Model
+from ribbon_server.pb import shard_pb2 as pb
+from ribbon_server.sampling.params import SamplingParams, parameters
+
+U32, U8, F32 = np.dtype("<u4"), np.dtype("u1"), np.dtype("<f4")
+SAME_NAME = (
+    "top_k",
+    "min_p",
+    "frequency_penalty",
+    "presence_penalty",
+    "count_penalty",
+    "seed",
+    "choice",
+    "top_tokens",
+)
+NEUTRAL_WHEN_ABSENT = (
+    "temperature",
+    "top_p",
+    "typical_p",
+    "repetition_penalty",
+)  # proto3 sends 0 for these only when absent
+
+
+def column(data: bytes, dtype: np.dtype, name: str) -> np.ndarray:
+    """A column of a message.
+
+    Raises:
+        InvalidRequest: The bytes are no whole number of values.
+    """
+    if len(data) % dtype.itemsize:
+        raise InvalidRequest(f"`{name}` has {len(data)} bytes, no multiple of {dtype.itemsize}")
+    return np.frombuffer(data, dtype)
+
+
+def plan_from_wire(message: pb.StepPlan) -> StepPlan:
+    """Parses a plan.
+
+    Raises:
+        InvalidRequest: Columns that do not fit each other.
+    """
+    work = message.work
+    slot, count, wanted = (
+        column(work.slot, U32, "work.slot"),
+        column(work.count, U32, "work.count"),
+        column(work.wanted, U8, "work.wanted"),
+    )
+    _same_rows("work", slot, count, wanted)
+    return StepPlan(
+        message.step_id, [_admission(admitted) for admitted in message.admitted], _ops(message.ops), slot, count, wanted
+    )
+
+
+def empty_plan(message: pb.StepPlan) -> StepPlan:
+    """What is left of a plan that cannot be parsed: its rows, to answer them."""
+    rows = np.frombuffer(message.work.slot[: len(message.work.slot) // 4 * 4], U32)
+    ops = RibbonOps(*(np.zeros(0, dtype) for dtype in (U8, U8, U32, U32, U32)))
+    return StepPlan(message.step_id, (), ops, rows, np.zeros_like(rows), np.zeros(len(rows), U8))
+
+
+def _ops(message: pb.RibbonOps) -> RibbonOps:
+    ops = RibbonOps(
+        kind=column(message.kind, U8, "ops.kind"),
+        group=column(message.group, U8, "ops.group"),
+        slot=column(message.slot, U32, "ops.slot"),
+        storage=column(message.storage, U32, "ops.storage"),
+        tokens=column(message.tokens, U32, "ops.tokens"),
+    )
+    _same_rows("ops", ops.kind, ops.group, ops.slot, ops.storage, ops.tokens)
+    return ops
+
+
+def _same_rows(name: str, *columns: np.ndarray) -> None:
+    lengths = [len(values) for values in columns]
+    if len(set(lengths)) != 1:
+        raise InvalidRequest(f"the columns of `{name}` have {lengths} rows; they must have the same number")
+
+
+def _admission(message: pb.Admission) -> Admission | RefusedAdmission:
+    try:
+        return Admission(
+            slot=message.slot,
+            sequence_id=message.sequence_id,
+            token_ids=column(message.token_ids, U32, "token_ids"),
+            prompt_tokens=message.prompt_tokens,
+            params=_params(message),
+        )
+    except InvalidRequest as error:
+        return RefusedAdmission(message.slot, str(error))
+
+
+def _params(message: pb.Admission) -> SamplingParams:
+    wire = message.sampling
+    given = {name: getattr(wire, name) for name in SAME_NAME}
+    given |= {name: value for name in NEUTRAL_WHEN_ABSENT if (value := getattr(wire, name)) != 0.0}
+    values = parameters(greedy=wire.greedy, min_tokens=message.min_tokens, **given)
+    bias_ids, bias_values = (
+        column(wire.bias_token_ids, U32, "bias_token_ids"),
+        column(wire.bias_values, F32, "bias_values"),
+    )
+    _same_rows("bias", bias_ids, bias_values)
+    if not np.isfinite(bias_values).all():
+        raise InvalidRequest("`bias_values` must be finite")
+    return SamplingParams(values, column(message.stop_token_ids, U32, "stop_token_ids"), bias_ids, bias_values)
+
+
+def outcome_to_wire(outcome: StepOutcome) -> pb.StepOutcome:
+    """Builds the answer; one `tobytes` a column."""
+    timings = outcome.timings
+    return pb.StepOutcome(
+        step_id=outcome.step_id,
+        slot=outcome.slot.tobytes(),
+        status=outcome.status.tobytes(),
+        token_id=outcome.token_id.tobytes(),
+        logprob=outcome.logprob.tobytes(),
+        top_count=outcome.top_count.tobytes(),
+        top_token_id=outcome.top_token_id.tobytes(),
+        top_logprob=outcome.top_logprob.tobytes(),
+        errors=[pb.RowError(row=row, message=message) for row, message in outcome.errors],
+        timings=pb.Timings(
+            prepare_ns=timings.prepare_ns,
+            forward_ns=timings.forward_ns,
+            sample_ns=timings.sample_ns,
+            total_ns=timings.total_ns,
+            idle_ns=timings.idle_ns,
+        ),
+        failure=outcome.failure,
+    )
+
+
+def describe(model: Model, warm: WarmShard | None) -> pb.DescribeResponse:
+    """What the model and, when warm, the region say of themselves; the caller adds what the process was told."""
+    spec = model.spec
+    return pb.DescribeResponse(
+        architecture=spec.architecture,
+        dtype=model.dtype.value,
+        device="cpu",
+        vocab_size=spec.vocab_size,
+        max_positions=spec.max_positions,
+        eos_token_ids=model.eos_token_ids,
+        prompt_runs=pb.PROMPT_RUNS_CAUSAL,
+        abilities=["sample", "top_tokens"],
+        kv_groups=[] if warm is None else [_kv_group(model, warm)],
+        num_parameters_millions=round(model.decoder.parts.num_parameters / 1e6),
+    )
+
+
+def _kv_group(model: Model, warm: WarmShard) -> pb.KvGroup:
+    ribbons = warm.engine.ribbons
+    return pb.KvGroup(
+        kind=pb.KV_KIND_FULL,
+        stride_bytes=ribbons.layout.stride_bytes,
+        page_bytes=ribbons.region.page_bytes,
+        num_pages=ribbons.limits.num_pages,
+        slot_tokens=ribbons.limits.slot_tokens,
+        num_slots=ribbons.limits.num_slots,
+        num_storages=ribbons.limits.num_storages,
+        num_layers=len(ribbons.layout.layers),
+        dtype=model.dtype.value,
+    )
