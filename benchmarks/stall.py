@@ -113,8 +113,8 @@ def judged(seen: Seen, steps: list[Step], streams: int) -> dict[str, Any]:
     """Figures in milliseconds, and whether the bounds hold. Only steps that carry all streams count."""
     first_full = next(number for number, step in enumerate(steps) if step.decode_rows >= streams)
     full = [step for step in steps[first_full:] if step.decode_rows >= streams]
-    chunk = median(step.total_ns for step in full if step.chunk_rows) / 1e6
-    decode = median(step.total_ns for step in full if not step.chunk_rows) / 1e6
+    chunk = median(step.seconds for step in full if step.chunk_rows) * 1e3
+    decode = median(step.seconds for step in full if not step.chunk_rows) * 1e3
     gap = max(seen.gaps()) * 1e3
     return {
         "streams": streams,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
+import urllib.parse
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,6 +77,35 @@ async def completions_stream(
     """POST /v1/completions with one prompt, streamed. There are no token ids in it: `times` has one entry a text chunk."""
     body = body | {"stream": True, "stream_options": {"include_usage": True}}
     return await _streamed(client, f"{base}/v1/completions", body, _completion_event, on_token)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A whole HTTP answer. Header names are in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """The body as JSON. Raises ValueError."""
+        return json.loads(self.body)
+
+
+def exchange(
+    base: str, method: str, path: str, body: Json | bytes | None = None, headers: dict[str, str] | None = None
+) -> Reply:
+    """One request without a stream. A dict is sent as JSON, bytes as they are with the headers given."""
+    address = urllib.parse.urlsplit(base)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=120)
+    payload = json.dumps(body).encode() if isinstance(body, dict) else body
+    sent = {"content-type": "application/json"} if headers is None and payload is not None else headers or {}
+    try:
+        connection.request(method, path, payload, sent)
+        response = connection.getresponse()
+        return Reply(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
+    finally:
+        connection.close()
 
 
 async def _streamed(

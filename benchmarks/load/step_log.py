@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,27 +9,32 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Step:
-    """One step. Rows with one token to feed are decodes; others are prefill chunks. Moments are nanoseconds of the shard's monotonic clock."""
+    """One step. Rows that feed one token are decodes, others prefill chunks. Moments are nanoseconds of one monotonic clock."""
 
     step_id: int
-    generation: int
     decode_rows: int
     chunk_rows: int
     tokens: int
     received_ns: int
-    sent_ns: int
-    total_ns: int
+    started_ns: int
+    ended_ns: int
+    previous_outcome_sent_ns: int
 
     @property
     def rows(self) -> int:
         """Sequences in the step."""
         return self.decode_rows + self.chunk_rows
 
+    @property
+    def seconds(self) -> float:
+        """From its start in the shard to its end."""
+        return (self.ended_ns - self.started_ns) / 1e9
+
 
 def read_steps(path: Path) -> list[Step]:
     """All steps that computed something, in the order they ran. A line cut short by a kill is passed over."""
     steps = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text().splitlines() if path.exists() else []:
         try:
             entry = json.loads(line)
         except ValueError:
@@ -40,6 +44,6 @@ def read_steps(path: Path) -> list[Step]:
 
 
 def pipelined_share(steps: list[Step]) -> float:
-    """Share of plans that were here before the outcome before them left, within one generation of the shard."""
-    pairs = [(before, step) for before, step in itertools.pairwise(steps) if before.generation == step.generation]
-    return sum(step.received_ns < before.sent_ns for before, step in pairs) / max(1, len(pairs))
+    """Share of plans that were here before the outcome before them left. A stream's first plan has none before it."""
+    later = [step for step in steps if step.step_id > 1]
+    return sum(step.received_ns < step.previous_outcome_sent_ns for step in later) / max(1, len(later))

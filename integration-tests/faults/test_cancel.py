@@ -1,0 +1,113 @@
+"""Clients that go away at random points leave nothing behind: no slot, no page, no memory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from pathlib import Path
+
+import aiohttp
+import pytest
+from asking import Serve
+from load.client import exchange, generate_stream, session
+from load.served import Served
+from load.usage import metric, pss_bytes, samples
+from model_tokenizer import Prompts
+
+CLIENTS = 96
+# KV memory for a few of the clients only, and small chunks: some wait, some are in their prompt, some generate.
+FLAGS = ("--dtype", "float32", "--kv-memory", "8MiB", "--max-batch-prefill-tokens", "128")
+RELEASE_SECONDS = 5.0
+MEMORY_GROWTH = 1.05
+STAGES = ("queued", "prefill", "decode")
+
+
+async def cancel_one(client: aiohttp.ClientSession, base: str, text: str, rng: random.Random) -> None:
+    """Opens a stream and drops the connection after a random time or a random number of tokens."""
+    body = {"inputs": text, "parameters": {"max_new_tokens": 200, "ignore_eos": True}}
+    last_token, seconds = rng.randint(1, 12), rng.choice([0.0, 0.01, 0.1, 1.0]) * rng.random()
+
+    def leave(answer: object) -> None:
+        if len(answer.token_ids) >= last_token:  # type: ignore[attr-defined]
+            raise asyncio.CancelledError
+
+    request = asyncio.ensure_future(generate_stream(client, base, body, leave))
+    if rng.random() < 0.6:
+        with contextlib.suppress(asyncio.CancelledError, TimeoutError):
+            await asyncio.wait_for(request, seconds)
+        return
+    with contextlib.suppress(asyncio.CancelledError):
+        answer = await request
+        assert answer.error is None, answer.error
+
+
+async def cancel_many(base: str, texts: list[str], seed: int) -> None:
+    """All texts, so many clients at a time."""
+    rng, waiting = random.Random(seed), list(texts)
+    async with session() as client, asyncio.TaskGroup() as group:
+
+        async def worker() -> None:
+            while waiting:
+                await cancel_one(client, base, waiting.pop(), rng)
+
+        for _ in range(CLIENTS):
+            group.create_task(worker())
+
+
+def check_released(served: Served) -> float:
+    """Waits until the metrics say that nothing is in use; returns how long that took."""
+    begin = time.monotonic()
+    while True:
+        text = served.get("/metrics")
+        used = {
+            "live pages": metric(text, "ribbon_kv_pages", 'state="live"'),
+            "used slots": metric(text, "ribbon_slots", 'state="used"'),
+        }
+        if not any(used.values()):
+            return time.monotonic() - begin
+        assert time.monotonic() - begin < RELEASE_SECONDS, f"still in use after {RELEASE_SECONDS:g} s: {used}"
+        time.sleep(0.05)
+
+
+def cancelled(served: Served) -> dict[str, float]:
+    """Cancelled requests by stage."""
+    found = {
+        labels: value
+        for name, labels, value in samples(served.get("/metrics"))
+        if name.startswith("ribbon_requests_cancelled")
+    }
+    return {stage: sum(value for labels, value in found.items() if stage in labels) for stage in STAGES}
+
+
+def round_of(served: Served, model: Path, requests: int, seed: int) -> None:
+    """One round of cancelled requests, and the check that nothing is held afterwards."""
+    prompts, rng = Prompts(model, seed=seed), random.Random(seed)
+    texts = [prompts.text(rng.randint(2, 1_500)) for _ in range(requests)]
+    asyncio.run(cancel_many(served.base, texts, seed))
+    print(
+        f"{requests} requests dropped; all released {check_released(served):.2f} s later; by stage so far {cancelled(served)}"
+    )
+
+
+def test_200_cancelled_requests_leave_no_slot_and_no_page(serve: Serve, tiny_model: Path) -> None:
+    served = serve(tiny_model, *FLAGS)
+    round_of(served, tiny_model, 200, seed=1)
+    counts = cancelled(served)
+    assert all(counts[stage] > 0 for stage in STAGES), f"cancelling did not hit every stage: {counts}"
+    reply = exchange(served.base, "POST", "/generate", {"inputs": "still here", "parameters": {"max_new_tokens": 4}})
+    assert reply.status == 200
+    assert served.status("/health") == 200
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_cancelled_requests(serve: Serve, tiny_model: Path) -> None:
+    served = serve(tiny_model, *FLAGS)
+    found = []
+    for seed in (1, 2):
+        round_of(served, tiny_model, 1_000, seed)
+        found.append({"router": pss_bytes(served.router().pid), "shard": pss_bytes(served.shard().pid)})
+    print(f"Pss after the first and second thousand: {found}")
+    for process in ("router", "shard"):
+        assert found[1][process] <= MEMORY_GROWTH * found[0][process], f"{process}: {found}"

@@ -1,0 +1,144 @@
+"""The shard is killed or stopped under 32 streams: every stream carries on, without a gap or a repeat, to an equal answer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from asking import Ask, Serve, all_at_once, as_run, eos_ids
+from load.client import Answer
+from load.served import Served
+from margin import Reference
+from model_tokenizer import Prompts
+from scores import Parameters
+
+STREAMS = 32
+TOKENS = 400
+SETTLED_TOKENS = 5
+STEP_SECONDS = 2.0
+HEALTH_SLACK_SECONDS = 1.0
+RECOVERY_SECONDS = 60.0
+FLAGS = ("--dtype", "float32", "--kv-memory", "256MiB", "--step-timeout", str(STEP_SECONDS))
+
+
+def stream_asks(prompts: Prompts) -> list[Ask]:
+    """Half greedy, half seeded, all long enough to be running when the fault comes."""
+    return [
+        Ask(
+            prompts.text(5 + number),
+            TOKENS,
+            Parameters(do_sample=True, temperature=0.8, seed=number) if number % 2 else Parameters(),
+            stops_at_eos=False,
+        )
+        for number in range(STREAMS)
+    ]
+
+
+@dataclass
+class Fault:
+    """Sends a signal to the shard once every stream has a few tokens; fails the test if a stream had ended by then."""
+
+    served: Served
+    signal: signal.Signals
+    streams: int = STREAMS
+    fired: float | None = None
+    counts: dict[int, int] = field(default_factory=dict)
+    ended_before: int = 0
+
+    def __post_init__(self) -> None:
+        """Looks the shard up before the streams run."""
+        self._pid = self.served.shard().pid
+
+    def __call__(self, answer: Answer) -> None:
+        """Called after every token of every stream."""
+        self.counts[id(answer)] = len(answer.token_ids)
+        if self.fired is None:
+            self.ended_before += answer.finish_reason is not None
+            if len(self.counts) == self.streams and min(self.counts.values()) >= SETTLED_TOKENS:
+                os.kill(self._pid, self.signal)
+                self.fired = time.monotonic()
+
+    def check(self) -> None:
+        """The fault came in the middle of every stream."""
+        assert self.fired is not None, "the fault never came"
+        assert self.ended_before == 0, f"{self.ended_before} streams ended before the fault"
+
+
+class HealthWatch:
+    """Polls /health from a thread of its own and keeps every change of its status."""
+
+    def __init__(self, served: Served) -> None:
+        self.changes: list[tuple[float, int]] = []
+        self._served, self._stop = served, threading.Event()
+        self._thread = threading.Thread(target=self._poll)
+
+    def __enter__(self) -> HealthWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _poll(self) -> None:
+        while not self._stop.wait(0.02):
+            status = self._served.status("/health")
+            if not self.changes or self.changes[-1][1] != status:
+                self.changes.append((time.monotonic(), status))
+
+    def first(self, status: int, after: float) -> float:
+        """When the status was first seen after a moment."""
+        return next((moment for moment, found in self.changes if found == status and moment >= after), float("inf"))
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP], ids=["kill -9", "SIGSTOP"])
+def test_32_streams_survive_the_loss_of_the_shard(serve: Serve, tiny_model: Path, sent: signal.Signals) -> None:
+    served: Served = serve(tiny_model, *FLAGS)
+    prompts = Prompts(tiny_model, seed=9)
+    asks, fault = stream_asks(prompts), Fault(served, sent)
+    with HealthWatch(served) as health:
+        answers = all_at_once(served.base, asks, fault)
+        served.wait_healthy(RECOVERY_SECONDS)
+        time.sleep(0.1)
+    fault.check()
+    runs = [
+        as_run(ask, answer, prompts, eos_ids(tiny_model), f"stream {number}")
+        for number, (ask, answer) in enumerate(zip(asks, answers, strict=True))
+    ]
+    Reference(tiny_model).judge(runs).check(f"after {sent.name}")
+    unhealthy = health.first(503, fault.fired)
+    healthy = health.first(200, unhealthy)
+    longest = max(max(answer.gaps) for answer in answers)
+    print(
+        f"{sent.name}: 503 after {unhealthy - fault.fired:.2f} s, 200 after {healthy - fault.fired:.2f} s, longest gap in a stream {longest:.2f} s"
+    )
+    assert unhealthy - fault.fired <= STEP_SECONDS + HEALTH_SLACK_SECONDS
+    assert healthy - fault.fired <= RECOVERY_SECONDS
+
+
+def test_a_request_that_kills_the_shard_each_time_ends_alone(serve: Serve, tiny_model: Path) -> None:
+    prompts = Prompts(tiny_model, seed=9)
+    asks = stream_asks(prompts)[:-1]
+    used = {token for ask in asks for token in prompts.ids(ask.text)}
+    deadly_text = next(text for text in iter(lambda: prompts.text(2), None) if prompts.ids(text)[-1] not in used)
+    deadly = Ask(asks[0].text + deadly_text, TOKENS, stops_at_eos=False)
+    served: Served = serve(tiny_model, *FLAGS, "--test-crash-token", str(prompts.ids(deadly_text)[-1]))
+    begin = time.monotonic()
+    *answers, failed = all_at_once(served.base, [*asks, deadly])
+    print(f"31 + 1 streams around a deadly request took {time.monotonic() - begin:.1f} s")
+    assert failed.finish_reason is None
+    assert failed.error is not None
+    assert failed.error["error_type"] == "generation", failed.error
+    assert failed.status in (200, 424)
+    assert failed.indices == list(range(1, len(failed.indices) + 1))
+    runs = [
+        as_run(ask, answer, prompts, eos_ids(tiny_model), f"stream {number}")
+        for number, (ask, answer) in enumerate(zip(asks, answers, strict=True))
+    ]
+    Reference(tiny_model).judge(runs).check("beside a deadly request")
+    served.wait_healthy(RECOVERY_SECONDS)
