@@ -1,0 +1,212 @@
+"""The launcher's own decisions, with fakes in place of router and shard: start, restarts, drain, end."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from launcher_support import processes_marked, wait_until
+
+
+def types(heard):
+    return [message["type"] for message in heard()]
+
+
+def test_phases_and_address_are_logged_when_ready(fake):
+    launcher = fake("--hostname", "127.0.0.1")
+    match = launcher.wait_for(r"ready on (\S+) in \d+ ms \((.*) ms\)")
+    assert match.group(1) == "http://127.0.0.1:4321"
+    assert {part.split()[0] for part in match.group(2).split(", ")} == {"download", "load_weights", "warmup"}
+    assert "load_weights 12" in match.group(2)
+
+
+def test_processes_get_their_arguments_and_not_the_secrets(fake, heard, shards):
+    secret = "hf_secret_of_the_test"
+    launcher = fake(
+        "--model-id",
+        "org/m",
+        "--revision",
+        "r1",
+        "--dtype",
+        "float32",
+        HF_TOKEN=secret,
+        LOG_LEVEL="debug",
+        HOSTNAME="c0ffee",
+    )
+    launcher.ready()
+    router, shard = heard()[0], shards()[0]
+    assert {"--model-id=org/m", "--revision=r1", "--hostname=0.0.0.0", "--port=3000"} <= set(router["argv"])
+    assert {"--model-id=org/m", "--dtype=float32", "--generation=1", "--logger-level=DEBUG"} <= set(shard["argv"])
+    for process in (router, shard):
+        assert "HF_TOKEN" not in process["env"]
+    assert "LOG_LEVEL" not in shard["env"]
+    assert secret not in launcher.output
+    assert "c0ffee" in launcher.wait_for("WARN.*no IP address.*").group(0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_first_signal_drains_and_exits_0(fake, heard, number):
+    launcher = fake(router={"drain_seconds": 0.3})
+    launcher.ready()
+    launcher.signal(number)
+    assert launcher.exit_code() == 0
+    assert types(heard) == ["started", "shards", "drain", "stop"]
+    assert launcher.descendants() == []
+
+
+def test_second_signal_stops_at_once(fake):
+    launcher = fake(router={"drain_seconds": 60, "deaf": True}, server={"deaf": True})
+    launcher.ready()
+    launcher.signal()
+    launcher.wait_for("draining")
+    before = time.monotonic()
+    launcher.signal()
+    assert launcher.exit_code() == 128 + signal.SIGINT
+    assert time.monotonic() - before < 2
+    assert launcher.descendants() == []
+
+
+def test_a_drain_that_takes_too_long_is_cut(fake):
+    launcher = fake("--graceful-termination-timeout", "1", router={"drain_seconds": 60})
+    launcher.ready()
+    launcher.signal()
+    assert launcher.exit_code() == 0
+    assert "requests still ran after 1 s" in launcher.output
+    assert launcher.descendants() == []
+
+
+def test_a_signal_during_the_download_ends_it(fake):
+    launcher = fake(server={"download_seconds": 60})
+    assert wait_until(launcher.descendants)
+    time.sleep(0.3)
+    launcher.signal()
+    assert launcher.exit_code() == 0
+    assert wait_until(lambda: not launcher.descendants())
+
+
+def test_a_signal_before_ready_ends_the_start(fake, shards):
+    launcher = fake(server={"never_listens": True})
+    assert wait_until(shards)
+    launcher.signal()
+    assert launcher.exit_code() == 0
+    assert launcher.descendants() == []
+
+
+def test_nothing_outlives_a_killed_launcher(fake):
+    launcher = fake(router={"deaf": True}, server={"deaf": True})
+    launcher.ready()
+    assert len(launcher.descendants()) == 3
+    launcher.process.kill()
+    launcher.process.wait()
+    assert wait_until(lambda: not processes_marked(launcher.mark), seconds=2)
+
+
+def test_ctrl_c_of_the_terminal_reaches_the_launcher_alone(fake, heard, shards):
+    launcher = fake()
+    launcher.ready()
+    groups = {os.getpgid(heard()[0]["pid"]), os.getpgid(shards()[0]["pid"]), os.getpgid(launcher.process.pid)}
+    assert len(groups) == 3
+
+
+def test_a_dead_shard_is_replaced_by_a_new_generation_with_a_new_socket(fake, heard, shards):
+    launcher = fake()
+    launcher.ready()
+    os.kill(shards()[0]["pid"], signal.SIGKILL)
+    assert wait_until(lambda: types(heard) == ["started", "shards", "lost", "shards"])
+    first, lost, second = heard()[1:]
+    assert (first["generation"], lost["generation"], second["generation"]) == (1, 1, 2)
+    assert "SIGKILL" in lost["reason"]
+    assert first["uris"] != second["uris"]
+
+
+def test_a_stopped_shard_that_hangs_is_killed_and_replaced(fake, heard, shards):
+    launcher = fake(router={"hung_generation": 1}, server={"deaf": True})
+    launcher.wait_for("deadline of step 17")
+    assert wait_until(lambda: types(heard) == ["started", "shards", "lost", "shards"])
+    assert len(shards()) == 2
+    launcher.signal()
+    assert launcher.exit_code() == 0
+
+
+def test_a_sigstopped_shard_does_not_hold_up_the_end(fake, shards):
+    launcher = fake()
+    launcher.ready()
+    os.kill(shards()[0]["pid"], signal.SIGSTOP)
+    launcher.signal()
+    assert launcher.exit_code() == 0
+    assert launcher.descendants() == []
+
+
+def test_the_sixth_death_in_ten_minutes_ends_everything_with_1(fake, heard, shards):
+    launcher = fake(server={"dies_until_generation": 99})
+    assert launcher.exit_code() == 1
+    assert len(shards()) == 6
+    assert types(heard)[-1] == "give_up"
+    assert "the shard died 6 times within 10 minutes" in launcher.output
+    assert "the fake died on purpose" in launcher.output
+    assert launcher.descendants() == []
+
+
+def test_deaths_that_suspects_explain_do_not_count(fake, shards):
+    launcher = fake(server={"dies_until_generation": 9}, router={"suspects": True})
+    assert wait_until(lambda: len(shards()) == 10, seconds=30)
+    launcher.signal()
+    assert launcher.exit_code() == 0
+
+
+def test_a_shard_that_refuses_its_settings_ends_the_start_with_2(fake, shards):
+    launcher = fake(server={"serve_fails": "`--kv-memory` is 1 byte: give more"})
+    assert launcher.exit_code() == 2
+    assert len(shards()) == 1
+    assert "the shard cannot start: `--kv-memory` is 1 byte: give more" in launcher.output
+    assert launcher.descendants() == []
+
+
+def test_a_download_that_refuses_the_model_ends_the_start_with_2(fake, shards):
+    launcher = fake(server={"download_fails": "no such model"})
+    assert launcher.exit_code() == 2
+    assert "no such model" in launcher.output
+    assert shards() == []
+
+
+def test_a_start_that_takes_too_long_ends_with_1(fake):
+    launcher = fake("--startup-timeout", "0.8", server={"never_listens": True})
+    assert launcher.exit_code() == 1
+    assert "--startup-timeout" in launcher.output
+    assert launcher.descendants() == []
+
+
+@pytest.mark.parametrize(("router", "code"), [({"exits": 2}, 2), ({"exits": 1}, 1), ({"dies_when_ready": True}, 1)])
+def test_a_router_that_ends_ends_everything(fake, router, code):
+    launcher = fake(router=router)
+    assert launcher.exit_code() == code
+    assert "the router ended" in launcher.output
+    assert launcher.descendants() == []
+
+
+def test_log_lines_of_any_length_arrive(fake):
+    launcher = fake(server={"long_line": 300_000})
+    launcher.ready()
+    assert "x" * 300_000 in launcher.output
+
+
+def test_log_records_of_the_shard_are_logged_as_json(fake):
+    launcher = fake("--json-output", server={"serve_fails": "said once"})
+    assert launcher.exit_code() == 2
+    records = [json.loads(line) for line in launcher.lines if line.startswith("{")]
+    said = [record for record in records if record["target"] == "ribbon_shard"]
+    assert said[0]["level"] == "ERROR"
+    assert "said once" in said[0]["fields"]["message"]
+
+
+def test_the_private_socket_directory_is_gone_after_the_end(fake, heard):
+    launcher = fake()
+    launcher.ready()
+    [uri] = heard()[1]["uris"]
+    directory = Path(uri.removeprefix("unix://")).parent
+    assert directory.stat().st_mode & 0o777 == 0o700
+    launcher.signal()
+    assert launcher.exit_code() == 0
+    assert not directory.exists()

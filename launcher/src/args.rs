@@ -1,0 +1,258 @@
+//! The command line, as people type it: names, defaults and ranges. Knows no process and no plan.
+//!
+//! Every flag has an environment variable of the same name in upper case; the command line wins.
+
+use std::ffi::OsString;
+
+use clap::{
+    ArgMatches, CommandFactory, FromArgMatches, Parser, ValueEnum,
+    builder::NonEmptyStringValueParser,
+    error::{ContextKind, ContextValue},
+    parser::ValueSource,
+};
+
+use crate::tgi_flags;
+
+/// Downloads, starts and watches the processes of one Ribbon server.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "ribbon-launcher", version)]
+pub(crate) struct Args {
+    /// Hub id or local directory of the model; the bundled model when absent.
+    #[arg(long, env, value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) model_id: Option<String>,
+
+    /// Branch, tag, commit or `refs/pr/N` of a Hub model.
+    #[arg(long, env, value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) revision: Option<String>,
+
+    /// Where downloaded models are kept, in place of the Hub library's default.
+    #[arg(long, env, value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) huggingface_hub_cache: Option<String>,
+
+    /// Shards of one model. Only 1 is built yet.
+    #[arg(long, env, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) num_shard: Option<u32>,
+
+    /// Number format of weights and activations; the checkpoint's when absent (float16 becomes bfloat16 on a CPU, float32 where the CPU has no bfloat16 instructions).
+    #[arg(long, env)]
+    pub(crate) dtype: Option<Dtype>,
+
+    /// Memory for KV pages: bytes (`512MiB`, `2000000000`) or a fraction of the device's memory (`0.8`).
+    #[arg(long, env, value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) kv_memory: Option<String>,
+
+    /// Seconds a step may take before its shard counts as hung; when absent the larger of 30 and 20 times the slowest warm-up step.
+    #[arg(long, env, value_parser = seconds)]
+    pub(crate) step_timeout: Option<f64>,
+
+    /// Seconds a client's stream waits for a shard to come back.
+    #[arg(long, env, default_value = "120", value_parser = seconds)]
+    pub(crate) recovery_timeout: f64,
+
+    /// Seconds the first start may take from the end of the download until the model answers.
+    #[arg(long, env, default_value = "1800", value_parser = seconds)]
+    pub(crate) startup_timeout: f64,
+
+    /// Requests in the house, running or waiting; more are answered 429.
+    #[arg(long, env, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_concurrent_requests: u32,
+
+    /// Longest prompt in tokens; one less than `--max-total-tokens` when absent.
+    #[arg(long, env, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_input_tokens: Option<u32>,
+
+    /// The older name of `--max-input-tokens`; giving both is an error.
+    #[arg(long, env, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_input_length: Option<u32>,
+
+    /// Longest prompt plus generation in tokens; what model and KV memory allow when absent.
+    #[arg(long, env, value_parser = clap::value_parser!(u32).range(2..))]
+    pub(crate) max_total_tokens: Option<u32>,
+
+    /// Token budget of one step; found by warm-up when absent.
+    #[arg(long, env, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_batch_prefill_tokens: Option<u32>,
+
+    /// Checked against the other limits, then without effect: the KV memory decides (`--kv-memory`).
+    #[arg(long, env, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_batch_total_tokens: Option<u32>,
+
+    /// Largest `best_of` of a request.
+    #[arg(long, env, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_best_of: u32,
+
+    /// Most stop strings of a request.
+    #[arg(long, env, default_value_t = 4)]
+    pub(crate) max_stop_sequences: u32,
+
+    /// Largest `top_n_tokens` of a request.
+    #[arg(long, env, default_value_t = 5)]
+    pub(crate) max_top_n_tokens: u32,
+
+    /// Most prompts of one completions request.
+    #[arg(long, env, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_client_batch_size: u32,
+
+    /// Largest request body in bytes.
+    #[arg(long, env, default_value_t = 2_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) payload_limit: u64,
+
+    /// Threads that tokenize.
+    #[arg(long, env, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) validation_workers: u32,
+
+    /// IP address to listen on. A value of the environment variable that is no address is replaced by 0.0.0.0 with a warning: containers set it to their name.
+    #[arg(long, env, default_value = "0.0.0.0")]
+    pub(crate) hostname: String,
+
+    /// Port to listen on; 0 picks a free one and logs it.
+    #[arg(long, short, env, default_value_t = 3000)]
+    pub(crate) port: u16,
+
+    /// Start of the shards' socket paths (`-RANK-GENERATION` is added); a private temporary directory when absent.
+    #[arg(long, env, value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) shard_uds_path: Option<String>,
+
+    /// Seconds that running requests get to finish after the first Ctrl-C or SIGTERM.
+    #[arg(long, short, env, default_value_t = 90)]
+    pub(crate) graceful_termination_timeout: u64,
+
+    /// Log JSON lines.
+    #[arg(long, env)]
+    pub(crate) json_output: bool,
+
+    /// File that the shard appends one JSON line a step to.
+    #[arg(long, env, value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) step_log: Option<String>,
+
+    /// Accepted for compatibility: Ribbon sends no usage statistics, whatever the value.
+    #[arg(long, env, default_value = "on")]
+    pub(crate) usage_stats: UsageStats,
+
+    /// Print what this machine is, then go on. Has no environment variable.
+    #[arg(long = "env", short = 'e')]
+    pub(crate) print_env: bool,
+
+    /// For tests: a prompt that contains this token id kills the shard at its fifth generated token.
+    #[arg(long, env, hide = true)]
+    pub(crate) test_crash_token: Option<u32>,
+}
+
+/// Number formats a shard can compute in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Dtype {
+    /// 32 bits.
+    Float32,
+    /// 16 bits with the exponent range of float32.
+    Bfloat16,
+    /// 16 bits.
+    Float16,
+}
+
+impl Dtype {
+    /// As shards spell it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Float32 => "float32",
+            Self::Bfloat16 => "bfloat16",
+            Self::Float16 => "float16",
+        }
+    }
+}
+
+/// TGI's choices of what to report home. Ribbon reports nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum UsageStats {
+    /// TGI's default.
+    On,
+    /// Nothing.
+    Off,
+    /// No stack traces.
+    NoStack,
+}
+
+/// A parsed command line, and what only its origin tells.
+#[derive(Clone, Debug)]
+pub(crate) struct Invocation {
+    pub(crate) args: Args,
+    /// The host name was read from the environment, where containers put their own name.
+    pub(crate) hostname_from_env: bool,
+}
+
+/// The full command: our flags, and TGI's that are refused by name. Values found in the environment are never printed.
+pub(crate) fn command() -> clap::Command {
+    Args::command()
+        .args(tgi_flags::hidden_args())
+        .mut_args(|arg| {
+            let takes_value = arg.get_action().takes_values();
+            // A negative number is a bad value of its flag, which then can be named.
+            arg.hide_env_values(true)
+                .allow_negative_numbers(takes_value)
+        })
+}
+
+/// Reads a command line and the environment variables named like flags.
+///
+/// # Errors
+/// Clap's own, whose exit code is 2 (0 for help and version), also for TGI's flags that are not built yet.
+pub(crate) fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Invocation, clap::Error> {
+    let mut command = command();
+    let words: Vec<OsString> = argv.into_iter().collect();
+    let matches = command
+        .try_get_matches_from_mut(&words)
+        .map_err(|error| name_variable(error, &command, &words))?;
+    tgi_flags::refuse(&matches)
+        .map_err(|message| command.error(clap::error::ErrorKind::InvalidValue, message))?;
+    Ok(Invocation {
+        args: Args::from_arg_matches(&matches)?,
+        hostname_from_env: from_env(&matches, "hostname"),
+    })
+}
+
+/// Says which environment variable a bad value came from, when its flag was not typed.
+fn name_variable(
+    mut error: clap::Error,
+    command: &clap::Command,
+    words: &[OsString],
+) -> clap::Error {
+    let Some(ContextValue::String(shown)) = error.get(ContextKind::InvalidArg) else {
+        return error;
+    };
+    let flag = shown.split(' ').next().unwrap_or_default().to_owned();
+    let typed = words
+        .iter()
+        .any(|word| word.to_string_lossy().starts_with(&flag));
+    let arg = command.get_arguments().find(|arg| {
+        arg.get_long()
+            .is_some_and(|long| format!("--{long}") == flag)
+    });
+    if let Some(variable) = arg.and_then(clap::Arg::get_env).filter(|_| !typed) {
+        let tip = format!(
+            "the value comes from the environment variable {}",
+            variable.to_string_lossy()
+        );
+        error.insert(
+            ContextKind::Suggested,
+            ContextValue::StyledStrs(vec![tip.into()]),
+        );
+    }
+    error
+}
+
+fn from_env(matches: &ArgMatches, id: &str) -> bool {
+    matches.value_source(id) == Some(ValueSource::EnvVariable)
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let value: f64 = text
+        .parse()
+        .map_err(|_| format!("`{text}` is not a number of seconds"))?;
+    if value.is_finite() && value > 0.0 && value <= 1e9 {
+        Ok(value)
+    } else {
+        Err("seconds must be above 0 and at most 1e9".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,241 @@
+//! From arguments to what each process is started with. Pure: knows no environment, no process and no clock.
+
+use std::{ffi::OsString, net::IpAddr, path::Path, time::Duration};
+
+use serde::Deserialize;
+
+use crate::{
+    args::{Args, Invocation},
+    error::LaunchError,
+};
+
+/// Everything a launch needs to know, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct LaunchPlan {
+    /// Arguments of `ribbon-server download`.
+    pub(crate) download: Vec<OsString>,
+    /// Directory of downloaded models, when it is not the Hub library's own.
+    pub(crate) hub_cache: Option<String>,
+    /// Arguments of `ribbon-server serve` that are the same for every generation.
+    shard: Vec<OsString>,
+    /// Arguments of the router that do not depend on the model.
+    router: Vec<OsString>,
+    /// Start of the shards' socket paths, when it is not a private directory of ours.
+    pub(crate) socket_prefix: Option<String>,
+    /// For the line that says where the server is.
+    pub(crate) hostname: IpAddr,
+    /// Limit of the first start.
+    pub(crate) startup_timeout: Duration,
+    /// Limit of a drain.
+    pub(crate) graceful_timeout: Duration,
+    /// What the operator should hear before anything starts.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// The model, as `ribbon-server download` resolved it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct Model {
+    /// Local directory.
+    pub(crate) model_path: String,
+    /// The id that the API shows.
+    pub(crate) model_id: String,
+    /// Resolved commit of a Hub model.
+    pub(crate) revision: Option<String>,
+}
+
+impl LaunchPlan {
+    /// Checks what the flags say together.
+    ///
+    /// # Errors
+    /// [`LaunchError::Arguments`] names the flags that contradict each other.
+    pub(crate) fn new(invocation: &Invocation) -> Result<Self, LaunchError> {
+        let args = &invocation.args;
+        let mut warnings = Vec::new();
+        let hostname = hostname(invocation, &mut warnings)?;
+        let max_input_tokens = max_input_tokens(args)?;
+        check_num_shard(args)?;
+        check_limits(args, max_input_tokens)?;
+        if args.max_batch_total_tokens.is_some() {
+            warnings.push("`--max-batch-total-tokens` has no effect: the KV memory decides how many tokens are held, set it with `--kv-memory`".to_owned());
+        }
+        Ok(Self {
+            download: download_arguments(args),
+            hub_cache: args.huggingface_hub_cache.clone(),
+            shard: shard_arguments(args),
+            router: router_arguments(args, hostname, max_input_tokens),
+            socket_prefix: args.shard_uds_path.clone(),
+            hostname,
+            startup_timeout: Duration::from_secs_f64(args.startup_timeout),
+            graceful_timeout: Duration::from_secs(args.graceful_termination_timeout),
+            warnings,
+        })
+    }
+
+    /// Arguments of one shard process.
+    pub(crate) fn shard_arguments(
+        &self,
+        model: &Model,
+        generation: u64,
+        socket: &Path,
+    ) -> Vec<OsString> {
+        let mut line = Line::new("serve");
+        line.model(model)
+            .flag("uds-path", socket)
+            .flag("generation", generation.to_string());
+        line.flag("rank", "0").flag("world-size", "1");
+        [line.0, self.shard.clone()].concat()
+    }
+
+    /// Arguments of the router process.
+    pub(crate) fn router_arguments(&self, model: &Model) -> Vec<OsString> {
+        let mut line = Line(Vec::new());
+        line.model(model);
+        [line.0, self.router.clone()].concat()
+    }
+}
+
+/// A command line that grows.
+struct Line(Vec<OsString>);
+
+impl Line {
+    fn new(subcommand: &str) -> Self {
+        Self(vec![subcommand.into()])
+    }
+
+    /// `--name=value`, one word, so that no value can be taken for a flag.
+    fn flag(&mut self, name: &str, value: impl AsRef<std::ffi::OsStr>) -> &mut Self {
+        let mut word = OsString::from(format!("--{name}="));
+        word.push(value);
+        self.0.push(word);
+        self
+    }
+
+    fn optional(&mut self, name: &str, value: Option<impl ToString>) -> &mut Self {
+        if let Some(value) = value {
+            self.flag(name, value.to_string());
+        }
+        self
+    }
+
+    fn switch(&mut self, name: &str, on: bool) -> &mut Self {
+        if on {
+            self.0.push(format!("--{name}").into());
+        }
+        self
+    }
+
+    fn model(&mut self, model: &Model) -> &mut Self {
+        self.flag("model-path", &model.model_path)
+            .flag("model-id", &model.model_id);
+        self.optional("revision", model.revision.as_ref())
+    }
+}
+
+fn download_arguments(args: &Args) -> Vec<OsString> {
+    let mut line = Line::new("download");
+    line.optional("model-id", args.model_id.as_ref())
+        .optional("revision", args.revision.as_ref());
+    line.0
+}
+
+fn shard_arguments(args: &Args) -> Vec<OsString> {
+    let mut line = Line(Vec::new());
+    line.optional("dtype", args.dtype.map(super::args::Dtype::name));
+    line.optional("kv-memory", args.kv_memory.as_ref());
+    line.optional("step-log", args.step_log.as_ref());
+    line.optional("test-crash-token", args.test_crash_token);
+    line.0
+}
+
+fn router_arguments(args: &Args, hostname: IpAddr, max_input_tokens: Option<u32>) -> Vec<OsString> {
+    let mut line = Line(Vec::new());
+    line.flag("hostname", hostname.to_string())
+        .flag("port", args.port.to_string());
+    line.flag(
+        "max-concurrent-requests",
+        args.max_concurrent_requests.to_string(),
+    );
+    line.optional("max-input-tokens", max_input_tokens);
+    line.optional("max-total-tokens", args.max_total_tokens);
+    line.optional("max-batch-prefill-tokens", args.max_batch_prefill_tokens);
+    line.optional("step-timeout", args.step_timeout);
+    line.flag("recovery-timeout", args.recovery_timeout.to_string());
+    line.flag("max-best-of", args.max_best_of.to_string());
+    line.flag("max-stop-sequences", args.max_stop_sequences.to_string());
+    line.flag("max-top-n-tokens", args.max_top_n_tokens.to_string());
+    line.flag(
+        "max-client-batch-size",
+        args.max_client_batch_size.to_string(),
+    );
+    line.flag("payload-limit", args.payload_limit.to_string());
+    line.flag("validation-workers", args.validation_workers.to_string());
+    line.switch("json-output", args.json_output);
+    line.0
+}
+
+fn hostname(invocation: &Invocation, warnings: &mut Vec<String>) -> Result<IpAddr, LaunchError> {
+    let text = &invocation.args.hostname;
+    match text.parse() {
+        Ok(address) => Ok(address),
+        Err(_) if invocation.hostname_from_env => {
+            warnings.push(format!(
+                "the environment variable HOSTNAME is `{text}`, no IP address: listening on 0.0.0.0"
+            ));
+            Ok(IpAddr::from([0, 0, 0, 0]))
+        }
+        Err(_) => Err(refused(format!(
+            "`--hostname` is `{text}`, no IP address: give one, such as 0.0.0.0 or 127.0.0.1"
+        ))),
+    }
+}
+
+fn max_input_tokens(args: &Args) -> Result<Option<u32>, LaunchError> {
+    match (args.max_input_tokens, args.max_input_length) {
+        (Some(_), Some(_)) => Err(refused(
+            "`--max-input-tokens` and `--max-input-length` are the same limit: give one of them",
+        )),
+        (new, old) => Ok(new.or(old)),
+    }
+}
+
+fn check_num_shard(args: &Args) -> Result<(), LaunchError> {
+    match args.num_shard {
+        Some(count) if count > 1 => Err(refused(format!(
+            "`--num-shard` is {count}: more than one shard is not built yet in Ribbon, use 1"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn check_limits(args: &Args, max_input_tokens: Option<u32>) -> Result<(), LaunchError> {
+    let batch_total = args.max_batch_total_tokens;
+    if let (Some(input), Some(total)) = (max_input_tokens, args.max_total_tokens)
+        && input >= total
+    {
+        return Err(refused(format!(
+            "`--max-input-tokens` is {input}: it must be below `--max-total-tokens`, which is {total}"
+        )));
+    }
+    at_least(batch_total, "max-total-tokens", args.max_total_tokens)?;
+    at_least(
+        batch_total,
+        "max-batch-prefill-tokens",
+        args.max_batch_prefill_tokens,
+    )
+}
+
+fn at_least(batch_total: Option<u32>, name: &str, least: Option<u32>) -> Result<(), LaunchError> {
+    match (batch_total, least) {
+        (Some(batch_total), Some(least)) if batch_total < least => Err(refused(format!(
+            "`--max-batch-total-tokens` is {batch_total}: it must be at least `--{name}`, which is {least}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn refused(message: impl Into<String>) -> LaunchError {
+    LaunchError::Arguments(message.into())
+}
+
+#[cfg(test)]
+mod tests;

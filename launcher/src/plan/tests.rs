@@ -1,0 +1,218 @@
+use super::*;
+use crate::args;
+
+fn invocation(words: &[&str]) -> Invocation {
+    args::parse(
+        std::iter::once("ribbon-launcher")
+            .chain(words.iter().copied())
+            .map(Into::into),
+    )
+    .expect("parses")
+}
+
+fn plan(words: &[&str]) -> LaunchPlan {
+    LaunchPlan::new(&invocation(words)).expect("a plan")
+}
+
+fn refusal(words: &[&str]) -> LaunchError {
+    LaunchPlan::new(&invocation(words)).expect_err(&format!("{words:?} is refused"))
+}
+
+fn model() -> Model {
+    Model {
+        model_path: "/models/m".to_owned(),
+        model_id: "org/m".to_owned(),
+        revision: Some("abc".to_owned()),
+    }
+}
+
+fn text(words: Vec<OsString>) -> Vec<String> {
+    words
+        .into_iter()
+        .map(|word| word.into_string().expect("text"))
+        .collect()
+}
+
+#[test]
+fn each_flag_reaches_its_process() {
+    let cases: &[(&[&str], &str, &str)] = &[
+        (&["--model-id", "org/m"], "download", "--model-id=org/m"),
+        (
+            &["--model-id", "org/m", "--revision", "refs/pr/3"],
+            "download",
+            "--revision=refs/pr/3",
+        ),
+        (&["--dtype", "bfloat16"], "shard", "--dtype=bfloat16"),
+        (&["--kv-memory", "256MiB"], "shard", "--kv-memory=256MiB"),
+        (
+            &["--step-log", "steps.jsonl"],
+            "shard",
+            "--step-log=steps.jsonl",
+        ),
+        (
+            &["--test-crash-token", "7"],
+            "shard",
+            "--test-crash-token=7",
+        ),
+        (
+            &["--hostname", "127.0.0.1"],
+            "router",
+            "--hostname=127.0.0.1",
+        ),
+        (&["--hostname", "::1"], "router", "--hostname=::1"),
+        (&["--port", "0"], "router", "--port=0"),
+        (
+            &["--max-concurrent-requests", "9"],
+            "router",
+            "--max-concurrent-requests=9",
+        ),
+        (
+            &["--max-input-tokens", "9"],
+            "router",
+            "--max-input-tokens=9",
+        ),
+        (
+            &["--max-input-length", "9"],
+            "router",
+            "--max-input-tokens=9",
+        ),
+        (
+            &["--max-total-tokens", "9"],
+            "router",
+            "--max-total-tokens=9",
+        ),
+        (
+            &["--max-batch-prefill-tokens", "9"],
+            "router",
+            "--max-batch-prefill-tokens=9",
+        ),
+        (&["--step-timeout", "0.5"], "router", "--step-timeout=0.5"),
+        (
+            &["--recovery-timeout", "9"],
+            "router",
+            "--recovery-timeout=9",
+        ),
+        (&["--max-best-of", "9"], "router", "--max-best-of=9"),
+        (
+            &["--max-stop-sequences", "9"],
+            "router",
+            "--max-stop-sequences=9",
+        ),
+        (
+            &["--max-top-n-tokens", "9"],
+            "router",
+            "--max-top-n-tokens=9",
+        ),
+        (
+            &["--max-client-batch-size", "9"],
+            "router",
+            "--max-client-batch-size=9",
+        ),
+        (&["--payload-limit", "9"], "router", "--payload-limit=9"),
+        (
+            &["--validation-workers", "9"],
+            "router",
+            "--validation-workers=9",
+        ),
+        (&["--json-output"], "router", "--json-output"),
+    ];
+    for (words, process, expected) in cases {
+        let plan = plan(words);
+        let arguments = match *process {
+            "download" => plan.download.clone(),
+            "shard" => plan.shard_arguments(&model(), 1, Path::new("/s")),
+            _ => plan.router_arguments(&model()),
+        };
+        assert!(
+            text(arguments.clone()).contains(&(*expected).to_owned()),
+            "{words:?}: {arguments:?}"
+        );
+    }
+}
+
+#[test]
+fn a_shard_is_told_who_it_is() {
+    let arguments = text(plan(&[]).shard_arguments(&model(), 3, Path::new("/run/s-0-3")));
+    assert_eq!(
+        arguments,
+        [
+            "serve",
+            "--model-path=/models/m",
+            "--model-id=org/m",
+            "--revision=abc",
+            "--uds-path=/run/s-0-3",
+            "--generation=3",
+            "--rank=0",
+            "--world-size=1"
+        ]
+    );
+}
+
+#[test]
+fn without_flags_nothing_is_decided_for_the_shard_or_the_model() {
+    assert_eq!(text(plan(&[]).download), ["download"]);
+    let router = text(plan(&[]).router_arguments(&model()));
+    for absent in [
+        "--max-input-tokens",
+        "--max-total-tokens",
+        "--max-batch-prefill-tokens",
+        "--step-timeout",
+        "--json-output",
+    ] {
+        assert!(
+            !router.iter().any(|word| word.starts_with(absent)),
+            "{absent}"
+        );
+    }
+}
+
+#[test]
+fn flags_that_contradict_each_other_are_refused_by_name() {
+    let cases: &[(&[&str], &[&str])] = &[
+        (
+            &["--max-input-tokens", "5", "--max-input-length", "5"],
+            &["--max-input-tokens", "--max-input-length"],
+        ),
+        (
+            &["--max-input-tokens", "8", "--max-total-tokens", "8"],
+            &["--max-input-tokens", "--max-total-tokens", "8"],
+        ),
+        (
+            &["--max-batch-total-tokens", "7", "--max-total-tokens", "8"],
+            &["--max-batch-total-tokens", "--max-total-tokens"],
+        ),
+        (
+            &[
+                "--max-batch-total-tokens",
+                "7",
+                "--max-batch-prefill-tokens",
+                "8",
+            ],
+            &["--max-batch-total-tokens", "--max-batch-prefill-tokens"],
+        ),
+        (&["--num-shard", "2"], &["--num-shard", "not built yet"]),
+        (&["--hostname", "localhost"], &["--hostname", "localhost"]),
+    ];
+    for (words, expected) in cases {
+        let error = refusal(words);
+        assert_eq!(error.exit_code(), 2);
+        for part in *expected {
+            assert!(error.to_string().contains(part), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_container_name_in_the_environment_is_replaced_with_a_warning() {
+    let mut from_env = invocation(&["--hostname", "a1b2c3"]);
+    from_env.hostname_from_env = true;
+    let plan = LaunchPlan::new(&from_env).expect("a plan");
+    assert_eq!(plan.hostname, IpAddr::from([0, 0, 0, 0]));
+    assert!(plan.warnings[0].contains("a1b2c3"), "{:?}", plan.warnings);
+}
+
+#[test]
+fn a_limit_without_effect_is_said_to_have_none() {
+    assert!(plan(&["--max-batch-total-tokens", "9000"]).warnings[0].contains("--kv-memory"));
+    assert!(plan(&[]).warnings.is_empty());
+}

@@ -1,0 +1,172 @@
+//! Where the shards' sockets are: paths that are ours alone, and gone when we are.
+
+use std::{
+    fs, io,
+    os::unix::{
+        fs::FileTypeExt,
+        net::{UnixListener, UnixStream},
+    },
+    path::{Path, PathBuf},
+};
+
+use nix::unistd::mkdtemp;
+
+use crate::error::LaunchError;
+
+/// Longest path of a Unix socket in bytes, its closing zero left out.
+const MAX_PATH_BYTES: usize = 107;
+/// Room for `-RANK-GENERATION`.
+const SUFFIX_BYTES: usize = 12;
+
+/// Names the sockets. Dropping it removes the directory if it was made here.
+#[derive(Debug)]
+pub(crate) struct Sockets {
+    prefix: PathBuf,
+    own_directory: Option<PathBuf>,
+}
+
+impl Sockets {
+    /// Uses the operator's prefix, or makes a private directory (mode 0700).
+    ///
+    /// # Errors
+    /// [`LaunchError::SocketPath`] when no socket can be made there, or another server uses it.
+    pub(crate) fn new(prefix: Option<&str>) -> Result<Self, LaunchError> {
+        let sockets = match prefix {
+            Some(prefix) => Self {
+                prefix: PathBuf::from(prefix),
+                own_directory: None,
+            },
+            None => private()?,
+        };
+        sockets.probe().map_err(|reason| LaunchError::SocketPath {
+            path: sockets.path(0, 1),
+            reason,
+        })?;
+        Ok(sockets)
+    }
+
+    /// The socket of one shard.
+    pub(crate) fn path(&self, rank: u32, generation: u64) -> PathBuf {
+        let mut path = self.prefix.clone().into_os_string();
+        path.push(format!("-{rank}-{generation}"));
+        path.into()
+    }
+
+    /// Removes what an earlier run may have left at the path.
+    pub(crate) fn clear(path: &Path) {
+        if path
+            .symlink_metadata()
+            .is_ok_and(|metadata| metadata.file_type().is_socket())
+        {
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    fn probe(&self) -> Result<(), String> {
+        let length = self.prefix.as_os_str().len() + SUFFIX_BYTES;
+        if length > MAX_PATH_BYTES {
+            return Err(format!(
+                "a socket path has at most {MAX_PATH_BYTES} bytes, this one needs {length}: choose a shorter one"
+            ));
+        }
+        let path = self.path(0, 1);
+        if UnixStream::connect(&path).is_ok() {
+            return Err(
+                "another server uses it: choose another path or stop that server".to_owned(),
+            );
+        }
+        Self::clear(&path);
+        UnixListener::bind(&path).map_err(|error| explain(&error))?;
+        Self::clear(&path);
+        Ok(())
+    }
+}
+
+impl Drop for Sockets {
+    fn drop(&mut self) {
+        if let Some(directory) = &self.own_directory {
+            let _ = fs::remove_dir_all(directory);
+        }
+    }
+}
+
+fn private() -> Result<Sockets, LaunchError> {
+    let base = Some(std::env::temp_dir())
+        .filter(|base| base.as_os_str().len() < MAX_PATH_BYTES / 2)
+        .unwrap_or_else(|| "/tmp".into());
+    let template = base.join("ribbon-XXXXXX");
+    let directory = mkdtemp(&template).map_err(|error| LaunchError::SocketPath {
+        path: template,
+        reason: error.desc().to_owned(),
+    })?;
+    Ok(Sockets {
+        prefix: directory.join("shard"),
+        own_directory: Some(directory),
+    })
+}
+
+fn explain(error: &io::Error) -> String {
+    let remedy = match error.kind() {
+        io::ErrorKind::NotFound => "make its directory first",
+        io::ErrorKind::PermissionDenied => "choose a directory that this user may write to",
+        _ => "choose another path",
+    };
+    format!("{error}: {remedy}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_private_directory_is_private_and_leaves_nothing() {
+        use std::os::unix::fs::PermissionsExt;
+        let sockets = Sockets::new(None).expect("a directory");
+        let directory = sockets.own_directory.clone().expect("ours");
+        assert_eq!(
+            directory.metadata().expect("there").permissions().mode() & 0o777,
+            0o700
+        );
+        assert_ne!(sockets.path(0, 1), sockets.path(0, 2));
+        drop(sockets);
+        assert!(!directory.exists());
+    }
+
+    #[test]
+    fn a_path_without_directory_or_too_long_or_through_a_file_is_refused() {
+        let too_long = format!("/tmp/{}", "x".repeat(100));
+        for (prefix, expected) in [
+            ("/nowhere/at/all", "make its directory"),
+            (too_long.as_str(), "at most 107"),
+            ("/etc/hosts/x", "choose another"),
+        ] {
+            let message = Sockets::new(Some(prefix)).expect_err(prefix).to_string();
+            assert!(
+                message.contains(expected) && message.contains("--shard-uds-path"),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_path_in_use_is_refused_and_a_stale_one_is_taken_over() {
+        let directory = Sockets::new(None).expect("a directory");
+        let prefix = directory.path(7, 7);
+        let mine = Sockets {
+            prefix: prefix.clone(),
+            own_directory: None,
+        }
+        .path(0, 1);
+        let listener = UnixListener::bind(&mine).expect("bound");
+        let prefix = prefix.to_str().expect("text");
+        assert!(
+            Sockets::new(Some(prefix))
+                .expect_err("in use")
+                .to_string()
+                .contains("another server")
+        );
+        drop(listener);
+        assert!(mine.exists());
+        Sockets::new(Some(prefix)).expect("stale");
+    }
+}

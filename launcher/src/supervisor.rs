@@ -1,0 +1,438 @@
+//! Keeps one router and the current generation of shards alive, from their start to the end of the drain.
+//! Decides restarts; touches no request.
+
+use std::{
+    collections::BTreeMap,
+    ops::ControlFlow,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::mpsc::{Receiver, Sender},
+    task::JoinSet,
+    time::sleep_until,
+};
+use tracing::{error, info, warn};
+
+use crate::{
+    error::LaunchError,
+    link::{FromRouter, ToRouter},
+    process::Ending,
+    restarts::{self, Restarts},
+    shard::{Shard, ShardEvent, ShardRecipe},
+    webserver::{RouterEvent, Webserver},
+};
+
+/// Time that the router has to tell whether a death is explained, before it is one too many.
+const EXPLANATION: Duration = Duration::from_secs(2);
+/// Pause before a shard that never came up is tried again.
+const FAILED_START_PAUSE: Duration = Duration::from_secs(1);
+/// Time that processes have to end when asked.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+/// Time that a killed process has to be gone.
+const KILL_LIMIT: Duration = Duration::from_secs(2);
+
+/// What happens to a launch.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// SIGINT, SIGTERM or SIGHUP, by number.
+    Signal(i32),
+    /// Of a generation of shards.
+    Shard(u64, ShardEvent),
+    /// Of the router.
+    Router(RouterEvent),
+}
+
+/// Why supervision ends.
+#[derive(Debug)]
+enum End {
+    /// Everything that ran was finished, or its time was over.
+    Drained,
+    /// A second signal: no time left.
+    Now(i32),
+    /// Something cannot be mended.
+    Failed(LaunchError),
+}
+
+/// What is due at a later time.
+#[derive(Debug)]
+enum Due {
+    StartShard,
+    GiveUp(LaunchError),
+}
+
+/// The running house.
+#[derive(Debug)]
+pub(crate) struct Supervisor {
+    recipe: ShardRecipe,
+    events: Receiver<Event>,
+    sender: Sender<Event>,
+    tasks: JoinSet<()>,
+    router: Option<Webserver>,
+    shard: Option<Shard>,
+    generation: u64,
+    restarts: Restarts,
+    due: Option<(Instant, Due)>,
+    launched: Instant,
+    processes_started: Instant,
+    /// Seconds of each start-up phase.
+    phases: BTreeMap<String, f64>,
+    ready: bool,
+    drain_until: Option<Instant>,
+}
+
+impl Supervisor {
+    /// Starts the router and the first shard.
+    ///
+    /// # Errors
+    /// [`LaunchError::Spawn`].
+    pub(crate) fn start(
+        recipe: ShardRecipe,
+        (sender, events): (Sender<Event>, Receiver<Event>),
+        launched: Instant,
+    ) -> Result<Self, LaunchError> {
+        let mut tasks = JoinSet::new();
+        let arguments = recipe.plan.router_arguments(&recipe.model);
+        let router = Webserver::start(
+            &recipe.programs.router,
+            &arguments,
+            sender.clone(),
+            &mut tasks,
+        )?;
+        let mut supervisor = Self {
+            recipe,
+            events,
+            sender,
+            tasks,
+            router: Some(router),
+            shard: None,
+            generation: 0,
+            restarts: Restarts::default(),
+            due: None,
+            launched,
+            processes_started: Instant::now(),
+            phases: BTreeMap::from([("download".to_owned(), launched.elapsed().as_secs_f64())]),
+            ready: false,
+            drain_until: None,
+        };
+        supervisor.start_shard()?;
+        Ok(supervisor)
+    }
+
+    /// Watches until a signal or a failure that cannot be mended, then stops everything. Returns the exit code.
+    pub(crate) async fn run(mut self) -> Result<u8, LaunchError> {
+        let end = self.watch().await;
+        match end {
+            End::Drained => {
+                self.say(&ToRouter::Stop).await;
+                self.stop(STOP_LIMIT).await;
+                info!("stopped");
+                Ok(0)
+            }
+            End::Now(signal) => {
+                warn!("second signal: stopping at once");
+                self.stop(Duration::ZERO).await;
+                Ok(128 + signal as u8)
+            }
+            End::Failed(error) => {
+                self.say(&ToRouter::GiveUp {
+                    reason: error.to_string(),
+                })
+                .await;
+                self.stop(STOP_LIMIT).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn watch(&mut self) -> End {
+        loop {
+            let deadline = self.deadline();
+            let next = tokio::select! {
+                biased;
+                event = self.events.recv() => match event {
+                    Some(event) => self.handle(event).await,
+                    None => ControlFlow::Continue(()),
+                },
+                () = sleep_until(deadline.into()) => self.on_time(),
+            };
+            if let ControlFlow::Break(end) = next {
+                return end;
+            }
+        }
+    }
+
+    async fn handle(&mut self, event: Event) -> ControlFlow<End> {
+        match event {
+            Event::Signal(signal) => self.on_signal(signal).await,
+            Event::Shard(generation, event) if generation == self.generation => {
+                self.on_shard(event).await
+            }
+            Event::Shard(..) => ControlFlow::Continue(()),
+            Event::Router(RouterEvent::Says(message)) => self.on_message(message),
+            Event::Router(RouterEvent::Ended { status, code }) => self.on_router_end(status, code),
+        }
+    }
+
+    async fn on_signal(&mut self, signal: i32) -> ControlFlow<End> {
+        if self.drain_until.is_some() {
+            return ControlFlow::Break(End::Now(signal));
+        }
+        if !self.ready {
+            info!("stopping before the model was ready");
+            return ControlFlow::Break(End::Drained);
+        }
+        let limit = self.recipe.plan.graceful_timeout;
+        info!(
+            "draining: running requests have {} s to finish; a second signal stops at once",
+            limit.as_secs()
+        );
+        self.drain_until = Some(Instant::now() + limit);
+        self.say(&ToRouter::Drain).await;
+        ControlFlow::Continue(())
+    }
+
+    async fn on_shard(&mut self, event: ShardEvent) -> ControlFlow<End> {
+        match event {
+            ShardEvent::Phase { name, milliseconds } => {
+                info!("shard: {name} took {milliseconds} ms");
+                self.phases.insert(name, milliseconds as f64 / 1e3);
+                ControlFlow::Continue(())
+            }
+            ShardEvent::Listening => {
+                self.on_listening().await;
+                ControlFlow::Continue(())
+            }
+            ShardEvent::Ended(ending) => self.on_shard_end(ending).await,
+        }
+    }
+
+    async fn on_listening(&mut self) {
+        let Some(shard) = &mut self.shard else { return };
+        shard.listening = true;
+        info!(
+            "shard generation {} listens after {} ms",
+            self.generation,
+            shard.started.elapsed().as_millis()
+        );
+        let uris = vec![format!("unix://{}", shard.socket.display())];
+        let message = ToRouter::Shards {
+            generation: self.generation,
+            uris,
+            phases: self.phases.clone(),
+        };
+        self.say(&message).await;
+    }
+
+    async fn on_shard_end(&mut self, ending: Ending) -> ControlFlow<End> {
+        let listened = self.shard.take().is_some_and(|shard| shard.listening);
+        if !self.ready && ending.status.code() == Some(2) {
+            return ControlFlow::Break(End::Failed(LaunchError::ShardRefused(ending.last_words)));
+        }
+        let reason = ending.describe();
+        error!("shard generation {} ended: {reason}", self.generation);
+        self.say(&ToRouter::Lost {
+            generation: self.generation,
+            reason: reason.clone(),
+        })
+        .await;
+        let now = Instant::now();
+        self.restarts.died(self.generation, now);
+        self.due = Some(if self.restarts.exceeded() {
+            let error = LaunchError::TooManyRestarts {
+                deaths: self.restarts.deaths(),
+                window: restarts::WINDOW,
+                last: reason,
+            };
+            (now + EXPLANATION, Due::GiveUp(error))
+        } else {
+            (
+                now + if listened {
+                    Duration::ZERO
+                } else {
+                    FAILED_START_PAUSE
+                },
+                Due::StartShard,
+            )
+        });
+        ControlFlow::Continue(())
+    }
+
+    fn on_message(&mut self, message: FromRouter) -> ControlFlow<End> {
+        match message {
+            FromRouter::Ready { port, phases } => self.on_ready(port, phases),
+            FromRouter::Hung {
+                rank,
+                generation,
+                step,
+            } if generation == self.generation => {
+                warn!(
+                    "shard {rank} of generation {generation} is over the deadline of step {step}: restarting it"
+                );
+                if let Some(shard) = &self.shard {
+                    shard.kill();
+                }
+            }
+            FromRouter::Suspects {
+                generation,
+                running: true,
+            } => self.on_explanation(generation),
+            FromRouter::Drained if self.drain_until.is_some() => {
+                return ControlFlow::Break(End::Drained);
+            }
+            FromRouter::Hung { .. } | FromRouter::Suspects { .. } | FromRouter::Drained => {}
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn on_ready(&mut self, port: u16, phases: BTreeMap<String, f64>) {
+        self.ready = true;
+        self.phases.extend(phases);
+        let parts: Vec<String> = self
+            .phases
+            .iter()
+            .map(|(name, seconds)| format!("{name} {:.0}", seconds * 1e3))
+            .collect();
+        let address = std::net::SocketAddr::new(self.recipe.plan.hostname, port);
+        info!(
+            "ready on http://{address} in {} ms ({} ms)",
+            self.launched.elapsed().as_millis(),
+            parts.join(", ")
+        );
+    }
+
+    fn on_explanation(&mut self, generation: u64) {
+        self.restarts.explained(generation);
+        if matches!(self.due, Some((_, Due::GiveUp(_)))) && !self.restarts.exceeded() {
+            self.due = Some((Instant::now(), Due::StartShard));
+        }
+    }
+
+    fn on_router_end(&mut self, status: String, code: Option<i32>) -> ControlFlow<End> {
+        self.router = None;
+        if self.drain_until.is_some() && code == Some(0) {
+            return ControlFlow::Break(End::Drained);
+        }
+        ControlFlow::Break(End::Failed(LaunchError::RouterEnded {
+            status,
+            refused: !self.ready && code == Some(2),
+        }))
+    }
+
+    /// The next moment at which something is due even if nothing happens.
+    fn deadline(&self) -> Instant {
+        let due = self.due.as_ref().map(|(at, _)| *at);
+        [
+            due,
+            self.drain_until,
+            self.ready_deadline(),
+            self.listening_deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or_else(|| Instant::now() + Duration::from_hours(1))
+    }
+
+    fn ready_deadline(&self) -> Option<Instant> {
+        (!self.ready).then(|| self.processes_started + self.recipe.plan.startup_timeout)
+    }
+
+    fn listening_deadline(&self) -> Option<Instant> {
+        self.shard
+            .as_ref()
+            .filter(|shard| !shard.listening)
+            .map(|shard| shard.started + self.recipe.plan.startup_timeout)
+    }
+
+    fn on_time(&mut self) -> ControlFlow<End> {
+        let now = Instant::now();
+        let passed = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
+        if passed(self.drain_until) {
+            warn!(
+                "requests still ran after {} s: stopping",
+                self.recipe.plan.graceful_timeout.as_secs()
+            );
+            return ControlFlow::Break(End::Drained);
+        }
+        if passed(self.ready_deadline()) {
+            return ControlFlow::Break(End::Failed(LaunchError::StartupTimeout(
+                self.recipe.plan.startup_timeout,
+            )));
+        }
+        if passed(self.listening_deadline())
+            && let Some(shard) = &mut self.shard
+        {
+            warn!(
+                "shard generation {} does not come up: restarting it",
+                self.generation
+            );
+            shard.kill();
+            shard.started = now;
+        }
+        match self.due.take_if(|(at, _)| *at <= now) {
+            Some((_, Due::StartShard)) => match self.start_shard() {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => ControlFlow::Break(End::Failed(error)),
+            },
+            Some((_, Due::GiveUp(error))) => ControlFlow::Break(End::Failed(error)),
+            None => ControlFlow::Continue(()),
+        }
+    }
+
+    fn start_shard(&mut self) -> Result<(), LaunchError> {
+        self.generation += 1;
+        self.shard = Some(Shard::start(
+            &self.recipe,
+            self.generation,
+            self.sender.clone(),
+            &mut self.tasks,
+        )?);
+        Ok(())
+    }
+
+    async fn say(&mut self, message: &ToRouter) {
+        if let Some(router) = &mut self.router {
+            router.say(message).await;
+        }
+    }
+
+    /// Ends the router, which was told, then the shard, which is asked now: each is killed after `limit` or at another signal.
+    async fn stop(&mut self, limit: Duration) {
+        let hurried = self.wait_until(limit, |house| house.router.is_none()).await;
+        if let Some(router) = &self.router {
+            router.kill();
+        }
+        if let Some(shard) = &self.shard {
+            shard.terminate();
+        }
+        let limit = if hurried { Duration::ZERO } else { limit };
+        self.wait_until(limit, |house| house.shard.is_none()).await;
+        if let Some(shard) = &self.shard {
+            shard.kill();
+        }
+        self.wait_until(KILL_LIMIT, |house| {
+            house.router.is_none() && house.shard.is_none()
+        })
+        .await;
+        self.tasks.abort_all();
+    }
+
+    /// Takes note of ends until `done`. True when a signal came or the time was over first.
+    async fn wait_until(&mut self, limit: Duration, done: impl Fn(&Self) -> bool) -> bool {
+        let deadline = tokio::time::Instant::now() + limit;
+        while !done(self) {
+            match tokio::time::timeout_at(deadline, self.events.recv()).await {
+                Ok(Some(Event::Router(RouterEvent::Ended { .. }))) => self.router = None,
+                Ok(Some(Event::Shard(generation, ShardEvent::Ended(_))))
+                    if generation == self.generation =>
+                {
+                    self.shard = None
+                }
+                Ok(None | Some(Event::Signal(_))) | Err(_) => return true,
+                Ok(Some(_)) => {}
+            }
+        }
+        false
+    }
+}
