@@ -42,7 +42,8 @@ pub struct Token {
 pub struct TokenEvent {
     /// The token.
     pub token: Token,
-    /// Set on the last token.
+    /// Set on the last token. A stop token gives `EosToken` even where it is also the last allowed one; `Length` means that
+    /// the last allowed token was no stop token. `StopSequence` never comes from here: stop strings are text.
     pub finish: Option<FinishReason>,
     /// Time the sequence waited before its first step; the same on every event.
     pub queued: Duration,
@@ -66,7 +67,9 @@ pub enum StreamError {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Refusal {
     /// The queue is full.
-    #[error("the server is overloaded: {running} requests are running or waiting, the limit is {limit} (`--max-concurrent-requests`)")]
+    #[error(
+        "the server is overloaded: {running} requests are running or waiting, the limit is {limit} (`--max-concurrent-requests`)"
+    )]
     Overloaded {
         /// Requests in the house.
         running: u32,
@@ -82,7 +85,9 @@ pub enum Refusal {
         retry_after: Duration,
     },
     /// The request can never fit.
-    #[error("the request needs {needed} tokens of KV memory, this server has {limit} (`--kv-memory`)")]
+    #[error(
+        "the request needs {needed} tokens of KV memory, this server has {limit} (`--kv-memory`)"
+    )]
     NeverFits {
         /// Tokens it needs.
         needed: u64,

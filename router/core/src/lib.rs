@@ -9,12 +9,15 @@ pub mod plan;
 pub mod sampling;
 pub mod shards;
 
-pub use engine::{Engine, EngineLoad, EngineState, Refusal, SequenceRequest, StreamError, Token, TokenEvent, TokenStream};
+pub use engine::{
+    Engine, EngineLoad, EngineState, Refusal, SequenceRequest, StreamError, Token, TokenEvent,
+    TokenStream,
+};
 pub use finish::FinishReason;
 pub use limits::Limits;
 pub use plan::{
-    Admission, KvGroup, KvKind, RibbonOp, RowOutcome, RowResult, ShardDescription, StepOutcome, StepPlan, StepTimings, Storage,
-    Slot, Wanted, WorkItem,
+    Admission, KvGroup, KvKind, RibbonOp, RowOutcome, RowResult, ShardDescription, Slot,
+    StepOutcome, StepPlan, StepTimings, Storage, Wanted, WorkItem,
 };
 pub use sampling::Sampling;
 pub use shards::{PlanSink, ShardEvent, Shards};

@@ -1,1 +1,46 @@
-//! Placeholder.
+//! Decides what every step does: queue, token budget, slots, page accounting, recovery. Knows no text, no wire format, no HTTP.
+//!
+//! [`Scheduler`] is a pure state machine: requests, outcomes and the time go in, plans and events come out. Tests drive it
+//! without a model. Everything asynchronous is in [`actor`], which owns one `Scheduler` on one task.
+//!
+//! Wiring, for `router/bin`:
+//!
+//! ```ignore
+//! let (groups, control, hung) = ribbon_shards::ShardGroups::new(shard_settings);
+//! let (handle, actor) = SchedulerHandle::start(settings, Box::new(groups));
+//! tasks.spawn(actor.run());          // ends after `handle.stop()`; join it
+//! engines.insert(name, Arc::new(handle.clone()) as Arc<dyn Engine>);
+//! handle.drain().await;              // refuses new requests, resolves when nothing runs
+//! handle.stop();                     // ends what is left with `StreamError::ShuttingDown`
+//! let mut losses = handle.losses();  // watch: one value each time a generation is lost, for the launcher's `suspects`
+//! ```
+//!
+//! Metrics: call [`metrics::describe`] once the recorder is installed; [`metrics::METRICS`] lists names and buckets.
+
+pub mod actor;
+pub mod budget;
+pub mod event;
+pub mod gate;
+pub mod invariants;
+pub mod metrics;
+pub mod settings;
+
+mod batch;
+mod departures;
+mod outcome;
+mod planning;
+mod queue;
+mod recovery;
+mod ribbons;
+mod scheduler;
+mod sequence;
+mod step;
+#[cfg(test)]
+mod testing;
+
+pub use actor::{Loss, SchedulerActor, SchedulerHandle};
+pub use event::{CancelStage, Event, StepKind, StepReport};
+pub use gate::{Gate, Permit, SequenceId};
+pub use ribbons::PageUsage;
+pub use scheduler::{Scheduler, Usage};
+pub use settings::SchedulerSettings;

@@ -1,0 +1,68 @@
+//! How other tasks reach the actor: commands in order, never waited for. Bounded by the gate: every submission holds a place
+//! there, and a stream cancels at most once.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use ribbon_core::{SequenceRequest, StreamError, TokenEvent};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::gate::{Permit, SequenceId};
+
+/// One item of a stream.
+pub(super) type Item = Result<TokenEvent, StreamError>;
+
+/// What a task wants from the actor.
+#[derive(Debug)]
+pub(super) enum Command {
+    Submit {
+        request: SequenceRequest,
+        permit: Permit,
+        items: mpsc::Sender<Item>,
+    },
+    Cancel(SequenceId),
+    /// Answered once nothing waits or runs.
+    Drain(oneshot::Sender<()>),
+    Stop,
+}
+
+/// Commands the actor has not seen; `None` once it is gone.
+#[derive(Debug)]
+pub(super) struct Mailbox {
+    commands: Mutex<Option<Vec<Command>>>,
+    arrival: Notify,
+}
+
+impl Mailbox {
+    pub(super) fn new() -> Self {
+        Self {
+            commands: Mutex::new(Some(Vec::new())),
+            arrival: Notify::new(),
+        }
+    }
+
+    /// Leaves a command. Without an actor it is dropped, and with it what it would have answered.
+    pub(super) fn post(&self, command: Command) {
+        if let Some(commands) = self.lock().as_mut() {
+            commands.push(command);
+        }
+        self.arrival.notify_one();
+    }
+
+    /// Waits until something was posted since the last `take`.
+    pub(super) async fn arrival(&self) {
+        self.arrival.notified().await;
+    }
+
+    pub(super) fn take(&self) -> Vec<Command> {
+        self.lock().as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// The actor is gone: whatever is posted from now on ends at once.
+    pub(super) fn close(&self) {
+        drop(self.lock().take());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Vec<Command>>> {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

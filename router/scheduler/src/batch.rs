@@ -1,0 +1,132 @@
+//! The sequences that hold a slot, in the order they got it, and how far plans have taken each. Knows counts; not tokens.
+
+use ribbon_core::Slot;
+
+use crate::{gate::SequenceId, sequence::Sequence};
+
+/// A sequence's place in the batch. All counts are tokens of its history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seat {
+    pub(crate) sequence: SequenceId,
+    /// Known, counting one more for each sample in flight.
+    pub(crate) known: u32,
+    /// In the KV once everything in flight is done.
+    pub(crate) planned: u32,
+    /// In the KV for sure: the outcome is in.
+    pub(crate) fed: u32,
+    /// Length at which the sequence ends by itself.
+    pub(crate) total: u32,
+}
+
+/// A run of tokens that a plan may carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) slot: Slot,
+    pub(crate) count: u32,
+    /// The run reaches the end of the known tokens: the next one is sampled.
+    pub(crate) samples: bool,
+}
+
+impl Seat {
+    fn new(sequence: &Sequence) -> Self {
+        Self {
+            sequence: sequence.id(),
+            known: sequence.known(),
+            planned: 0,
+            fed: 0,
+            total: sequence.total(),
+        }
+    }
+
+    /// Tokens that are known and in no plan yet. The last token of a sequence is never fed.
+    pub(crate) fn pending(&self) -> u32 {
+        if self.known >= self.total {
+            0
+        } else {
+            self.known - self.planned
+        }
+    }
+
+    /// One token follows what is there already: a decode.
+    pub(crate) fn decodes(&self) -> bool {
+        self.pending() == 1 && self.planned > 0
+    }
+
+    /// More than one token is to be fed, or nothing has been yet.
+    pub(crate) fn prefills(&self) -> bool {
+        self.pending() > 0 && !self.decodes()
+    }
+
+    /// Takes `count` pending tokens into a plan. Says whether the run samples.
+    pub(crate) fn advance(&mut self, count: u32) -> bool {
+        let samples = count == self.pending();
+        self.planned += count;
+        self.known += u32::from(samples);
+        samples
+    }
+}
+
+/// Seats by slot number, and the order in which they were taken.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    seats: Vec<Option<Seat>>,
+    order: Vec<Slot>,
+}
+
+impl Batch {
+    pub(crate) fn seat(&mut self, slot: Slot, sequence: &Sequence) {
+        let index = slot.0 as usize;
+        if self.seats.len() <= index {
+            self.seats.resize(index + 1, None);
+        }
+        if let Some(place) = self.seats.get_mut(index) {
+            *place = Some(Seat::new(sequence));
+        }
+        self.order.push(slot);
+    }
+
+    pub(crate) fn get(&self, slot: Slot) -> Option<&Seat> {
+        self.seats.get(slot.0 as usize)?.as_ref()
+    }
+
+    pub(crate) fn get_mut(&mut self, slot: Slot) -> Option<&mut Seat> {
+        self.seats.get_mut(slot.0 as usize)?.as_mut()
+    }
+
+    /// The seat in `slot`, if `sequence` still holds it.
+    pub(crate) fn held_by(&mut self, slot: Slot, sequence: SequenceId) -> Option<&mut Seat> {
+        self.get_mut(slot).filter(|seat| seat.sequence == sequence)
+    }
+
+    pub(crate) fn leave(&mut self, slot: Slot) -> Option<Seat> {
+        let seat = self.seats.get_mut(slot.0 as usize)?.take();
+        self.order.retain(|taken| *taken != slot);
+        seat
+    }
+
+    /// Slots in the order they were taken.
+    pub(crate) fn order(&self) -> &[Slot] {
+        &self.order
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Slot, &Seat)> {
+        self.order
+            .iter()
+            .filter_map(|slot| Some((*slot, self.get(*slot)?)))
+    }
+
+    /// Takes up to `limit` pending tokens of a slot into a plan.
+    pub(crate) fn take_run(&mut self, slot: Slot, limit: u32) -> Option<Run> {
+        let seat = self.get_mut(slot)?;
+        let count = seat.pending().min(limit);
+        (count > 0).then(|| Run {
+            slot,
+            count,
+            samples: seat.advance(count),
+        })
+    }
+}

@@ -1,0 +1,245 @@
+//! Takes outcomes and failures: tokens to their sequences, suspects to recovery. Never makes a plan.
+
+use std::{collections::BTreeSet, time::Instant};
+
+use ribbon_core::{RowResult, StepOutcome, StreamError, Token, Wanted};
+
+use crate::{
+    event::{Event, StepKind},
+    gate::SequenceId,
+    scheduler::{Live, Scheduler},
+    step::{Flight, FlightRow},
+};
+
+/// A shard that fails so many steps in a row is replaced, whoever the suspects are.
+const FAILED_STEPS_TO_REPLACE: u32 = 8;
+
+impl Scheduler {
+    /// Takes one plan's answer. An answer that cannot be is treated like a crash.
+    pub fn on_outcome(&mut self, outcome: StepOutcome, now: Instant) {
+        let Some(live) = &mut self.live else {
+            return;
+        };
+        if !live
+            .flights
+            .front()
+            .is_some_and(|flight| answers(&outcome, flight))
+        {
+            self.declare_hung("its outcome does not match the plan", now);
+            return;
+        }
+        let Some(flight) = live.land(&outcome, now) else {
+            return;
+        };
+        let failed = outcome.failure.is_some();
+        self.events
+            .push(Event::Step(flight.report(outcome.timings, failed, now)));
+        match outcome.failure {
+            Some(reason) => self.on_failed_step(&flight, &reason, now),
+            None => self.on_rows(flight, outcome.rows.into_iter().map(|row| row.result), now),
+        }
+        if outcome.pages_available.is_some() {
+            self.end_misfits(now);
+        }
+        if let Some(live) = &mut self.live {
+            live.settling &= !live.flights.is_empty();
+        }
+    }
+
+    fn on_rows(&mut self, flight: Flight, results: impl Iterator<Item = RowResult>, now: Instant) {
+        for (row, result) in flight.rows.into_iter().zip(results) {
+            if !self.on_row(row, result, now) {
+                self.declare_hung("a row's outcome does not match the plan", now);
+                return;
+            }
+        }
+    }
+
+    /// Says whether the answer can be. Rows of sequences that are gone or lost their slot say nothing any more.
+    fn on_row(&mut self, row: FlightRow, result: RowResult, now: Instant) -> bool {
+        let settling = self.live.as_ref().is_some_and(|live| live.settling);
+        let Some(seat) = self.batch.held_by(row.slot, row.sequence) else {
+            return true;
+        };
+        match (result, row.wanted) {
+            (RowResult::Fed, Wanted::Nothing) => {
+                seat.fed += row.count;
+                let fed = seat.fed;
+                self.acquit_past(row.sequence, fed);
+            }
+            (
+                RowResult::Sampled {
+                    token_id,
+                    logprob,
+                    top,
+                    stopped,
+                },
+                Wanted::Sample,
+            ) => {
+                seat.fed += row.count;
+                let fed = seat.fed;
+                self.acquit_past(row.sequence, fed);
+                let token = Token {
+                    id: token_id,
+                    logprob,
+                    top,
+                };
+                self.on_token(row.sequence, token, stopped, now);
+            }
+            (RowResult::Failed { message }, _) => {
+                self.fail(row.sequence, StreamError::Generation(message), now);
+            }
+            (RowResult::Cancelled, _) if settling => self.send_back(row.sequence),
+            _ => return false,
+        }
+        true
+    }
+
+    fn on_token(&mut self, id: SequenceId, token: Token, stopped: bool, now: Instant) {
+        let Some(sequence) = self.sequences.get_mut(&id) else {
+            return;
+        };
+        let event = sequence.accept(token, stopped);
+        let ended = event.finish.is_some();
+        self.recovery.caught_up(id);
+        self.events.push(Event::Token {
+            sequence: id,
+            event,
+        });
+        if ended {
+            self.remove(id, now);
+        }
+    }
+
+    /// Clears a suspect that is past the point where it failed.
+    fn acquit_past(&mut self, id: SequenceId, fed: u32) {
+        let Some(sequence) = self.sequences.get_mut(&id) else {
+            return;
+        };
+        if sequence
+            .suspicion
+            .is_some_and(|suspicion| fed >= suspicion.cleared_at)
+        {
+            sequence.suspicion = None;
+            self.recovery.acquit(id);
+        }
+    }
+
+    fn on_failed_step(&mut self, flight: &Flight, reason: &str, now: Instant) {
+        let Some(live) = &mut self.live else {
+            return;
+        };
+        live.settling = true;
+        live.failed_in_a_row += 1;
+        live.bound.forget_probe();
+        let beyond_repair = live.failed_in_a_row >= FAILED_STEPS_TO_REPLACE;
+        tracing::warn!(
+            step = flight.step_id,
+            rows = flight.rows.len(),
+            reason,
+            "a step failed"
+        );
+        let suspects: Vec<SequenceId> = self.seated(&flight.rows).collect();
+        self.accuse_all(&suspects, flight.rows.len() == 1, reason, now);
+        for id in suspects {
+            self.send_back(id);
+        }
+        self.break_off_trial();
+        if beyond_repair {
+            self.declare_hung("steps keep failing", now);
+        }
+    }
+
+    /// Everyone loses the slot; those in flight become suspects.
+    pub(crate) fn recover_from_loss(&mut self, live: &Live, reason: &str, now: Instant) {
+        let rows = || live.flights.iter().flat_map(|flight| &flight.rows);
+        let in_flight: BTreeSet<SequenceId> = rows().map(|row| row.sequence).collect();
+        let suspects: BTreeSet<SequenceId> = self.seated(rows()).collect();
+        let suspects_running = suspects.iter().any(|id| self.is_suspect(*id));
+        tracing::warn!(
+            reason,
+            running = self.batch.len(),
+            suspects = suspects.len(),
+            "the shard is lost"
+        );
+        let suspects: Vec<SequenceId> = suspects.into_iter().collect();
+        self.accuse_all(&suspects, in_flight.len() == 1, reason, now);
+        let seated: Vec<SequenceId> = self.batch.iter().map(|(_, seat)| seat.sequence).collect();
+        for id in seated.into_iter().rev() {
+            self.send_back(id);
+        }
+        self.break_off_trial();
+        self.events.push(Event::Lost { suspects_running });
+    }
+
+    /// Sequences of these rows that still hold the slot.
+    fn seated<'a>(
+        &self,
+        rows: impl IntoIterator<Item = &'a FlightRow>,
+    ) -> impl Iterator<Item = SequenceId> {
+        let holds = |row: &&FlightRow| {
+            self.batch
+                .get(row.slot)
+                .is_some_and(|seat| seat.sequence == row.sequence)
+        };
+        rows.into_iter().filter(holds).map(|row| row.sequence)
+    }
+
+    fn is_suspect(&self, id: SequenceId) -> bool {
+        self.sequences
+            .get(&id)
+            .is_some_and(crate::sequence::Sequence::is_suspect)
+    }
+
+    fn accuse_all(&mut self, suspects: &[SequenceId], alone: bool, reason: &str, now: Instant) {
+        for id in suspects {
+            self.accuse(*id, alone, reason, now);
+        }
+    }
+
+    /// Members of the trial that were not sent back yet wait for another one.
+    pub(crate) fn break_off_trial(&mut self) {
+        let members = self.recovery.trial().to_vec();
+        self.recovery.break_off();
+        for id in members {
+            let sent_back = self
+                .recovery
+                .waiting()
+                .iter()
+                .any(|suspect| suspect.id == id);
+            if !sent_back {
+                self.send_back(id);
+            }
+        }
+    }
+}
+
+impl Live {
+    /// Takes the oldest plan out of the air and learns from its figures.
+    fn land(&mut self, outcome: &StepOutcome, now: Instant) -> Option<Flight> {
+        let flight = self.flights.pop_front()?;
+        if let Some(next) = self.flights.front_mut() {
+            next.began = now;
+        }
+        if let Some(pages) = outcome.pages_available {
+            self.ribbons.set_pool(pages);
+        }
+        if outcome.failure.is_none() && flight.kind() != StepKind::Operations {
+            self.failed_in_a_row = 0;
+            self.bound.observe(
+                flight.decode_rows,
+                flight.prefill_tokens,
+                outcome.timings.total,
+            );
+        }
+        Some(flight)
+    }
+}
+
+fn answers(outcome: &StepOutcome, flight: &Flight) -> bool {
+    let same_rows = || {
+        let slots = flight.rows.iter().map(|row| row.slot);
+        slots.eq(outcome.rows.iter().map(|row| row.slot))
+    };
+    outcome.step_id == flight.step_id && (outcome.failure.is_some() || same_rows())
+}

@@ -1,0 +1,367 @@
+//! The state machine: who waits, who runs, whether a shard is live. Plans are made in `planning`, outcomes taken in `outcome`.
+//! Knows no clock (the time is passed in) and no channel.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ribbon_core::{
+    EngineLoad, EngineState, KvGroup, Limits, Refusal, SequenceRequest, ShardDescription, Slot,
+    StreamError,
+};
+
+use crate::{
+    batch::Batch,
+    budget::{ChunkBound, MIN_CHUNK_TOKENS},
+    departures::Departures,
+    event::{CancelStage, Event},
+    gate::{Gate, Permit, SequenceId},
+    queue::Queue,
+    recovery::{FAILURES_TO_END, Recovery, Suspect},
+    ribbons::{PageUsage, Ribbons},
+    sequence::Sequence,
+    settings::SchedulerSettings,
+    step::Flight,
+};
+
+/// What exists only while a generation of shards lives.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) ribbons: Ribbons,
+    pub(crate) bound: ChunkBound,
+    /// Oldest first.
+    pub(crate) flights: VecDeque<Flight>,
+    pub(crate) next_step: u64,
+    /// Tokens of one step.
+    pub(crate) budget: u32,
+    pub(crate) step_deadline: Duration,
+    /// Slots whose close goes into the next plan.
+    pub(crate) closing: Vec<Slot>,
+    /// A step failed: no plan leaves until every outcome is in.
+    pub(crate) settling: bool,
+    /// Steps that failed since the last one that worked.
+    pub(crate) failed_in_a_row: u32,
+}
+
+/// Figures for metrics, as of now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Sequences with a slot.
+    pub running: usize,
+    /// Sequences without one.
+    pub queued: usize,
+    /// Known tokens of those.
+    pub queue_tokens: u64,
+    /// The KV memory.
+    pub pages: PageUsage,
+}
+
+/// Decides what every step does.
+#[derive(Debug)]
+pub struct Scheduler {
+    pub(crate) settings: SchedulerSettings,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) sequences: HashMap<SequenceId, Sequence>,
+    pub(crate) queue: Queue,
+    pub(crate) batch: Batch,
+    pub(crate) recovery: Recovery,
+    pub(crate) live: Option<Live>,
+    pub(crate) events: Vec<Event>,
+    departures: Departures,
+    /// Since when no shard is live, once one was.
+    lost_at: Option<Instant>,
+}
+
+impl Scheduler {
+    /// A scheduler without a shard behind `gate`.
+    pub fn new(settings: SchedulerSettings, gate: Arc<Gate>) -> Self {
+        Self {
+            settings,
+            gate,
+            sequences: HashMap::new(),
+            queue: Queue::default(),
+            batch: Batch::default(),
+            recovery: Recovery::default(),
+            live: None,
+            events: Vec::new(),
+            departures: Departures::default(),
+            lost_at: None,
+        }
+    }
+
+    /// Takes a request through the gate into the queue.
+    ///
+    /// # Errors
+    /// See [`Gate::admit`].
+    pub fn submit(
+        &mut self,
+        request: SequenceRequest,
+        now: Instant,
+    ) -> Result<SequenceId, Refusal> {
+        let permit = self.gate.admit(&request)?;
+        Ok(self.enqueue(request, permit, now))
+    }
+
+    /// Takes a request that is through the gate already.
+    pub fn enqueue(
+        &mut self,
+        request: SequenceRequest,
+        permit: Permit,
+        now: Instant,
+    ) -> SequenceId {
+        let sequence = Sequence::new(request, permit, now);
+        let id = sequence.id();
+        self.queue.push(id, sequence.known());
+        self.sequences.insert(id, sequence);
+        id
+    }
+
+    /// Ends a sequence nobody waits for. Its slot and pages leave with the next plan. Unknown ids are ignored.
+    pub fn cancel(&mut self, id: SequenceId, now: Instant) {
+        let Some(sequence) = self.sequences.get(&id) else {
+            return;
+        };
+        let stage = match sequence.seat.and_then(|slot| self.batch.get(slot)) {
+            None => CancelStage::Queued,
+            Some(seat) if seat.fed + 1 >= sequence.known() && !sequence.generated.is_empty() => {
+                CancelStage::Decode
+            }
+            Some(_) => CancelStage::Prefill,
+        };
+        self.remove(id, now);
+        self.events.push(Event::Cancelled { stage });
+    }
+
+    /// A warm generation with an empty memory is there.
+    pub fn on_ready(&mut self, description: ShardDescription, now: Instant) {
+        self.on_lost("replaced by a new generation", now);
+        let Some(group) = description.kv_groups.first().cloned() else {
+            return;
+        };
+        let budget = description.max_batch_prefill_tokens.max(1);
+        let live = Live {
+            ribbons: Ribbons::new(&group, max_seats(budget)),
+            bound: ChunkBound::new(description.slowest_step, budget),
+            flights: VecDeque::new(),
+            next_step: 1,
+            budget,
+            step_deadline: self.settings.step_deadline(description.slowest_step),
+            closing: Vec::new(),
+            settling: false,
+            failed_in_a_row: 0,
+        };
+        let limits = self.limits(&description, &group, &live);
+        self.gate
+            .set_limits(limits, description, live.ribbons.longest());
+        self.gate.set_state(EngineState::Ready);
+        self.live = Some(live);
+        self.lost_at = None;
+        self.end_misfits(now);
+    }
+
+    fn limits(&self, shard: &ShardDescription, group: &KvGroup, live: &Live) -> Limits {
+        let max_total_tokens = shard.max_total_tokens.min(group.slot_tokens);
+        let longest_prompt = max_total_tokens.saturating_sub(1);
+        Limits {
+            max_input_tokens: self
+                .settings
+                .max_input_tokens
+                .unwrap_or(longest_prompt)
+                .min(longest_prompt),
+            max_total_tokens,
+            max_batch_prefill_tokens: live.budget,
+            max_batch_total_tokens: live.ribbons.pool_tokens(),
+            max_concurrent_sequences: live.ribbons.free_slots() as u32,
+            vocab_size: shard.vocab_size,
+        }
+    }
+
+    /// The generation is gone. Every sequence keeps what it has and waits for the next one.
+    pub fn on_lost(&mut self, reason: &str, now: Instant) {
+        if let Some(live) = self.live.take() {
+            self.lost_at = Some(now);
+            self.gate.set_state(EngineState::Recovering);
+            self.recover_from_loss(&live, reason, now);
+        }
+    }
+
+    /// When [`Scheduler::on_time`] has something to do, if nothing else happens before.
+    pub fn deadline(&self) -> Option<Instant> {
+        if let Some(live) = &self.live {
+            return live
+                .flights
+                .front()
+                .map(|flight| flight.began + live.step_deadline);
+        }
+        let lost_at = self.lost_at?;
+        let waiting_since = self
+            .sequences
+            .values()
+            .map(|sequence| sequence.submitted.max(lost_at));
+        Some(waiting_since.min()? + self.settings.recovery_timeout)
+    }
+
+    /// Does what is due: declares an overdue step hung, ends what waited too long for a shard.
+    pub fn on_time(&mut self, now: Instant) {
+        if self.deadline().is_none_or(|deadline| now < deadline) {
+            return;
+        }
+        if self.live.is_some() {
+            self.declare_hung("a step is over its deadline", now);
+        } else if let Some(lost_at) = self.lost_at {
+            let timeout = self.settings.recovery_timeout;
+            let overdue = |sequence: &Sequence| now >= sequence.submitted.max(lost_at) + timeout;
+            self.end_where(overdue, &StreamError::RecoveryTimeout(timeout), now);
+        }
+    }
+
+    /// The live generation cannot be trusted any more: asks for another one and waits for it.
+    pub(crate) fn declare_hung(&mut self, reason: &str, now: Instant) {
+        let oldest = self.live.as_ref().and_then(|live| live.flights.front());
+        let step_id = oldest.map_or(0, |flight| flight.step_id);
+        self.events.push(Event::Hung { step_id });
+        self.on_lost(reason, now);
+    }
+
+    /// Ends every sequence: the server stops.
+    pub fn stop(&mut self, now: Instant) {
+        self.gate.drain();
+        self.end_where(|_| true, &StreamError::ShuttingDown, now);
+    }
+
+    /// What happened since the last call, in order.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// Nobody waits, runs, or is on the way from the gate.
+    pub fn is_idle(&self) -> bool {
+        self.sequences.is_empty() && self.gate.occupied() == 0
+    }
+
+    /// Nothing will change by itself: no sequence, and every slot is given back.
+    pub fn at_rest(&self) -> bool {
+        self.sequences.is_empty() && self.usage().pages.slots_used == 0
+    }
+
+    /// Shows load and retry advice at the gate.
+    pub fn publish(&mut self, now: Instant) {
+        let queued = self.sequences.len() - self.batch.len();
+        self.gate.set_load(EngineLoad {
+            running: self.batch.len() as u32,
+            queued: queued as u32,
+        });
+        self.gate
+            .set_retry_after(self.departures.retry_after(queued + 1, now));
+    }
+
+    /// Figures for metrics.
+    pub fn usage(&self) -> Usage {
+        let suspects = self.sequences.len() - self.batch.len() - self.queue.len();
+        Usage {
+            running: self.batch.len(),
+            queued: self.queue.len() + suspects,
+            queue_tokens: self.queue.tokens(),
+            pages: self
+                .live
+                .as_ref()
+                .map(|live| live.ribbons.usage())
+                .unwrap_or_default(),
+        }
+    }
+
+    /// Ends sequences that the pool, as it is now, can never hold.
+    pub(crate) fn end_misfits(&mut self, now: Instant) {
+        let Some(live) = &self.live else {
+            return;
+        };
+        let longest = live.ribbons.longest();
+        let reason = format!("it needs more KV memory than the {longest} tokens the shard now has");
+        let misfit = |sequence: &Sequence| {
+            sequence.seat.is_none() && u64::from(sequence.kv_tokens()) > longest
+        };
+        self.end_where(misfit, &StreamError::Generation(reason), now);
+    }
+
+    fn end_where(&mut self, which: impl Fn(&Sequence) -> bool, error: &StreamError, now: Instant) {
+        let chosen = self.sequences.values().filter(|sequence| which(sequence));
+        let ids: Vec<SequenceId> = chosen.map(Sequence::id).collect();
+        for id in ids {
+            self.fail(id, error.clone(), now);
+        }
+    }
+
+    /// Ends a sequence without a finish reason.
+    pub(crate) fn fail(&mut self, sequence: SequenceId, error: StreamError, now: Instant) {
+        if self.remove(sequence, now).is_some() {
+            self.events.push(Event::Failed { sequence, error });
+        }
+    }
+
+    /// Takes a sequence out of wherever it is.
+    pub(crate) fn remove(&mut self, id: SequenceId, now: Instant) -> Option<Sequence> {
+        let mut sequence = self.sequences.remove(&id)?;
+        self.queue.remove(id, sequence.known());
+        self.recovery.forget(id);
+        self.leave_seat(&mut sequence);
+        self.departures.record(now);
+        Some(sequence)
+    }
+
+    fn leave_seat(&mut self, sequence: &mut Sequence) {
+        let Some(slot) = sequence.seat.take() else {
+            return;
+        };
+        self.batch.leave(slot);
+        if let Some(live) = &mut self.live {
+            live.closing.push(slot);
+        }
+    }
+
+    /// Takes the slot from a sequence that has to come back later: a suspect in its turn, another one before the queue.
+    pub(crate) fn send_back(&mut self, id: SequenceId) {
+        let Some(mut sequence) = self.sequences.remove(&id) else {
+            return;
+        };
+        self.leave_seat(&mut sequence);
+        if let Some(suspicion) = sequence.suspicion {
+            self.recovery.suspect(Suspect {
+                failures: suspicion.failures,
+                id,
+            });
+        } else {
+            self.recovery.returns(id);
+            self.queue.push_front(id, sequence.known());
+        }
+        self.sequences.insert(id, sequence);
+    }
+
+    /// A step failed under a sequence. `alone`: nobody else can have been the cause.
+    pub(crate) fn accuse(&mut self, id: SequenceId, alone: bool, reason: &str, now: Instant) {
+        let Some(sequence) = self.sequences.get_mut(&id) else {
+            return;
+        };
+        let seat = sequence.seat.and_then(|slot| self.batch.get(slot));
+        sequence.suspect(seat.map_or(0, |seat| seat.planned));
+        let failures = sequence.suspicion.map_or(0, |suspicion| suspicion.failures);
+        if !alone || failures < FAILURES_TO_END {
+            return;
+        }
+        tracing::error!(
+            sequence = id.0,
+            failures,
+            parameter_hash = format_args!("{:016x}", sequence.request.parameter_hash),
+            reason,
+            "a request is given up: it failed alone"
+        );
+        let message = format!("it failed {failures} times, the last time alone: {reason}");
+        self.fail(id, StreamError::Generation(message), now);
+    }
+}
+
+/// Sequences that may hold a slot at once: each decodes in every step, and prompts must still get on.
+fn max_seats(budget: u32) -> u32 {
+    (budget - MIN_CHUNK_TOKENS.min(budget / 2)).max(1)
+}

@@ -1,0 +1,113 @@
+//! One sequence from submission to its last token: what it was asked, what it has so far. Knows no slots and no plans.
+
+use std::time::{Duration, Instant};
+
+use ribbon_core::{Admission, FinishReason, SequenceRequest, Slot, Token, TokenEvent};
+
+use crate::gate::{Permit, SequenceId, kv_tokens};
+
+/// What a sequence did when a step failed under it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Suspicion {
+    /// Steps or shards that failed while it ran, since it was last cleared.
+    pub(crate) failures: u32,
+    /// It is cleared once so many of its tokens are in the KV again.
+    pub(crate) cleared_at: u32,
+}
+
+/// A sequence and everything needed to rebuild it on an empty shard.
+#[derive(Debug)]
+pub(crate) struct Sequence {
+    pub(crate) request: SequenceRequest,
+    pub(crate) generated: Vec<u32>,
+    pub(crate) submitted: Instant,
+    /// When its first chunk was planned.
+    pub(crate) started: Option<Instant>,
+    /// The slot it holds.
+    pub(crate) seat: Option<Slot>,
+    pub(crate) suspicion: Option<Suspicion>,
+    permit: Permit,
+}
+
+impl Sequence {
+    pub(crate) fn new(request: SequenceRequest, permit: Permit, now: Instant) -> Self {
+        Self {
+            request,
+            generated: Vec::new(),
+            submitted: now,
+            started: None,
+            seat: None,
+            suspicion: None,
+            permit,
+        }
+    }
+
+    pub(crate) fn id(&self) -> SequenceId {
+        self.permit.id()
+    }
+
+    /// Prompt and generated tokens.
+    pub(crate) fn known(&self) -> u32 {
+        (self.request.prompt.len() + self.generated.len()) as u32
+    }
+
+    /// Length at which it ends by itself.
+    pub(crate) fn total(&self) -> u32 {
+        self.request.prompt.len() as u32 + self.request.max_new_tokens
+    }
+
+    /// KV tokens it will need at most.
+    pub(crate) fn kv_tokens(&self) -> u32 {
+        kv_tokens(&self.request) as u32
+    }
+
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.suspicion.is_some()
+    }
+
+    /// A step failed under it while `fed` of its tokens were in the KV or on their way.
+    pub(crate) fn suspect(&mut self, fed: u32) {
+        let suspicion = self.suspicion.get_or_insert_default();
+        suspicion.failures += 1;
+        suspicion.cleared_at = suspicion.cleared_at.max(fed);
+    }
+
+    /// Takes the next token; says how the client learns of it.
+    pub(crate) fn accept(&mut self, token: Token, stopped: bool) -> TokenEvent {
+        self.generated.push(token.id);
+        let finish = if stopped {
+            Some(FinishReason::EosToken)
+        } else {
+            (self.known() >= self.total()).then_some(FinishReason::Length)
+        };
+        TokenEvent {
+            token,
+            finish,
+            queued: self.queued(),
+        }
+    }
+
+    /// How long it waited for its first step.
+    pub(crate) fn queued(&self) -> Duration {
+        self.started.map_or(Duration::ZERO, |at| {
+            at.saturating_duration_since(self.submitted)
+        })
+    }
+
+    /// The whole known history, for a shard that has never seen it.
+    pub(crate) fn admission(&self, slot: Slot) -> Admission {
+        let mut token_ids = Vec::with_capacity(self.known() as usize);
+        token_ids.extend_from_slice(&self.request.prompt);
+        token_ids.extend_from_slice(&self.generated);
+        Admission {
+            slot,
+            sequence_id: self.id().0,
+            token_ids,
+            prompt_tokens: self.request.prompt.len() as u32,
+            sampling: self.request.sampling.clone(),
+            stop_token_ids: self.request.stop_token_ids.clone(),
+            min_tokens: self.request.min_tokens,
+            traceparent: self.request.traceparent.clone(),
+        }
+    }
+}

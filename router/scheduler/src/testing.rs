@@ -1,0 +1,91 @@
+//! Small pieces that the unit tests of several modules build on.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ribbon_core::{
+    KvGroup, KvKind, RowOutcome, RowResult, Sampling, SequenceRequest, ShardDescription,
+    StepOutcome, StepPlan, StepTimings, Wanted,
+};
+
+use crate::{Gate, Scheduler, SchedulerSettings};
+
+pub(crate) fn description() -> ShardDescription {
+    ShardDescription {
+        architecture: "LlamaForCausalLM".into(),
+        dtype: "float32".into(),
+        device: "cpu".into(),
+        vocab_size: 1000,
+        max_positions: 4096,
+        eos_token_ids: vec![2],
+        kv_groups: vec![KvGroup {
+            kind: KvKind::Full,
+            stride_bytes: 1024,
+            page_bytes: 4096,
+            num_pages: 1000,
+            slot_tokens: 512,
+            num_slots: 65,
+            num_storages: 65,
+        }],
+        max_batch_prefill_tokens: 64,
+        max_total_tokens: 512,
+        slowest_step: Duration::from_millis(64),
+        revision: None,
+    }
+}
+
+pub(crate) fn request(prompt: u32, max_new_tokens: u32) -> SequenceRequest {
+    SequenceRequest {
+        prompt: (0..prompt).map(|token| token + 10).collect(),
+        max_new_tokens,
+        sampling: Arc::new(Sampling::default()),
+        stop_token_ids: Arc::from([2]),
+        min_tokens: 0,
+        traceparent: None,
+        parameter_hash: 7,
+    }
+}
+
+pub(crate) fn ready_scheduler() -> (Scheduler, Instant) {
+    let now = Instant::now();
+    let mut scheduler = Scheduler::new(SchedulerSettings::default(), Gate::new(64));
+    scheduler.on_ready(description(), now);
+    (scheduler, now)
+}
+
+/// The answer of a shard where everything works and every sample is `token_id`.
+pub(crate) fn answer(plan: &StepPlan, token_id: u32) -> StepOutcome {
+    let row = |work: &ribbon_core::WorkItem| RowOutcome {
+        slot: work.slot,
+        result: match work.wanted {
+            Wanted::Nothing => RowResult::Fed,
+            Wanted::Sample => RowResult::Sampled {
+                token_id,
+                logprob: 0.0,
+                top: Vec::new(),
+                stopped: token_id == 2,
+            },
+        },
+    };
+    StepOutcome {
+        step_id: plan.step_id,
+        rows: plan.work.iter().map(row).collect(),
+        timings: StepTimings::default(),
+        pages_available: None,
+        failure: None,
+    }
+}
+
+/// The same, for a step that failed as a whole.
+pub(crate) fn failure(plan: &StepPlan) -> StepOutcome {
+    let mut outcome = answer(plan, 5);
+    for row in &mut outcome.rows {
+        row.result = RowResult::Failed {
+            message: "boom".into(),
+        };
+    }
+    outcome.failure = Some("boom".into());
+    outcome
+}
