@@ -171,11 +171,8 @@ def with_ratios(cell: Record, load: Workload, limits: Record | None) -> Record:
     shares: Record = {}
     if limits is not None:
         limit = Limits(**limits)
-        bounds = {
-            "gemm_limit_of_peers": limit.gemm_limit_of_peers,
-            "gemm_limit": limit.gemm_limit(load.prompt_tokens, load.output_tokens),
-            "alone_limit": limit.alone_limit(load.prompt_tokens, load.output_tokens),
-        }
+        lengths = (load.prompt_tokens, load.output_tokens)
+        bounds = {name: getattr(limit, name)(*lengths) for name in ("gemm_limit_of_peers", "gemm_limit", "alone_limit")}
         shares = {
             name: {"tokens_per_second": bound} | {who: own / bound for who, own in rate.items()}
             for name, bound in bounds.items()

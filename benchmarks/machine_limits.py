@@ -18,9 +18,6 @@ ROWS = 512  # tokens of one GEMM, as a prefill chunk has them
 READ_BYTES = 3 << 29  # 1.5 GiB: above the cache share of one machine
 REPEATS = 5
 
-# peers.md: the GEMMs of 32 x (512 in, 128 out) on the 120 M shape are 4.1 TFLOP for 4,096 output tokens.
-PEERS_FLOP_PER_OUTPUT_TOKEN = 4.1e12 / 4096
-
 
 @dataclass(frozen=True)
 class Limits:
@@ -33,10 +30,10 @@ class Limits:
     head_parameters: int
     weight_bytes_per_token: int
 
-    @property
-    def gemm_limit_of_peers(self) -> float:
-        """Output tokens/s of 512 in / 128 out by the reckoning of peers.md."""
-        return self.gemm_gflops * 1e9 / PEERS_FLOP_PER_OUTPUT_TOKEN
+    def gemm_limit_of_peers(self, prompt_tokens: int, output_tokens: int) -> float:
+        """Output tokens/s as the peers were reckoned: layers and head for every token (4.1 TFLOP for 32 x (512 + 128) on 120m)."""
+        flop = 2 * (self.layer_parameters + self.head_parameters) * (prompt_tokens + output_tokens)
+        return output_tokens * self.gemm_gflops * 1e9 / flop
 
     def gemm_limit(self, prompt_tokens: int, output_tokens: int) -> float:
         """Output tokens/s if GEMMs were all: layers for every token fed, the head for every token sampled."""
