@@ -105,20 +105,18 @@ class Ribbons:
         except (ValueError, OSError) as error:
             self._read_back(ops.slot)
             raise InvalidRequest(str(error)) from error
-        shows = ops.kind <= OpKind.GROW  # OPEN, SHARE and GROW name the slot's new end
-        self.shown[ops.slot[shows]] = ops.tokens[shows]
-        self._hide_closed(ops)
-
-    def _hide_closed(self, ops: RibbonOps) -> None:
-        """A closed slot shows nothing, unless a later operation opened it again."""
-        closes = np.flatnonzero(ops.kind == OpKind.CLOSE)
-        if closes.size:
-            self._read_back(ops.slot[closes])
+        named = (ops.kind <= OpKind.GROW) | (ops.kind == OpKind.CLOSE)  # these say the slot's new end; the last one counts
+        self.shown[ops.slot[named]] = np.where(ops.kind[named] == OpKind.CLOSE, 0, ops.tokens[named])
+        if (ops.kind >= OpKind.TRUNCATE).any():  # these name a storage; whoever shows it, the region knows
+            self._read_back(np.flatnonzero(self.shown))
 
     def _read_back(self, slots: np.ndarray) -> None:
         """Asks the region for the truth; off the steady path, so one call a slot is fine."""
         for slot in slots.tolist():
-            self.shown[slot] = self.region.shown_tokens(slot)
+            try:
+                self.shown[slot] = self.region.shown_tokens(slot)
+            except ValueError:  # the slot is closed
+                self.shown[slot] = 0
 
     def view(self, dtype: torch.dtype) -> torch.Tensor:
         """The region as a tensor [slots, slot_tokens, stride elements], without a copy. Only mapped tokens may be touched."""

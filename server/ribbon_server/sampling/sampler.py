@@ -76,6 +76,6 @@ def _pick_native(logits: np.ndarray, rows: SamplingRows, is_valid: np.ndarray) -
         top_count=picks.top_count,
         top_token_id=picks.top_token_id,
         top_logprob=picks.top_logprob,
-        **{name: np.ascontiguousarray(rows.params[name]) for name in FILTERS},
+        **{name: rows.params[name].copy() for name in FILTERS},
     )
     return picks

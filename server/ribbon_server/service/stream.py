@@ -99,19 +99,17 @@ class RunStream:
         return True
 
     def _step(self, received: Received) -> StepOutcome:
-        times = {
-            "received_ns": received.received_ns,
-            "started_ns": time.monotonic_ns(),
-            "previous_outcome_sent_ns": self._sent_ns,
-        }
-        outcome = (
-            self._engine.refuse(received.plan, received.refusal)
-            if received.refusal
-            else self._engine.step(received.plan)
-        )
+        started_ns = time.monotonic_ns()
+        engine = self._engine
+        outcome = engine.refuse(received.plan, received.refusal) if received.refusal else engine.step(received.plan)
         if self._step_log is not None:
-            times["ended_ns"] = time.monotonic_ns()
-            self._step_log.write(received.plan, outcome, times, self._engine.ribbons)
+            times = {
+                "received_ns": received.received_ns,
+                "started_ns": started_ns,
+                "ended_ns": time.monotonic_ns(),
+                "previous_outcome_sent_ns": self._sent_ns,  # read now: the sender had this whole step's time
+            }
+            self._step_log.write(received.plan, outcome, times, engine.ribbons)
         return outcome
 
     def _end_outcomes(self) -> None:

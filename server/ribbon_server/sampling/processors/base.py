@@ -43,4 +43,4 @@ def generated_counts(rows: SamplingRows, vocab_size: int) -> Tensor:
 
 def column(values: np.ndarray) -> Tensor:
     """One float32 parameter a row, as [rows, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(values, np.float32)).unsqueeze(1)
+    return torch.from_numpy(values.astype(np.float32)).unsqueeze(1)

@@ -1,0 +1,136 @@
+"""Tiny random Llamas in Hugging Face layout, and shards over them, for every test of the shard."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from ribbon_server.config import DType, KvMemory
+from ribbon_server.engine.engine import Engine
+from ribbon_server.engine.limits import WarmupWish
+from ribbon_server.engine.shard import warm_up
+from ribbon_server.engine.step import Admission, StepOutcome, StepPlan, Wanted
+from ribbon_server.kv.ribbons import OpKind, RibbonOps
+from ribbon_server.layers.registry import NATIVE, Kernels
+from ribbon_server.models.open import open_model
+from ribbon_server.models.registry import families
+from ribbon_server.sampling.params import SamplingParams, parameters
+
+EOS = 2
+
+
+@dataclass(frozen=True)
+class TinyModel:
+    """A saved model and its transformers twin in float32."""
+
+    folder: Path
+    reference: LlamaForCausalLM
+
+    def logits(self, token_ids: list[int]) -> torch.Tensor:
+        """Of the reference, [tokens, vocab]."""
+        with torch.inference_mode():
+            return self.reference(torch.tensor([token_ids])).logits[0]
+
+
+def save_tiny(folder: Path, **fields: object) -> TinyModel:
+    """Writes a random Llama of the family's tiny shape; `fields` replace parts of its configuration."""
+    tiny = families()["LlamaForCausalLM"].tiny.fields
+    config = LlamaConfig(**{**tiny, "eos_token_id": EOS, **fields})
+    torch.manual_seed(11)
+    model = LlamaForCausalLM(config).eval()
+    for parameter in model.parameters():
+        # Wide enough that the next token depends on every part, the norms' weights included.
+        torch.nn.init.normal_(parameter, 1.0 if parameter.dim() == 1 else 0.0, 0.2)
+    model.tie_weights()
+    names = model.state_dict()
+    if config.tie_word_embeddings:
+        names.pop("lm_head.weight")
+    save_file({name: tensor.contiguous().clone() for name, tensor in names.items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({**config.to_dict(), "architectures": ["LlamaForCausalLM"]}))
+    return TinyModel(folder, model)
+
+
+def make_engine(folder: Path, *, dtype: DType | None = DType.FLOAT32, kernels: Kernels = NATIVE, concurrent: int = 8) -> Engine:
+    """A warm engine over the model in `folder`."""
+    model = open_model(folder, dtype, kernels)
+    wish = WarmupWish(max_batch_prefill_tokens=64, max_total_tokens=256, max_concurrent_requests=concurrent)
+    return warm_up(model, wish, KvMemory(num_bytes=64 * 2**20), None).engine
+
+
+class Driver:
+    """A router in miniature: admits, grows, feeds and closes sequences of one engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.step_id = 0
+
+    def step(self, work: dict[int, int] | None = None, **parts: object) -> StepOutcome:
+        """Runs one plan; `work` maps slot to count, and samples where the run reaches the last known token."""
+        return self.engine.step(self.plan(work or {}, **parts))
+
+    def plan(self, work, *, admitted=(), ops=(), wanted=None) -> StepPlan:
+        """The next plan."""
+        self.step_id += 1
+        slots = np.array(list(work), np.uint32)
+        counts = np.array(list(work.values()), np.uint32)
+        return StepPlan(self.step_id, list(admitted), ribbon_ops(ops), slots, counts, self._wanted(slots, counts, wanted, admitted))
+
+    def _wanted(self, slots, counts, wanted, admitted) -> np.ndarray:
+        if wanted is not None:
+            return np.array(wanted, np.uint8)
+        known = {admission.slot: len(admission.token_ids) for admission in admitted}
+        sequences = self.engine.sequences
+        left = [
+            known[slot] if slot in known else int(sequences.state.known[slot] - sequences.length[slot])
+            for slot in slots.tolist()
+        ]
+        return np.where(counts >= np.array(left, np.int64), Wanted.SAMPLE, Wanted.NONE).astype(np.uint8)
+
+    def open(self, slot: int, tokens: list[int], *, room: int = 64, prompt: int | None = None, stops=(), bias=None, **params):
+        """Admission and operations that seat a sequence, not run yet."""
+        bias = bias or {}
+        sampling = SamplingParams(
+            parameters(**params),
+            np.array(stops, np.uint32),
+            np.array(list(bias), np.uint32),
+            np.array(list(bias.values()), np.float32),
+        )
+        admission = Admission(slot, slot, np.array(tokens, np.uint32), prompt or len(tokens), sampling)
+        return {
+            "admitted": [admission],
+            "ops": [(OpKind.OPEN, slot, slot, 0), (OpKind.GROW, slot, 0, len(tokens) + room)],
+        }
+
+    def seat(self, slot: int, tokens: list[int], **params) -> None:
+        """Seats a sequence without feeding it."""
+        outcome = self.step({}, **self.open(slot, tokens, **params))
+        assert outcome.failure == ""
+
+    def close(self, *slots: int) -> None:
+        """Gives slots and storages back."""
+        outcome = self.step({}, ops=[(OpKind.CLOSE, slot, 0, 0) for slot in slots])
+        assert outcome.failure == ""
+
+    def generate(self, slot: int, tokens: list[int], count: int, *, chunk: int = 10_000, **params) -> list[int]:
+        """One sequence alone: its next `count` tokens, the prompt fed in chunks."""
+        self.seat(slot, tokens, room=count, **params)
+        made: list[int] = []
+        while len(made) < count:
+            left = int(self.engine.sequences.state.known[slot] - self.engine.sequences.length[slot])
+            outcome = self.step({slot: min(chunk, left)})
+            assert outcome.failure == "", outcome.failure
+            if outcome.status[0] in (2, 3):
+                made.append(int(outcome.token_id[0]))
+        self.close(slot)
+        return made
+
+
+def ribbon_ops(ops) -> RibbonOps:
+    """Columns of (kind, slot, storage, tokens) rows."""
+    table = np.array(list(ops), np.int64).reshape(-1, 4)
+    kind = table[:, 0].astype(np.uint8)
+    return RibbonOps(kind, np.zeros_like(kind), *(np.ascontiguousarray(table[:, column], np.uint32) for column in (1, 2, 3)))
