@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bench_tables import tables
 from load import report
 from load.generator import Workload, figures, make_prompts, run
 from load.served import Served, launcher_binary
@@ -192,71 +193,6 @@ def finish(record: Record, arguments: argparse.Namespace) -> None:
         )
         report.save(record, record["name"], story)
     print(report.last_line(record))
-
-
-def tables(record: Record) -> list[str]:
-    """Rates, costs, and shares of the limits."""
-    sides = [
-        (clients, name, found)
-        for clients, cell in record["cells"].items()
-        for name, found in cell.items()
-        if name not in ("ratios", "shares")
-    ]
-    keys = (
-        "output_tokens_per_second",
-        "requests_per_second",
-        "ttft_p50_ms",
-        "ttft_p99_ms",
-        "tpot_p50_ms",
-        "tpot_p99_ms",
-    )
-    headings = ["clients", "server", "tokens/s", "requests/s", "TTFT p50", "p99 ms", "per token p50", "p99 ms"]
-    shown = [
-        report.table(headings, [[clients, name, *(found.get(key) for key in keys)] for clients, name, found in sides])
-    ]
-    if costs := [[clients, *cost_row(found)] for clients, name, found in sides if name == "ribbon"]:
-        shown.append(
-            report.table(
-                ["clients", "router CPU s", "shard CPU s", "router MB", "shard MB", "sum MB", "KV waste max"], costs
-            )
-        )
-    ratios = [
-        [clients, name, value] for clients, cell in record["cells"].items() for name, value in cell["ratios"].items()
-    ]
-    shown.append(report.table(["clients", "ratio", "value"], ratios)) if ratios else None
-    shares = [
-        [
-            clients,
-            name,
-            share["tokens_per_second"],
-            *(share.get(who) for who in ("ribbon", "transformers_generate", "transformers_continuous")),
-        ]
-        for clients, cell in record["cells"].items()
-        for name, share in cell["shares"].items()
-    ]
-    if shares:
-        shown.append(
-            report.table(["clients", "limit", "tokens/s", "Ribbon's share", "generate's", "continuous'"], shares)
-        )
-        limits = record["limits"]
-        shown.append(
-            f"This machine: bf16 GEMM {limits['gemm_gflops']:.0f} GFLOP/s, reads {limits['read_gigabytes_per_second']:.1f} GB/s "
-            f"({limits['read_again_gigabytes_per_second']:.1f} GB/s rereading {limits['weight_bytes_per_token'] / 1e6:.0f} MB)."
-        )
-    return shown
-
-
-def cost_row(found: Record) -> list[object]:
-    """One row of the table of costs."""
-    router, shard, launcher = (found[f"{who}_pss_bytes"] / 1e6 for who in ("router", "shard", "launcher"))
-    return [
-        found["router_cpu_seconds"],
-        found["shard_cpu_seconds"],
-        router,
-        shard,
-        router + shard + launcher,
-        found["kv_waste_max"],
-    ]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,76 @@
+"""The tables of a bench record. Knows the record's keys; measures nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from load.report import table
+
+Record = dict[str, Any]
+
+RATES = {
+    "tokens/s": "output_tokens_per_second",
+    "requests/s": "requests_per_second",
+    "TTFT p50 ms": "ttft_p50_ms",
+    "p99": "ttft_p99_ms",
+    "per token p50 ms": "tpot_p50_ms",
+    "p99 ": "tpot_p99_ms",
+}
+SERVERS = ("ribbon", "transformers_generate", "transformers_continuous")
+
+
+def tables(record: Record) -> list[str]:
+    """All tables that the record has figures for."""
+    cells = record["cells"]
+    found = [rates(cells), costs(cells), ratios(cells), shares(cells)]
+    return [text for text in found if text] + ([machine_line(record["limits"])] if "limits" in record else [])
+
+
+def rates(cells: Record) -> str:
+    """What clients saw of each server."""
+    rows = [
+        [clients, server, *(cell[server].get(key) for key in RATES.values())]
+        for clients, cell in cells.items()
+        for server in SERVERS
+        if server in cell
+    ]
+    return table(["clients", "server", *RATES], rows)
+
+
+def costs(cells: Record) -> str:
+    """What Ribbon's processes used; empty when it did not run."""
+    rows = [[clients, *cost_row(cell["ribbon"])] for clients, cell in cells.items() if "ribbon" in cell]
+    headings = ["clients", "router CPU s", "shard CPU s", "router MB", "shard MB", "sum MB", "KV waste max"]
+    return table(headings, rows) if rows else ""
+
+
+def cost_row(found: Record) -> list[object]:
+    """One row of the costs."""
+    router, shard, launcher = (found[f"{who}_pss_bytes"] / 1e6 for who in ("router", "shard", "launcher"))
+    total = router + shard + launcher
+    return [found["router_cpu_seconds"], found["shard_cpu_seconds"], router, shard, total, found["kv_waste_max"]]
+
+
+def ratios(cells: Record) -> str:
+    """Ribbon over each way of transformers; empty when only one side ran."""
+    rows = [[clients, name, value] for clients, cell in cells.items() for name, value in cell["ratios"].items()]
+    return table(["clients", "ratio", "value"], rows) if rows else ""
+
+
+def shares(cells: Record) -> str:
+    """Each server as a share of what the machine allows; empty when that was not measured."""
+    rows = [
+        [clients, name, share["tokens_per_second"], *(share.get(server) for server in SERVERS)]
+        for clients, cell in cells.items()
+        for name, share in cell["shares"].items()
+    ]
+    return table(["clients", "limit", "tokens/s", "Ribbon's share", "generate's", "continuous'"], rows) if rows else ""
+
+
+def machine_line(limits: Record) -> str:
+    """The machine in one sentence."""
+    touched = limits["weight_bytes_per_token"] / 1e6
+    return (
+        f"This machine: bf16 GEMM {limits['gemm_gflops']:.0f} GFLOP/s, reads {limits['read_gigabytes_per_second']:.1f} GB/s "
+        f"({limits['read_again_gigabytes_per_second']:.1f} GB/s rereading {touched:.0f} MB)."
+    )
