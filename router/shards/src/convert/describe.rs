@@ -1,0 +1,103 @@
+//! What a shard says of itself, checked.
+
+use std::time::Duration;
+
+use ribbon_core::{KvGroup, KvKind, ShardDescription};
+
+use crate::{ShardError, wire};
+
+/// Checks, before the shard is warmed up, that this router can drive it.
+pub(crate) fn check(shard: &wire::DescribeResponse, generation: u64) -> Result<(), ShardError> {
+    if shard.generation != generation {
+        let reason = format!(
+            "it belongs to generation {}, not {generation}",
+            shard.generation
+        );
+        return Err(ShardError::malformed("description", reason));
+    }
+    if shard.world_size > 1 {
+        return Err(ShardError::WorldSize(shard.world_size as usize));
+    }
+    match shard.prompt_runs() {
+        wire::PromptRuns::Causal => Ok(()),
+        wire::PromptRuns::Whole => Err(ShardError::Unsupported("prompts in one piece".into())),
+        wire::PromptRuns::Unspecified => Err(ShardError::malformed(
+            "description",
+            "`prompt_runs` is missing",
+        )),
+    }
+}
+
+/// The description of a warm shard.
+pub(crate) fn description(warm: wire::WarmupResponse) -> Result<ShardDescription, ShardError> {
+    let shard = warm.description.ok_or_else(|| missing("description"))?;
+    let groups: Result<Vec<KvGroup>, ShardError> = shard.kv_groups.iter().map(kv_group).collect();
+    let kv_groups = groups?;
+    match kv_groups.len() {
+        0 => return Err(missing("kv_groups")),
+        1 => {}
+        several => return Err(ShardError::Unsupported(format!("{several} KV groups"))),
+    }
+    let positive = [
+        ("vocab_size", shard.vocab_size),
+        ("max_batch_prefill_tokens", warm.max_batch_prefill_tokens),
+        ("max_total_tokens", warm.max_total_tokens),
+    ];
+    if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
+        return Err(missing(name));
+    }
+    Ok(ShardDescription {
+        architecture: shard.architecture,
+        dtype: shard.dtype,
+        device: shard.device,
+        vocab_size: shard.vocab_size,
+        max_positions: shard.max_positions,
+        eos_token_ids: shard.eos_token_ids,
+        kv_groups,
+        max_batch_prefill_tokens: warm.max_batch_prefill_tokens,
+        max_total_tokens: warm.max_total_tokens,
+        slowest_step: Duration::from_nanos(warm.slowest_step_ns),
+        revision: Some(shard.revision).filter(|revision| !revision.is_empty()),
+    })
+}
+
+fn kv_group(group: &wire::KvGroup) -> Result<KvGroup, ShardError> {
+    let kind = match group.kind() {
+        wire::KvKind::Full => KvKind::Full,
+        wire::KvKind::Window => return Err(ShardError::Unsupported("windowed KV groups".into())),
+        wire::KvKind::Unspecified => return Err(missing("kv_groups.kind")),
+    };
+    let positive = [
+        ("kv_groups.stride_bytes", u64::from(group.stride_bytes)),
+        ("kv_groups.page_bytes", u64::from(group.page_bytes)),
+        ("kv_groups.num_pages", group.num_pages),
+        ("kv_groups.slot_tokens", u64::from(group.slot_tokens)),
+        (
+            "kv_groups.num_slots beyond the reserved one",
+            u64::from(group.num_slots.saturating_sub(1)),
+        ),
+    ];
+    if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
+        return Err(missing(name));
+    }
+    if group.num_storages < group.num_slots {
+        let reason = format!(
+            "{} storages for {} slots",
+            group.num_storages, group.num_slots
+        );
+        return Err(ShardError::malformed("description", reason));
+    }
+    Ok(KvGroup {
+        kind,
+        stride_bytes: group.stride_bytes,
+        page_bytes: group.page_bytes,
+        num_pages: group.num_pages,
+        slot_tokens: group.slot_tokens,
+        num_slots: group.num_slots,
+        num_storages: group.num_storages,
+    })
+}
+
+fn missing(name: &str) -> ShardError {
+    ShardError::malformed("description", format!("`{name}` is missing"))
+}

@@ -1,0 +1,80 @@
+//! What can go wrong between the router and a shard.
+
+use std::time::Duration;
+
+use thiserror::Error;
+
+/// Why a generation of shards cannot be used, or not any more.
+#[derive(Debug, Error)]
+pub enum ShardError {
+    /// The launcher named an address this client does not speak.
+    #[error("the shard's address `{0}` is not supported, only `unix://` is")]
+    Address(String),
+    /// Several ranks are a later issue.
+    #[error("{0} shards were announced, this version drives one")]
+    WorldSize(usize),
+    /// Nobody answers at the socket.
+    #[error("cannot connect to the shard at `{uri}`")]
+    Connect {
+        /// Where.
+        uri: String,
+        /// Why.
+        #[source]
+        source: tonic::transport::Error,
+    },
+    /// No answer in time.
+    #[error("the shard did not answer `{call}` within {} s", .limit.as_secs())]
+    Deadline {
+        /// Which call.
+        call: &'static str,
+        /// How long was waited.
+        limit: Duration,
+    },
+    /// The shard answered with an error.
+    #[error("the shard failed in `{call}`: {}", .status.message())]
+    Call {
+        /// Which call.
+        call: &'static str,
+        /// What it said.
+        #[source]
+        status: Box<tonic::Status>,
+    },
+    /// The shard closed the stream of outcomes.
+    #[error("the shard closed the stream of steps")]
+    StreamEnded,
+    /// A message that breaks the rules of the wire.
+    #[error("the shard sent a malformed {message}: {reason}")]
+    Malformed {
+        /// Which message.
+        message: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A shard that needs what this router cannot do yet.
+    #[error("the shard needs {0}, which this version of the router does not support")]
+    Unsupported(String),
+}
+
+impl ShardError {
+    pub(crate) fn malformed(message: &'static str, reason: impl Into<String>) -> Self {
+        Self::Malformed {
+            message,
+            reason: reason.into(),
+        }
+    }
+
+    /// The error and what caused it, in one line.
+    pub(crate) fn chain(&self) -> String {
+        let mut line = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            let text = error.to_string();
+            if !line.contains(&text) {
+                line.push_str(": ");
+                line.push_str(&text);
+            }
+            cause = error.source();
+        }
+        line
+    }
+}
