@@ -149,6 +149,7 @@ def ribbon_figures(
         for clients, load in workloads.items():
             print(f"ribbon: {load.requests} requests, {clients} at a time ...", file=sys.stderr)
             cells[clients]["ribbon"] = asyncio.run(measure_cell(served, load, texts[clients]))
+        record["startup_seconds"] = served.startup_seconds
         record["info"] = json.loads(served.get("/info"))
 
 

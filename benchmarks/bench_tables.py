@@ -23,6 +23,8 @@ def tables(record: Record) -> list[str]:
     """All tables that the record has figures for."""
     cells = record["cells"]
     found = [rates(cells), costs(cells), ratios(cells), shares(cells)]
+    if "startup_seconds" in record:
+        found.append(f"Ribbon was healthy {record['startup_seconds']:.1f} s after its start.")
     return [text for text in found if text] + ([machine_line(record["limits"])] if "limits" in record else [])
 
 

@@ -70,11 +70,12 @@ class Served:
         self.step_log = self.directory / "steps.jsonl"
         self._env = env or {}
         self._process: subprocess.Popen[bytes] | None = None
+        self.startup_seconds = 0.0
 
     def __enter__(self) -> Served:
         self.start()
         try:
-            self.wait_healthy(self.healthy_seconds)
+            self.startup_seconds = self.wait_healthy(self.healthy_seconds)
         except BaseException:
             self.stop()
             raise
