@@ -18,6 +18,7 @@ sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "integration-tests" / "refe
 
 import torch  # noqa: E402
 from asking import Serve  # noqa: E402
+from figures import shown  # noqa: E402
 from load.served import Served, launcher_binary  # noqa: E402
 from models import make_model  # noqa: E402
 
@@ -34,6 +35,13 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = outcome.get_result()  # type: ignore[attr-defined]
     if report.failed:
         report.sections += [(f"server on port {served.port}", served.log_tail()) for served in running]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Figures of tests that passed, which pytest would swallow."""
+    if shown:
+        terminalreporter.section("figures")
+        terminalreporter.write_line("\n".join(shown))
 
 
 @pytest.fixture(scope="session", autouse=True)

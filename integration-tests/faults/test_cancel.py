@@ -11,6 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from asking import Serve
+from figures import show
 from load.client import exchange, generate_stream, session
 from load.served import Served
 from load.usage import metric, pss_bytes, samples
@@ -86,7 +87,7 @@ def round_of(served: Served, model: Path, requests: int, seed: int) -> None:
     prompts, rng = Prompts(model, seed=seed), random.Random(seed)
     texts = [prompts.text(rng.randint(2, 1_500)) for _ in range(requests)]
     asyncio.run(cancel_many(served.base, texts, seed))
-    print(
+    show(
         f"{requests} requests dropped; all released {check_released(served):.2f} s later; by stage so far {cancelled(served)}"
     )
 
@@ -108,6 +109,6 @@ def test_memory_does_not_grow_with_cancelled_requests(serve: Serve, tiny_model: 
     for seed in (1, 2):
         round_of(served, tiny_model, 1_000, seed)
         found.append({"router": pss_bytes(served.router().pid), "shard": pss_bytes(served.shard().pid)})
-    print(f"Pss after the first and second thousand: {found}")
+    show(f"Pss after the first and second thousand: {found}")
     for process in ("router", "shard"):
         assert found[1][process] <= MEMORY_GROWTH * found[0][process], f"{process}: {found}"

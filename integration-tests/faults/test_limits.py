@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 from asking import Ask, Serve, all_at_once
+from figures import show
 from load.client import Answer, exchange, generate_stream, session
 from load.served import Served
 from model_tokenizer import Prompts
@@ -38,7 +39,7 @@ def test_a_loading_server_is_alive_but_not_ready(binary: Path, tiny_model: Path)
         assert early == {"/health": 503, "/ready": 503}
         assert reply.status == 503
         assert int(reply.headers["retry-after"]) >= 1
-        print(f"healthy after {served.wait_healthy(60):.1f} s")
+        show(f"healthy after {served.wait_healthy(60):.1f} s")
         assert exchange(served.base, "POST", "/generate", BODY).status == 200
     finally:
         assert served.stop() == 0

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from asking import Ask, Serve, all_at_once, as_run, eos_ids
+from figures import show
 from load.client import Answer
 from load.served import Served
 from margin import Reference
@@ -114,7 +115,7 @@ def test_32_streams_survive_the_loss_of_the_shard(serve: Serve, tiny_model: Path
     unhealthy = health.first(503, fault.fired)
     healthy = health.first(200, unhealthy)
     longest = max(max(answer.gaps) for answer in answers)
-    print(
+    show(
         f"{sent.name}: 503 after {unhealthy - fault.fired:.2f} s, 200 after {healthy - fault.fired:.2f} s, longest gap in a stream {longest:.2f} s"
     )
     assert unhealthy - fault.fired <= STEP_SECONDS + HEALTH_SLACK_SECONDS
@@ -130,7 +131,7 @@ def test_a_request_that_kills_the_shard_each_time_ends_alone(serve: Serve, tiny_
     served: Served = serve(tiny_model, *FLAGS, "--test-crash-token", str(prompts.ids(deadly_text)[-1]))
     begin = time.monotonic()
     *answers, failed = all_at_once(served.base, [*asks, deadly])
-    print(f"31 + 1 streams around a deadly request took {time.monotonic() - begin:.1f} s")
+    show(f"31 + 1 streams around a deadly request took {time.monotonic() - begin:.1f} s")
     assert failed.finish_reason is None
     assert failed.error is not None
     assert failed.error["error_type"] == "generation", failed.error

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from asking import Ask, Serve, all_at_once, as_run, eos_ids
+from figures import show
 from load.served import Served
 from load.step_log import pipelined_share, read_steps
 from margin import Reference
@@ -45,7 +46,7 @@ def check_together(served: Served, model: Path, title: str) -> None:
     steps = read_steps(served.step_log)[before:]
     mixed = sum(bool(step.chunk_rows and step.decode_rows) for step in steps)
     fullest, share = max(step.rows for step in steps), pipelined_share(steps)
-    print(
+    show(
         f"{title}: {len(steps)} steps, {mixed} mix chunks and decodes, the fullest has {fullest} rows, {share:.0%} of plans came early"
     )
     Reference(model).judge(runs).check(title)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from asking import Ask, Serve, all_at_once, as_run, eos_ids, one_by_one
+from figures import show
 from load.client import exchange
 from load.served import Served
 from margin import Reference, Run
@@ -50,7 +51,7 @@ def check_equal(model: Path, title: str, *groups: list[Run]) -> None:
     differing = [runs for runs in zip(*groups, strict=True) if len({tuple(run.generated) for run in runs}) > 1]
     distinct = {(tuple(run.prompt), tuple(run.generated)): run for group in groups for run in group}
     verdict = Reference(model).judge(list(distinct.values()))
-    print(f"{title}: {len(differing)} of {len(groups[0])} requests differ somewhere")
+    show(f"{title}: {len(differing)} of {len(groups[0])} requests differ somewhere")
     verdict.check(title)
     assert len(differing) <= len(verdict.margin_cases), "runs differ where the reference sees no margin case"
 
@@ -75,7 +76,7 @@ def test_alone_batched_and_after_a_restart_give_the_same_tokens(
         for number, ask in enumerate(asks * 4)
     ]
     batched = runs_of(asks + filler, served, tiny_model, "batched", together=True)[: len(asks)]
-    print(f"shard restarted in {restart_shard(served):.1f} s")
+    show(f"shard restarted in {restart_shard(served):.1f} s")
     restarted = runs_of(asks, served, tiny_model, "after a restart", together=True)
     check_equal(tiny_model, "alone = batched = after a restart", alone, batched, restarted)
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from figures import show
 from load.client import events, exchange, session
 from load.served import Served
 
@@ -45,7 +46,7 @@ def test_most_answers_are_right_and_come_in_pieces(demo_server: Served, skill: s
         pieces = asyncio.run(answer(demo_server.base, messages))
         right += "".join(pieces).strip() == expected
         assert len(pieces) > 1 or len(expected) <= 4, f"{expected!r} came in one piece: {pieces}"
-    print(f"{skill}: {right} of {ITEMS} right")
+    show(f"{skill}: {right} of {ITEMS} right")
     assert right > MAJORITY * ITEMS
 
 

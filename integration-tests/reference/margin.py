@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from figures import show
 from numpy.typing import NDArray
 from philox import gumbel
 from scores import Parameters, Scores, filtered, processed
@@ -46,8 +47,8 @@ class Verdict:
         return max(1.0, self.tokens * CASES_PER_TOKEN)
 
     def check(self, title: str) -> None:
-        """Prints the count; raises AssertionError when a token is wrong or margin cases are too many."""
-        print(
+        """Shows the count; raises AssertionError when a token is wrong or margin cases are too many."""
+        show(
             f"{title}: {self.tokens} tokens, {len(self.margin_cases)} margin cases (limit {self.limit:g}), {len(self.wrong)} wrong"
         )
         assert not self.wrong, "\n".join(self.wrong[:10])
