@@ -11,7 +11,7 @@ import torch
 
 from ribbon_server import _native
 from ribbon_server.config import ServeConfig
-from ribbon_server.layers.registry import NATIVE
+from ribbon_server.layers.registry import native_kernels
 from ribbon_server.models.open import Model, open_model
 from ribbon_server.service.health import Health
 from ribbon_server.service.server import check_socket_path, start_server
@@ -50,7 +50,7 @@ def run_shard(config: ServeConfig, num_threads: int) -> None:
 
 
 def _load(config: ServeConfig) -> Model:
-    return open_model(config.model_path, config.dtype, NATIVE)
+    return open_model(config.model_path, config.dtype, native_kernels())
 
 
 def _use_threads(num_threads: int) -> None:

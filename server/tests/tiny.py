@@ -15,7 +15,7 @@ from ribbon_server.engine.limits import WarmupWish
 from ribbon_server.engine.shard import warm_up
 from ribbon_server.engine.step import Admission, StepOutcome, StepPlan, Wanted
 from ribbon_server.kv.ribbons import OpKind, RibbonOps
-from ribbon_server.layers.registry import NATIVE, Kernels
+from ribbon_server.layers.registry import Kernels, native_kernels
 from ribbon_server.models.open import open_model
 from ribbon_server.models.registry import families
 from ribbon_server.sampling.params import SamplingParams, parameters
@@ -54,9 +54,9 @@ def save_tiny(folder: Path, **fields: object) -> TinyModel:
     return TinyModel(folder, model)
 
 
-def make_engine(folder: Path, *, dtype: DType | None = DType.FLOAT32, kernels: Kernels = NATIVE, concurrent: int = 8) -> Engine:
+def make_engine(folder: Path, *, dtype: DType | None = DType.FLOAT32, kernels: Kernels | None = None, concurrent: int = 8) -> Engine:
     """A warm engine over the model in `folder`."""
-    model = open_model(folder, dtype, kernels)
+    model = open_model(folder, dtype, kernels or native_kernels())
     wish = WarmupWish(max_batch_prefill_tokens=64, max_total_tokens=256, max_concurrent_requests=concurrent)
     return warm_up(model, wish, KvMemory(num_bytes=64 * 2**20), None).engine
 

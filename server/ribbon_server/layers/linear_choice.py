@@ -1,12 +1,54 @@
-"""Picks the fastest linear layer for a weight, by its type and what this build of torch has."""
+"""Picks the fastest linear layer for a weight: what this build of torch has, and a short race at load. Knows shapes, no model."""
 
+import logging
+import time
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 
-from ribbon_server.layers.linear import LinearLayer, PackedOneDnnLinear, TorchLinear, packs_with_onednn
+from ribbon_server.layers.linear import FewRowsLinear, LinearLayer, PackedOneDnnLinear, TorchLinear, packs_with_onednn
+from ribbon_server.telemetry import log
+
+LAPS = 3
+WINS_BY = 0.95  # a second copy of the weight has to earn its memory
 
 
-def fastest_linear(weight: Tensor, bias: Tensor | None = None) -> LinearLayer:
-    """The layer for `weight` [out, in]."""
-    if not packs_with_onednn(weight.dtype):
-        return TorchLinear(weight, bias)
-    return PackedOneDnnLinear(weight, bias)
+class LinearChooser:
+    """Builds linear layers; each shape is raced once."""
+
+    def __init__(self) -> None:
+        """No race has been run."""
+        self._few_rows_wins: dict[tuple[int, ...], bool] = {}
+
+    def __call__(self, weight: Tensor, bias: Tensor | None = None) -> LinearLayer:
+        """The layer for `weight` [out, in]."""
+        if not packs_with_onednn(weight.dtype):
+            return TorchLinear(weight, bias)
+        packed = PackedOneDnnLinear(weight, bias)
+        if bias is not None:
+            return packed
+        shape = tuple(weight.shape)
+        if shape not in self._few_rows_wins:
+            self._few_rows_wins[shape] = few_rows_win(weight, packed)
+        return FewRowsLinear(weight, packed) if self._few_rows_wins[shape] else packed
+
+
+def few_rows_win(weight: Tensor, packed: LinearLayer) -> bool:
+    """Whether the native kernel beats `packed` at one row and at as many as it takes."""
+    native = FewRowsLinear(weight, packed)
+    times = {rows: _race(native, packed, torch.zeros((rows, weight.shape[1]), dtype=weight.dtype)) for rows in (1, native.max_rows)}
+    wins = all(ours < WINS_BY * theirs for ours, theirs in times.values())
+    log(logging.DEBUG, f"linear {list(weight.shape)}: native {'wins' if wins else 'loses'}", race_ns={str(k): v for k, v in times.items()})
+    return wins
+
+
+def _race(first: LinearLayer, second: LinearLayer, x: Tensor) -> tuple[int, int]:
+    """Best lap of each, nanoseconds."""
+    return min(_lap(first, x) for _ in range(LAPS)), min(_lap(second, x) for _ in range(LAPS))
+
+
+def _lap(layer: Callable[[Tensor], Tensor], x: Tensor) -> int:
+    started_ns = time.perf_counter_ns()
+    layer(x)
+    return time.perf_counter_ns() - started_ns

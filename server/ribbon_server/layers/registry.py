@@ -10,7 +10,7 @@ from ribbon_server.layers.attention.base import AttentionLayer, AttentionShape
 from ribbon_server.layers.attention.cpu import NativeAttention
 from ribbon_server.layers.attention.reference import ReferenceAttention
 from ribbon_server.layers.linear import LinearLayer, TorchLinear
-from ribbon_server.layers.linear_choice import fastest_linear
+from ribbon_server.layers.linear_choice import LinearChooser
 from ribbon_server.layers.norm import NativeRmsNorm, NormLayer, ReferenceRmsNorm
 
 
@@ -25,4 +25,8 @@ class Kernels:
 
 
 REFERENCE = Kernels(ReferenceRmsNorm, reference_silu_mul, ReferenceAttention, TorchLinear)
-NATIVE = Kernels(NativeRmsNorm, native_silu_mul, NativeAttention, fastest_linear)
+
+
+def native_kernels() -> Kernels:
+    """The native module's, and the fastest linear layer of each shape. Make one set a model: its races are kept with it."""
+    return Kernels(NativeRmsNorm, native_silu_mul, NativeAttention, LinearChooser())
