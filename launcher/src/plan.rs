@@ -127,7 +127,10 @@ impl Line {
     fn model(&mut self, model: &Model) -> &mut Self {
         self.flag("model-path", &model.model_path)
             .flag("model-id", &model.model_id);
-        self.optional("revision", model.revision.as_ref())
+        self.optional(
+            "revision",
+            model.revision.as_ref().filter(|commit| !commit.is_empty()),
+        )
     }
 }
 

@@ -1,0 +1,71 @@
+//! The router's command line, as the launcher writes it. The launcher has checked what people typed.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use clap::Parser;
+
+/// Serves HTTP for one model. Started by ribbon-launcher, whose socket is its standard input.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "ribbon-router", version)]
+pub(crate) struct Args {
+    /// Local directory of the model.
+    #[arg(long, env)]
+    pub(crate) model_path: PathBuf,
+    /// Id that clients see.
+    #[arg(long, env)]
+    pub(crate) model_id: String,
+    /// Resolved commit of a Hub model.
+    #[arg(long, env)]
+    pub(crate) revision: Option<String>,
+    /// IP address to listen on.
+    #[arg(long, env, default_value = "0.0.0.0")]
+    pub(crate) hostname: IpAddr,
+    /// Port to listen on; 0 picks a free one.
+    #[arg(long, env, default_value_t = 3000)]
+    pub(crate) port: u16,
+    /// Requests in the house, running or waiting.
+    #[arg(long, env, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_concurrent_requests: u32,
+    /// Longest prompt in tokens.
+    #[arg(long, env)]
+    pub(crate) max_input_tokens: Option<u32>,
+    /// Longest prompt plus generation in tokens.
+    #[arg(long, env)]
+    pub(crate) max_total_tokens: Option<u32>,
+    /// Token budget of one step.
+    #[arg(long, env)]
+    pub(crate) max_batch_prefill_tokens: Option<u32>,
+    /// Seconds a step may take.
+    #[arg(long, env)]
+    pub(crate) step_timeout: Option<f64>,
+    /// Seconds a stream waits for a shard to come back.
+    #[arg(long, env, default_value_t = 120.0)]
+    pub(crate) recovery_timeout: f64,
+    /// Largest `best_of`.
+    #[arg(long, env, default_value_t = 2)]
+    pub(crate) max_best_of: u32,
+    /// Most stop strings of a request.
+    #[arg(long, env, default_value_t = 4)]
+    pub(crate) max_stop_sequences: usize,
+    /// Largest `top_n_tokens`.
+    #[arg(long, env, default_value_t = 5)]
+    pub(crate) max_top_n_tokens: u32,
+    /// Most prompts of one completions request.
+    #[arg(long, env, default_value_t = 4)]
+    pub(crate) max_client_batch_size: usize,
+    /// Largest request body in bytes.
+    #[arg(long, env, default_value_t = 2_000_000)]
+    pub(crate) payload_limit: usize,
+    /// Threads that tokenize.
+    #[arg(long, env, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) validation_workers: u32,
+    /// Log JSON lines.
+    #[arg(long, env)]
+    pub(crate) json_output: bool,
+    /// A level, or a filter such as `warn,ribbon_http=debug`.
+    #[arg(long, env, default_value = "info", hide = true)]
+    pub(crate) log_level: String,
+    /// Colours: `0` never, `1` always, else on a terminal.
+    #[arg(long, env, default_value = "", hide = true)]
+    pub(crate) log_colorize: String,
+}

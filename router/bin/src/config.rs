@@ -1,0 +1,133 @@
+//! The checked record that the router is wired from. Knows no process.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use ribbon_http::HttpSettings;
+use ribbon_scheduler::SchedulerSettings;
+use ribbon_shards::ShardSettings;
+
+use crate::{args::Args, error::RouterError};
+
+/// Plans on their way at once: the shard works on one while the next waits beside it.
+const PIPELINE_DEPTH: usize = 2;
+
+/// Everything the router was told, in the words of its rooms.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// Where to listen.
+    pub(crate) address: SocketAddr,
+    /// Directory with the tokenizer.
+    pub(crate) model_path: PathBuf,
+    /// For the HTTP side.
+    pub(crate) http: HttpSettings,
+    /// For the scheduler.
+    pub(crate) scheduler: SchedulerSettings,
+    /// For the shards.
+    pub(crate) shards: ShardSettings,
+}
+
+impl Config {
+    /// Checks what the flags alone can tell.
+    ///
+    /// # Errors
+    /// [`RouterError::Arguments`] names the flag.
+    pub(crate) fn new(args: &Args) -> Result<Self, RouterError> {
+        Ok(Self {
+            address: SocketAddr::new(args.hostname, args.port),
+            model_path: args.model_path.clone(),
+            http: http(args),
+            scheduler: scheduler(args)?,
+            shards: ShardSettings {
+                max_batch_prefill_tokens: args.max_batch_prefill_tokens,
+                max_total_tokens: args.max_total_tokens,
+                max_concurrent_requests: args.max_concurrent_requests,
+            },
+        })
+    }
+}
+
+fn http(args: &Args) -> HttpSettings {
+    HttpSettings {
+        model_sha: args.revision.clone(),
+        max_concurrent_requests: args.max_concurrent_requests,
+        max_best_of: args.max_best_of,
+        max_stop_sequences: args.max_stop_sequences,
+        max_top_n_tokens: args.max_top_n_tokens,
+        max_client_batch_size: args.max_client_batch_size,
+        payload_limit: args.payload_limit,
+        validation_workers: args.validation_workers as usize,
+        build_sha: option_env!("RIBBON_BUILD_SHA").map(str::to_owned),
+        docker_label: option_env!("RIBBON_DOCKER_LABEL").map(str::to_owned),
+        ..HttpSettings::new(args.model_id.clone())
+    }
+}
+
+fn scheduler(args: &Args) -> Result<SchedulerSettings, RouterError> {
+    Ok(SchedulerSettings {
+        max_concurrent_requests: args.max_concurrent_requests,
+        max_input_tokens: args.max_input_tokens,
+        step_timeout: args
+            .step_timeout
+            .map(|value| seconds("step-timeout", value))
+            .transpose()?,
+        recovery_timeout: seconds("recovery-timeout", args.recovery_timeout)?,
+        pipeline_depth: PIPELINE_DEPTH,
+    })
+}
+
+fn seconds(flag: &str, value: f64) -> Result<Duration, RouterError> {
+    Duration::try_from_secs_f64(value)
+        .ok()
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| {
+            RouterError::Arguments(format!("`--{flag}` is {value}: give seconds above 0"))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn config(words: &[&str]) -> Result<Config, RouterError> {
+        let needed = ["ribbon-router", "--model-path=/m", "--model-id=m"];
+        Config::new(&Args::parse_from(needed.iter().chain(words)))
+    }
+
+    #[test]
+    fn absent_limits_are_left_to_the_shard() {
+        let config = config(&[]).expect("checked");
+        assert_eq!(
+            (
+                config.shards.max_total_tokens,
+                config.shards.max_batch_prefill_tokens
+            ),
+            (None, None)
+        );
+        assert_eq!(
+            (
+                config.scheduler.max_input_tokens,
+                config.scheduler.step_timeout
+            ),
+            (None, None)
+        );
+    }
+
+    #[test]
+    fn seconds_may_be_broken_but_not_zero_or_negative() {
+        let step = config(&["--step-timeout=0.5"])
+            .expect("checked")
+            .scheduler
+            .step_timeout;
+        assert_eq!(step, Some(Duration::from_millis(500)));
+        for bad in [
+            "--step-timeout=0",
+            "--recovery-timeout=-1",
+            "--recovery-timeout=nan",
+        ] {
+            let message = config(&[bad]).expect_err(bad).to_string();
+            assert!(message.contains("-timeout"), "{message}");
+        }
+    }
+}
