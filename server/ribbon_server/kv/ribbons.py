@@ -24,6 +24,7 @@ class OpKind(IntEnum):
     DROP = 7
 
 
+OP_NAMES = {kind.value: kind.name for kind in OpKind}
 SUPPORTED = np.array([OpKind.OPEN, OpKind.SHARE, OpKind.GROW, OpKind.CLOSE, OpKind.TRUNCATE, OpKind.DROP], np.uint8)
 
 
@@ -87,7 +88,7 @@ class Ribbons:
             return
         index = int(bad.argmax())
         value = int(values[index])
-        name = f"{OpKind(value).name} ({value})" if column == "kind" and value in OpKind else value
+        name = f"{OP_NAMES[value]} ({value})" if column == "kind" and value in OP_NAMES else value
         raise InvalidRequest(f"ribbon operation {index}: {column} is {name}; {limit}")
 
     def apply(self, ops: RibbonOps) -> None:

@@ -1,0 +1,74 @@
+"""The hard rule of the step loop: a steady decode step makes no more Python calls at 64 rows than at one."""
+
+import sys
+
+import numpy as np
+from tiny import Driver, TinyModel, make_engine
+
+LIMIT = 1.2
+
+
+def count_calls(work) -> int:
+    """Python and C calls that `work` makes in this thread."""
+    calls = 0
+
+    def profile(frame, event, argument) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(profile)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def steady_step(folder, rows: int, **params) -> int:
+    """Calls of one decode step of `rows` sequences that have run for a while."""
+    driver = Driver(make_engine(folder, concurrent=64))
+    for slot in range(1, rows + 1):
+        driver.seat(slot, [5, 6, 7 + slot], **params)
+    slots = range(1, rows + 1)
+    driver.step(dict.fromkeys(slots, 3))
+    driver.step(dict.fromkeys(slots, 1))
+    plan = driver.plan(dict.fromkeys(slots, 1))
+    return count_calls(lambda: driver.engine.step(plan))
+
+
+def test_a_greedy_decode_step_does_no_work_row_by_row(tiny_untied: TinyModel) -> None:
+    one, many = (steady_step(tiny_untied.folder, rows) for rows in (1, 64))
+    assert one > 50  # the profile saw the step
+    assert many <= LIMIT * one
+
+
+def test_a_step_with_every_processor_on_does_no_work_row_by_row(tiny_untied: TinyModel) -> None:
+    params = {
+        "greedy": 0,
+        "seed": 5,
+        "top_p": 0.9,
+        "top_tokens": 2,
+        "repetition_penalty": 1.2,
+        "frequency_penalty": 0.1,
+        "presence_penalty": 0.1,
+        "count_penalty": 0.1,
+        "min_tokens": 30,
+        "stops": [150],
+        "bias": {9: 0.5, 10: -0.5},
+    }
+    one, many = (steady_step(tiny_untied.folder, rows, **params) for rows in (1, 64))
+    assert many <= LIMIT * one
+
+
+def test_the_guard_sees_a_loop_over_rows(tiny_untied: TinyModel, monkeypatch) -> None:
+    from ribbon_server.engine.sequences import Sequences
+
+    advance = Sequences.advance
+
+    def row_by_row(self, slots, counts) -> None:
+        for slot, count in zip(slots.tolist(), counts.tolist(), strict=True):
+            advance(self, np.array([slot]), np.array([count]))
+
+    monkeypatch.setattr(Sequences, "advance", row_by_row)
+    one, many = (steady_step(tiny_untied.folder, rows) for rows in (1, 64))
+    assert many > LIMIT * one
