@@ -2,12 +2,24 @@
 
 use half::bf16;
 
+use crate::lanes::Lanes;
+
 /// A stored number that is widened to float32 for computing.
 pub trait Element: Copy + Default + Send + Sync + 'static {
     /// The exact float32 value.
     fn widen(self) -> f32;
     /// The nearest stored value, ties to even.
     fn narrow(value: f32) -> Self;
+    /// Sixteen stored numbers, widened.
+    ///
+    /// # Safety
+    /// As for the methods of `Lanes`.
+    unsafe fn load<L: Lanes>(from: *const Self) -> L;
+    /// Stores sixteen numbers, rounded.
+    ///
+    /// # Safety
+    /// As for the methods of `Lanes`.
+    unsafe fn store<L: Lanes>(value: L, to: *mut Self);
 }
 
 impl Element for f32 {
@@ -18,6 +30,16 @@ impl Element for f32 {
     #[inline(always)]
     fn narrow(value: f32) -> Self {
         value
+    }
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(from: *const Self) -> L {
+        // SAFETY: the caller's promise.
+        unsafe { L::load(from) }
+    }
+    #[inline(always)]
+    unsafe fn store<L: Lanes>(value: L, to: *mut Self) {
+        // SAFETY: the caller's promise.
+        unsafe { value.store(to) }
     }
 }
 
@@ -33,6 +55,16 @@ impl Element for bf16 {
         let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16;
         let quiet_nan = (bits >> 16) as u16 | 0x40;
         bf16::from_bits(if value.is_nan() { quiet_nan } else { rounded })
+    }
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(from: *const Self) -> L {
+        // SAFETY: the caller's promise.
+        unsafe { L::load_bf16(from) }
+    }
+    #[inline(always)]
+    unsafe fn store<L: Lanes>(value: L, to: *mut Self) {
+        // SAFETY: the caller's promise.
+        unsafe { value.store_bf16(to) }
     }
 }
 

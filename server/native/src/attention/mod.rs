@@ -1,11 +1,18 @@
 //! Causal grouped-query attention of a ragged batch over the region. Knows runs and one layer's shape; not models.
 
-pub mod portable;
+mod pieces;
+mod rows;
+mod units;
 
 use crate::element::Element;
+use crate::lanes::dispatch;
 use crate::runs::{Batch, LayerShape, Run};
+use crate::scratch::with_scratch;
 use crate::tensor::Pieces;
 use crate::threads;
+
+use pieces::{Partials, Piece, memory_len};
+use units::{Unit, Units};
 
 /// What one call computes, whatever the instruction set.
 pub struct Problem<'a, T> {
@@ -34,7 +41,7 @@ pub struct HeadView {
 
 impl<T: Element> Problem<'_, T> {
     /// Where a run's keys of one head lie.
-    pub fn head(&self, run: &Run, kv_head: usize) -> HeadView {
+    fn head(&self, run: &Run, kv_head: usize) -> HeadView {
         let head_bytes = self.shape.head_dim * size_of::<T>();
         HeadView {
             key: run.address + self.shape.kv_offset + kv_head * head_bytes,
@@ -42,19 +49,26 @@ impl<T: Element> Problem<'_, T> {
             stride: self.batch.stride_bytes,
         }
     }
+
+    /// Where a query row of a key head begins in query and output; rows count tokens × the heads of the group.
+    fn row_start(&self, run: &Run, kv_head: usize, row: usize) -> usize {
+        let group = self.shape.group();
+        let head = kv_head * group + row % group;
+        ((run.first_query + row / group) * self.shape.num_heads + head) * self.shape.head_dim
+    }
 }
 
 /// Computes the whole batch.
 pub fn attention<T: Element>(problem: &Problem<'_, T>) {
-    let heads = problem.shape.num_kv_heads;
-    let tokens: Vec<(Run, usize)> = problem
-        .batch
-        .runs
-        .iter()
-        .flat_map(|run| (0..run.num_queries).map(|query| (*run, query)))
-        .collect();
-    threads::for_each(tokens.len() * heads, |item| {
-        let (run, query) = tokens[item / heads];
-        portable::one_query(problem, &run, query, item % heads);
-    });
+    let Units { units, merges, num_partials } = Units::new(problem.batch, &problem.shape);
+    let mut memory = vec![0.0; num_partials * Partials::len(&problem.shape)];
+    let partials = Partials::new(&mut memory, &problem.shape);
+    threads::for_each(units.len(), |index| compute(problem, units[index], &partials));
+    for merge in merges {
+        partials.merge(problem, merge);
+    }
+}
+
+fn compute<T: Element>(problem: &Problem<'_, T>, unit: Unit, partials: &Partials) {
+    with_scratch(memory_len(&problem.shape, &unit), |memory| dispatch(Piece { problem, unit, partials, memory }));
 }

@@ -1,0 +1,261 @@
+//! Online softmax of a few query rows over one head's keys, in vector lanes. Knows rows, keys and values; not runs.
+//! Scores are kept in units of log2, so that weights are powers of two. Milakov and Gimelshein, https://arxiv.org/abs/1805.02867
+
+use crate::element::Element;
+use crate::lanes::{LANES, Lanes};
+
+use super::HeadView;
+
+/// Keys that are weighed together.
+pub const BLOCK: usize = 64;
+
+/// Query rows of one key head and what they have gathered so far.
+pub struct Rows<'a> {
+    /// [rows, dim], times scale · log2(e)
+    pub query: &'a [f32],
+    /// Keys a row sees: those before its own token and its own.
+    pub visible: &'a [usize],
+    /// Highest score so far.
+    pub highest: &'a mut [f32],
+    /// Sum of weights so far.
+    pub total: &'a mut [f32],
+    /// [rows, dim], weighted values so far
+    pub sums: &'a mut [f32],
+    /// Numbers of a head, a multiple of 16.
+    pub dim: usize,
+}
+
+/// Room for one block: widened keys or values, and the weights.
+pub struct Room<'a> {
+    wide: &'a mut [f32],
+    weights: &'a mut [f32],
+}
+
+/// Floats a room needs.
+pub fn room_len(rows: usize, dim: usize) -> usize {
+    BLOCK * dim + rows * BLOCK
+}
+
+impl<'a> Room<'a> {
+    /// Divides `room_len` floats.
+    pub fn new(memory: &'a mut [f32], dim: usize) -> Self {
+        let (wide, weights) = memory.split_at_mut(BLOCK * dim);
+        Self { wide, weights }
+    }
+}
+
+/// A block of keys: [first, first + count), count ≤ `BLOCK`.
+#[derive(Clone, Copy)]
+pub struct Keys {
+    /// The head.
+    pub view: HeadView,
+    /// First key.
+    pub first: usize,
+    /// Number of keys.
+    pub count: usize,
+}
+
+/// Where float32 rows lie: row i at `start + i * stride` floats.
+#[derive(Clone, Copy)]
+struct Wide {
+    start: *const f32,
+    stride: usize,
+}
+
+impl Rows<'_> {
+    /// Forgets everything gathered.
+    pub fn clear(&mut self) {
+        self.highest.fill(f32::NEG_INFINITY);
+        self.total.fill(0.0);
+        self.sums.fill(0.0);
+    }
+
+    /// Gathers one block.
+    ///
+    /// # Safety
+    /// The keys are mapped and nobody writes them; the processor has the instruction set of `L`.
+    #[inline(always)]
+    pub unsafe fn gather<L: Lanes, T: Element>(&mut self, keys: Keys, room: &mut Room<'_>) {
+        // SAFETY: the caller's promise for all of them.
+        unsafe {
+            let wide = widen::<L, T>(keys, 0, self.dim, room.wide);
+            for row in 0..self.visible.len() {
+                let count = self.visible[row].saturating_sub(keys.first).min(keys.count);
+                self.weigh::<L>(row, wide, count, &mut room.weights[row * BLOCK..][..BLOCK]);
+            }
+            let wide = widen::<L, T>(keys, keys.view.value_offset, self.dim, room.wide);
+            let mut row = 0;
+            while row < self.visible.len() {
+                row += self.add_values::<L>(row, wide, keys.count, room.weights);
+            }
+        }
+    }
+
+    /// Scores of one row, turned into weights; what was gathered shrinks when the highest score rises.
+    #[inline(always)]
+    unsafe fn weigh<L: Lanes>(&mut self, row: usize, keys: Wide, count: usize, weights: &mut [f32]) {
+        if count == 0 {
+            weights.fill(0.0);
+            return;
+        }
+        let query = &self.query[row * self.dim..][..self.dim];
+        // SAFETY: 16 floats at each multiple of 16 below BLOCK lie in `weights`; the rest is the caller's promise.
+        unsafe {
+            let mut top = L::splat(f32::NEG_INFINITY);
+            for first in (0..count).step_by(LANES) {
+                let scores = scores::<L>(query, keys, first).keep_first(count - first, f32::NEG_INFINITY);
+                scores.store(weights.as_mut_ptr().add(first));
+                top = top.max(scores);
+            }
+            let highest = self.highest[row].max(top.highest());
+            let mut total = L::splat(0.0);
+            for first in (0..BLOCK).step_by(LANES) {
+                let at = weights.as_mut_ptr().add(first);
+                let weight = if first < count { L::load(at).sub(L::splat(highest)).exp2() } else { L::splat(0.0) };
+                weight.store(at);
+                total = total.add(weight);
+            }
+            self.shrink::<L>(row, highest);
+            self.total[row] += total.sum();
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn shrink<L: Lanes>(&mut self, row: usize, highest: f32) {
+        if highest <= self.highest[row] {
+            return;
+        }
+        let factor = (self.highest[row] - highest).exp2();
+        self.highest[row] = highest;
+        self.total[row] *= factor;
+        let sums = self.sums[row * self.dim..][..self.dim].as_mut_ptr();
+        for unit in (0..self.dim).step_by(LANES) {
+            // SAFETY: `dim` is a multiple of 16; the rest is the caller's promise.
+            unsafe { L::load(sums.add(unit)).mul(L::splat(factor)).store(sums.add(unit)) };
+        }
+    }
+
+    /// Adds weighted values to as many rows as the registers hold; returns how many.
+    #[inline(always)]
+    unsafe fn add_values<L: Lanes>(&mut self, row: usize, values: Wide, count: usize, weights: &[f32]) -> usize {
+        let rows = (self.visible.len() - row).min(L::ROWS);
+        let weights = &weights[row * BLOCK..];
+        let mut unit = 0;
+        while unit < self.dim {
+            let left = (self.dim - unit) / LANES;
+            let sums = self.sums[row * self.dim + unit..].as_mut_ptr();
+            let values = Wide { start: values.start.wrapping_add(unit), stride: values.stride };
+            let panel = Panel { sums, dim: self.dim, values, count, weights };
+            // SAFETY: the caller's promise; `rows` rows and `left` units exist.
+            unit += LANES * unsafe { panel.run_rows::<L>(rows, left) };
+        }
+        rows
+    }
+}
+
+/// A few rows by a few units of sixteen numbers of the weighted sums, held in registers over a block.
+struct Panel<'a> {
+    sums: *mut f32,
+    dim: usize,
+    values: Wide,
+    count: usize,
+    weights: &'a [f32],
+}
+
+impl Panel<'_> {
+    #[inline(always)]
+    unsafe fn run_rows<L: Lanes>(&self, rows: usize, units: usize) -> usize {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match rows {
+                1 => self.run_units::<L, 1>(units),
+                2 => self.run_units::<L, 2>(units),
+                3 => self.run_units::<L, 3>(units),
+                _ => self.run_units::<L, 4>(units),
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn run_units<L: Lanes, const R: usize>(&self, units: usize) -> usize {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match units {
+                1 => self.run::<L, R, 1>(),
+                2 => self.run::<L, R, 2>(),
+                3 => self.run::<L, R, 3>(),
+                _ => self.run::<L, R, 4>(),
+            }
+        }
+        units.min(4)
+    }
+
+    #[inline(always)]
+    unsafe fn run<L: Lanes, const R: usize, const U: usize>(&self) {
+        // SAFETY: R rows of U units exist behind `sums`, `count` rows behind `values`, R rows of BLOCK weights.
+        unsafe {
+            let at = |row: usize, unit: usize| self.sums.add(row * self.dim + unit * LANES);
+            let mut sums = [[L::splat(0.0); U]; R];
+            for row in 0..R {
+                for unit in 0..U {
+                    sums[row][unit] = L::load(at(row, unit));
+                }
+            }
+            for key in 0..self.count {
+                let value = self.values.start.add(key * self.values.stride);
+                let mut values = [L::splat(0.0); U];
+                for unit in 0..U {
+                    values[unit] = L::load(value.add(unit * LANES));
+                }
+                for row in 0..R {
+                    let weight = L::splat(*self.weights.get_unchecked(row * BLOCK + key));
+                    for unit in 0..U {
+                        sums[row][unit] = weight.fma(values[unit], sums[row][unit]);
+                    }
+                }
+            }
+            for row in 0..R {
+                for unit in 0..U {
+                    sums[row][unit].store(at(row, unit));
+                }
+            }
+        }
+    }
+}
+
+/// Sixteen scores of one row.
+#[inline(always)]
+unsafe fn scores<L: Lanes>(query: &[f32], keys: Wide, first: usize) -> L {
+    // SAFETY: BLOCK rows of `query.len()` floats may be read behind `keys`; the rest is the caller's promise.
+    unsafe {
+        let start = keys.start.add(first * keys.stride);
+        let mut sums = [L::splat(0.0); LANES];
+        for unit in (0..query.len()).step_by(LANES) {
+            let part = L::load(query.as_ptr().add(unit));
+            for key in 0..LANES {
+                sums[key] = part.fma(L::load(start.add(key * keys.stride + unit)), sums[key]);
+            }
+        }
+        L::sum_each(&sums)
+    }
+}
+
+/// Copies a block's keys or values next to each other as float32, asking for the next block's on the way. Rows past the
+/// block's end are old numbers.
+#[inline(always)]
+unsafe fn widen<L: Lanes, T: Element>(keys: Keys, offset: usize, dim: usize, wide: &mut [f32]) -> Wide {
+    let row_bytes = dim * size_of::<T>();
+    for key in 0..keys.count {
+        let address = keys.view.key + (keys.first + key) * keys.view.stride + offset;
+        let ahead = address + BLOCK * keys.view.stride;
+        let to = wide[key * dim..][..dim].as_mut_ptr();
+        // SAFETY: the key is mapped (the caller's promise) and its `dim` numbers fit `to`; a prefetch cannot fault.
+        unsafe {
+            (0..row_bytes).step_by(64).for_each(|byte| L::prefetch(ahead + byte));
+            for unit in (0..dim).step_by(LANES) {
+                T::load::<L>((address as *const T).add(unit)).store(to.add(unit));
+            }
+        }
+    }
+    Wide { start: wide.as_ptr(), stride: dim }
+}
