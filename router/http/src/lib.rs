@@ -1,1 +1,39 @@
-//! Placeholder.
+//! HTTP in, tokens out: routes, wire structs, the one error table, streams, request metrics.
+//!
+//! Knows engines only by [`ribbon_core::Engine`]. Wiring, for `router/bin`:
+//!
+//! ```ignore
+//! let prometheus = ribbon_http::metrics::install(&scheduler_buckets)?;      // once, before AppState::new
+//! ribbon_scheduler::metrics::describe();
+//! tasks.spawn(ribbon_http::metrics::upkeep(prometheus.clone()));
+//! let tokenizer = Arc::new(Tokenizer::load(&model_path)?);
+//! let template = ChatTemplate::load(&model_path, &tokenizer)?;
+//! let text = ModelText { tokenizer, template };
+//! let state = AppState::new(settings, Engines::single(model_id, engine), text, prometheus);
+//! axum::serve(listener.tap_io(|tcp| { let _ = tcp.set_nodelay(true); }), ribbon_http::router(state)).await?;
+//! ```
+
+mod checks;
+mod collect;
+pub mod error;
+mod extract;
+mod fields;
+mod headers;
+mod instruments;
+pub mod metrics;
+mod routes;
+mod running;
+mod schema;
+pub mod settings;
+mod sse;
+pub mod state;
+mod submit;
+mod telemetry;
+#[cfg(test)]
+mod tests;
+mod wish;
+mod workers;
+
+pub use routes::router;
+pub use settings::HttpSettings;
+pub use state::{AppState, Engines, ModelText};

@@ -1,0 +1,111 @@
+//! Ranges of request parameters. What passes here is usable everywhere behind it; what does not is named with its limit.
+
+use crate::error::ApiError;
+
+/// Below this temperature the highest score wins anyway, and dividing by it overflows: it means greedy.
+pub(crate) const MIN_TEMPERATURE: f64 = 1e-4;
+
+/// The values a number may have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Range {
+    low: f64,
+    high: f64,
+    /// Whether `low` and `high` themselves belong to it.
+    closed: (bool, bool),
+}
+
+/// TGI wants it above 0.
+pub(crate) const NATIVE_TEMPERATURE: Range = Range::new((0.0, 1e6), (false, true));
+/// 0 is greedy.
+pub(crate) const OPENAI_TEMPERATURE: Range = Range::new((0.0, 1e6), (true, true));
+/// A share of the probability; all of it is off.
+pub(crate) const SHARE: Range = Range::new((0.0, 1.0), (false, true));
+/// A share that may be none; none is off.
+pub(crate) const MIN_P: Range = Range::new((0.0, 1.0), (true, true));
+/// OpenAI's additive penalties, and TGI's relative one.
+pub(crate) const PENALTY: Range = Range::new((-2.0, 2.0), (true, true));
+/// A factor on scores; beyond it they overflow.
+pub(crate) const REPETITION: Range = Range::new((0.0, 1e4), (false, true));
+/// Penalties smaller than this overflow as well.
+const SMALLEST_FACTOR: f64 = 1e-4;
+
+impl Range {
+    const fn new((low, high): (f64, f64), closed: (bool, bool)) -> Self {
+        Self { low, high, closed }
+    }
+
+    fn contains(self, value: f64) -> bool {
+        let above = value > self.low || (self.closed.0 && value == self.low);
+        let below = value < self.high || (self.closed.1 && value == self.high);
+        above && below
+    }
+
+    fn words(self) -> String {
+        let (low, high) = (if self.closed.0 { ">=" } else { ">" }, if self.closed.1 { "<=" } else { "<" });
+        format!("{low} {} and {high} {}", self.low, self.high)
+    }
+
+    /// The value if it is in the range, `default` if absent.
+    pub(crate) fn check(self, name: &'static str, value: Option<f64>, default: f32) -> Result<f32, ApiError> {
+        let Some(value) = value else { return Ok(default) };
+        if self.contains(value) {
+            return Ok(value as f32);
+        }
+        Err(ApiError::invalid(name, format!("`{name}` is {value}; it must be {}", self.words())))
+    }
+}
+
+/// A repetition penalty that can be multiplied and divided with.
+pub(crate) fn repetition_penalty(value: Option<f64>) -> Result<f32, ApiError> {
+    let name = "repetition_penalty";
+    match REPETITION.check(name, value, 1.0)? {
+        tiny if f64::from(tiny) < SMALLEST_FACTOR => Err(ApiError::invalid(name, format!("`{name}` is {tiny}; the least is {SMALLEST_FACTOR}"))),
+        penalty => Ok(penalty),
+    }
+}
+
+/// A count of tokens that fits the wire; larger ones are beyond every limit and refused by it.
+pub(crate) fn tokens(value: u64) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}
+
+/// `max_new_tokens` under whatever name the route has for it: at least 1.
+pub(crate) fn max_new_tokens(name: &'static str, value: Option<u64>) -> Result<Option<u32>, ApiError> {
+    match value {
+        Some(0) => Err(ApiError::invalid(name, format!("`{name}` is 0; it must be at least 1"))),
+        value => Ok(value.map(tokens)),
+    }
+}
+
+/// Stop strings: not too many, none empty.
+pub(crate) fn stop_strings(stops: &[String], limit: usize) -> Result<(), ApiError> {
+    if stops.len() > limit {
+        let message = format!("`stop` has {} strings; this server allows {limit} (`--max-stop-sequences`)", stops.len());
+        return Err(ApiError::invalid("stop", message));
+    }
+    if stops.iter().any(String::is_empty) {
+        return Err(ApiError::invalid("stop", "`stop` has an empty string, which every text ends with; leave it out"));
+    }
+    Ok(())
+}
+
+/// How many top tokens are reported.
+pub(crate) fn top_tokens(name: &'static str, value: Option<u64>, limit: u32) -> Result<u32, ApiError> {
+    let asked = value.unwrap_or(0);
+    if asked > u64::from(limit) {
+        return Err(ApiError::invalid(name, format!("`{name}` is {asked}; this server allows {limit} (`--max-top-n-tokens`)")));
+    }
+    Ok(asked as u32)
+}
+
+/// Most stop token ids of a request.
+const MAX_STOP_TOKEN_IDS: usize = 64;
+
+/// Token ids that end the sequence: not too many; whether the model has them is checked with its limits.
+pub(crate) fn stop_token_ids(ids: &[u32]) -> Result<(), ApiError> {
+    if ids.len() > MAX_STOP_TOKEN_IDS {
+        let message = format!("`stop_token_ids` has {} ids; the limit is {MAX_STOP_TOKEN_IDS}", ids.len());
+        return Err(ApiError::invalid("stop_token_ids", message));
+    }
+    Ok(())
+}

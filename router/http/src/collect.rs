@@ -1,0 +1,44 @@
+//! Complete answers: all tokens of a sequence, put together.
+
+use ribbon_core::{FinishReason, Token};
+
+use crate::{
+    error::{ApiError, Cause},
+    running::Running,
+};
+
+/// A sequence with all its tokens.
+pub(crate) struct Collected {
+    pub(crate) running: Running,
+    pub(crate) text: String,
+    /// Each token with the text it completed; empty unless asked for.
+    pub(crate) tokens: Vec<TokenText>,
+    pub(crate) finish: FinishReason,
+}
+
+/// A token and its text: what it completed, or a special token's own.
+pub(crate) struct TokenText {
+    pub(crate) token: Token,
+    pub(crate) text: String,
+    pub(crate) is_special: bool,
+}
+
+/// Runs a sequence to its end.
+///
+/// # Errors
+/// The engine gave it up.
+pub(crate) async fn collect(mut running: Running, keep_tokens: bool) -> Result<Collected, ApiError> {
+    let mut text = String::new();
+    let mut tokens = Vec::new();
+    while let Some(step) = running.next().await? {
+        text.push_str(running.piece());
+        if keep_tokens {
+            let text = if step.is_special { running.tokenizer.text_of(step.token.id) } else { running.piece().to_owned() };
+            tokens.push(TokenText { token: step.token, text, is_special: step.is_special });
+        }
+        if let Some(finish) = step.finish {
+            return Ok(Collected { running, text, tokens, finish });
+        }
+    }
+    Err(ApiError::new(Cause::Incomplete, "the tokens ended without a finish reason"))
+}

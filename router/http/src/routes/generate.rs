@@ -1,0 +1,129 @@
+//! TGI's own routes: `/generate`, `/generate_stream`, and `/`, which is either.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension, Json, Router,
+    extract::State,
+    http::HeaderMap,
+    response::{IntoResponse, Response},
+    routing::post,
+};
+
+use crate::{
+    collect::{Collected, collect},
+    error::{ApiError, NativeError},
+    extract::NativeJson,
+    headers::{answer_headers, compute_time, traceparent},
+    instruments::Tally,
+    schema::{
+        native::GenerateRequest,
+        native_answer::{Answer, NativeWriter},
+    },
+    sse,
+    state::AppState,
+    submit::{Source, Submission, submit},
+};
+
+pub(super) fn routes() -> Router<AppState> {
+    Router::new()
+        .route("/generate", post(generate))
+        .route("/generate_stream", post(generate_stream))
+        .route("/", post(compat))
+}
+
+/// What the answer looks like, apart from its text.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    Object,
+    /// One object in an array; the prompt comes first unless it is declined.
+    Array,
+}
+
+type Handled = Result<Response, NativeError>;
+
+async fn generate(State(state): State<AppState>, Extension(tally): Extension<Arc<Tally>>, headers: HeaderMap, NativeJson(request): NativeJson<GenerateRequest>) -> Handled {
+    request.check_stream(false)?;
+    let call = Call::new(&state, tally, &headers);
+    Ok(call.complete(request, Shape::Object).await?)
+}
+
+async fn generate_stream(State(state): State<AppState>, Extension(tally): Extension<Arc<Tally>>, headers: HeaderMap, NativeJson(request): NativeJson<GenerateRequest>) -> Handled {
+    request.check_stream(true)?;
+    let call = Call::new(&state, tally, &headers);
+    Ok(call.stream(request, false).await?)
+}
+
+async fn compat(State(state): State<AppState>, Extension(tally): Extension<Arc<Tally>>, headers: HeaderMap, NativeJson(request): NativeJson<GenerateRequest>) -> Handled {
+    let call = Call::new(&state, tally, &headers);
+    match request.stream {
+        Some(true) => Ok(call.stream(request, true).await?),
+        _ => Ok(call.complete(request, Shape::Array).await?),
+    }
+}
+
+struct Call<'a> {
+    state: &'a AppState,
+    tally: Arc<Tally>,
+    traceparent: Option<Arc<str>>,
+}
+
+/// A request apart from its answer's looks.
+struct Asked {
+    submission: Submission,
+    with_details: bool,
+    /// The prompt, where the answer begins with it.
+    full_text: Option<String>,
+}
+
+impl<'a> Call<'a> {
+    fn new(state: &'a AppState, tally: Arc<Tally>, headers: &HeaderMap) -> Self {
+        Self { state, tally, traceparent: traceparent(headers) }
+    }
+
+    fn asked(&self, mut request: GenerateRequest, is_stream: bool, full_by_default: bool) -> Result<Asked, ApiError> {
+        let wish = request.wish(&self.state.settings, is_stream)?;
+        let parameters = request.parameters.unwrap_or_default();
+        let is_full = parameters.return_full_text.unwrap_or(full_by_default);
+        Ok(Asked {
+            full_text: is_full.then(|| request.inputs.clone()),
+            with_details: parameters.details.unwrap_or(false),
+            submission: Submission {
+                wish,
+                source: Source::Texts(vec![request.inputs]),
+                model: None,
+                traceparent: self.traceparent.clone(),
+            },
+        })
+    }
+
+    async fn complete(&self, request: GenerateRequest, shape: Shape) -> Result<Response, ApiError> {
+        let asked = self.asked(request, false, shape == Shape::Array)?;
+        let submitted = submit(self.state, &self.tally, asked.submission).await?;
+        let mut collected = Vec::new();
+        for running in submitted.sequences {
+            collected.push(collect(running, asked.with_details).await?);
+        }
+        let answers: Vec<Answer<'_>> = collected.iter().map(|one| Answer::new(one, asked.full_text.clone(), asked.with_details)).collect();
+        let mut response = match (shape, answers.first()) {
+            (Shape::Object, Some(answer)) => Json(answer).into_response(),
+            _ => Json(&answers).into_response(),
+        };
+        self.settle(response.headers_mut(), submitted.characters, collected);
+        Ok(response)
+    }
+
+    async fn stream(&self, request: GenerateRequest, full_by_default: bool) -> Result<Response, ApiError> {
+        let asked = self.asked(request, true, full_by_default)?;
+        let submitted = submit(self.state, &self.tally, asked.submission).await?;
+        let writer = NativeWriter::new(asked.full_text, asked.with_details);
+        sse::respond(self.state, self.tally.clone(), submitted, writer).await
+    }
+
+    fn settle(&self, headers: &mut HeaderMap, characters: usize, collected: Vec<Collected>) {
+        let sequences: Vec<_> = collected.into_iter().map(|collected| collected.running).collect();
+        answer_headers(headers, &self.state.settings, characters, &sequences);
+        sequences.iter().for_each(|sequence| compute_time(headers, sequence));
+        self.tally.succeed(&sequences.iter().map(crate::running::Running::timings).collect::<Vec<_>>());
+    }
+}

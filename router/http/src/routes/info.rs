@@ -1,0 +1,56 @@
+//! `/info` and `/v1/models`: what is served, and its limits.
+
+use axum::{Json, Router, extract::State, routing::get};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::{error::NativeError, state::AppState, submit::ready_model};
+
+pub(super) fn routes() -> Router<AppState> {
+    Router::new().route("/info", get(info)).route("/v1/models", get(models))
+}
+
+#[derive(Serialize)]
+struct Info {
+    model_id: String,
+    model_sha: Option<String>,
+    model_pipeline_tag: Option<String>,
+    max_concurrent_requests: u32,
+    max_best_of: u32,
+    max_stop_sequences: usize,
+    max_input_tokens: u32,
+    max_total_tokens: u32,
+    validation_workers: usize,
+    max_client_batch_size: usize,
+    router: &'static str,
+    version: &'static str,
+    sha: Option<String>,
+    docker_label: Option<String>,
+}
+
+/// The limits are the resolved ones, so there is no answer before a shard was warm.
+async fn info(State(state): State<AppState>) -> Result<Json<Info>, NativeError> {
+    let limits = ready_model(state.engines.get(None).as_ref())?.limits;
+    let settings = &state.settings;
+    Ok(Json(Info {
+        model_id: settings.model_id.clone(),
+        model_sha: settings.model_sha.clone(),
+        model_pipeline_tag: None,
+        max_concurrent_requests: settings.max_concurrent_requests,
+        max_best_of: settings.max_best_of,
+        max_stop_sequences: settings.max_stop_sequences,
+        max_input_tokens: limits.max_input_tokens,
+        max_total_tokens: limits.max_total_tokens,
+        validation_workers: settings.validation_workers,
+        max_client_batch_size: settings.max_client_batch_size,
+        router: "text-generation-router",
+        version: env!("CARGO_PKG_VERSION"),
+        sha: settings.build_sha.clone(),
+        docker_label: settings.docker_label.clone(),
+    }))
+}
+
+async fn models(State(state): State<AppState>) -> Json<Value> {
+    let id = &state.settings.model_id;
+    Json(json!({"object": "list", "data": [{"id": id, "object": "model", "created": 0, "owned_by": id}]}))
+}

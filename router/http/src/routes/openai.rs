@@ -1,0 +1,119 @@
+//! `/v1/chat/completions` and `/v1/completions`, streamed and not.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension, Router,
+    extract::State,
+    http::{HeaderMap, header},
+    response::{IntoResponse, Response},
+    routing::post,
+};
+use futures_util::future::try_join_all;
+
+use crate::{
+    collect::collect,
+    error::{ApiError, OpenAiError},
+    extract::OpenAiJson,
+    headers::{answer_headers, compute_time, traceparent},
+    instruments::Tally,
+    running::Running,
+    schema::{
+        message::messages,
+        openai::{OpenAiRequest, Prompt},
+        openai_answer::{Head, Kind, OpenAiWriter, body},
+    },
+    settings::HttpSettings,
+    sse,
+    state::AppState,
+    submit::{Source, Submission, Submitted, submit},
+};
+
+pub(super) fn routes() -> Router<AppState> {
+    Router::new().route("/v1/chat/completions", post(chat)).route("/v1/completions", post(completions))
+}
+
+type Handled = Result<Response, OpenAiError>;
+
+async fn chat(State(state): State<AppState>, Extension(tally): Extension<Arc<Tally>>, headers: HeaderMap, OpenAiJson(mut request): OpenAiJson<OpenAiRequest>) -> Handled {
+    let mut wish = request.wish(&state.settings)?;
+    let logprobs = request.chat_logprobs(state.settings.max_top_n_tokens)?;
+    wish.sampling.top_tokens = logprobs.unwrap_or(0);
+    if request.prompt.is_some() {
+        Err(ApiError::invalid("prompt", "`prompt` belongs to /v1/completions; here it is `messages`"))?;
+    }
+    let source = Source::Chat(messages(request.messages.take())?);
+    let submission = Submission { wish, source, model: request.model.clone(), traceparent: traceparent(&headers) };
+    let submitted = submit(&state, &tally, submission).await?;
+    let call = Call { state: &state, tally, kind: Kind::Chat, with_logprobs: logprobs.is_some(), request };
+    Ok(call.answer(submitted).await?)
+}
+
+async fn completions(State(state): State<AppState>, Extension(tally): Extension<Arc<Tally>>, headers: HeaderMap, OpenAiJson(mut request): OpenAiJson<OpenAiRequest>) -> Handled {
+    let wish = request.wish(&state.settings)?;
+    request.check_completion_fields()?;
+    let source = prompts(request.prompt.take(), &state.settings)?;
+    let submission = Submission { wish, source, model: request.model.clone(), traceparent: traceparent(&headers) };
+    let submitted = submit(&state, &tally, submission).await?;
+    let call = Call { state: &state, tally, kind: Kind::Completion, with_logprobs: false, request };
+    Ok(call.answer(submitted).await?)
+}
+
+/// The prompts of a completions call: at least one, none empty, not too many.
+fn prompts(prompt: Option<Prompt>, settings: &HttpSettings) -> Result<Source, ApiError> {
+    let invalid = |message: String| Err(ApiError::invalid("prompt", message));
+    let (source, number, has_empty) = match prompt {
+        None => return invalid("`prompt` is missing".to_owned()),
+        Some(Prompt::Text(text)) => one_or_more(vec![text], String::is_empty, Source::Texts),
+        Some(Prompt::Texts(texts)) => one_or_more(texts, String::is_empty, Source::Texts),
+        Some(Prompt::Ids(ids)) => one_or_more(vec![ids], Vec::is_empty, Source::Ids),
+        Some(Prompt::ManyIds(lists)) => one_or_more(lists, Vec::is_empty, Source::Ids),
+    };
+    let limit = settings.max_client_batch_size;
+    match number {
+        0 => invalid("`prompt` is an empty list".to_owned()),
+        _ if has_empty => invalid("`prompt` is empty".to_owned()),
+        number if number > limit => invalid(format!("`prompt` has {number} prompts; this server allows {limit} (`--max-client-batch-size`)")),
+        _ => Ok(source),
+    }
+}
+
+fn one_or_more<T>(prompts: Vec<T>, is_empty: fn(&T) -> bool, source: fn(Vec<T>) -> Source) -> (Source, usize, bool) {
+    let (number, has_empty) = (prompts.len(), prompts.iter().any(is_empty));
+    (source(prompts), number, has_empty)
+}
+
+/// A request that the engine took, and how it is answered.
+struct Call<'a> {
+    state: &'a AppState,
+    tally: Arc<Tally>,
+    kind: Kind,
+    with_logprobs: bool,
+    request: OpenAiRequest,
+}
+
+impl Call<'_> {
+    async fn answer(self, submitted: Submitted) -> Result<Response, ApiError> {
+        let is_stream = self.request.is_stream();
+        let head = Head::new(self.kind, is_stream, self.request.model.as_deref(), &self.state.settings);
+        if !is_stream {
+            return self.complete(head, submitted).await;
+        }
+        let writer = OpenAiWriter::new(head, self.kind, self.request.usage_report(), self.with_logprobs);
+        sse::respond(self.state, self.tally, submitted, writer).await
+    }
+
+    async fn complete(self, head: Head, submitted: Submitted) -> Result<Response, ApiError> {
+        let collecting = submitted.sequences.into_iter().map(|running| collect(running, self.with_logprobs));
+        let collected = try_join_all(collecting).await?;
+        let body = body(&head, self.kind, self.with_logprobs, &collected);
+        let sequences: Vec<Running> = collected.into_iter().map(|collected| collected.running).collect();
+        let mut response = ([(header::CONTENT_TYPE, "application/json")], body).into_response();
+        answer_headers(response.headers_mut(), &self.state.settings, submitted.characters, &sequences);
+        if let (Kind::Chat, Some(sequence)) = (self.kind, sequences.first()) {
+            compute_time(response.headers_mut(), sequence);
+        }
+        self.tally.succeed(&sequences.iter().map(Running::timings).collect::<Vec<_>>());
+        Ok(response)
+    }
+}

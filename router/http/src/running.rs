@@ -1,0 +1,191 @@
+//! One sequence being generated: tokens in, text out, with its stop strings, its end and its clock. Dropping it cancels it.
+
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use ribbon_core::{Engine, FinishReason, SequenceRequest, StreamError, Token, TokenEvent, TokenStream};
+use ribbon_text::{Detokenizer, StopMatcher, StopStrings, Tokenizer};
+use tokio::time::Instant;
+
+use crate::{
+    error::{ApiError, Cause},
+    instruments::{Instruments, Timings},
+    state::AppState,
+    wish::Dialect,
+};
+
+/// What a sequence inherits from its request.
+pub(crate) struct Origin {
+    pub(crate) dialect: Dialect,
+    pub(crate) stops: StopStrings,
+    pub(crate) arrived: Instant,
+}
+
+/// A sequence that the engine took.
+pub(crate) struct Running {
+    /// Gone once the sequence has ended.
+    tokens: Option<TokenStream>,
+    detokenizer: Detokenizer,
+    stops: StopMatcher,
+    dialect: Dialect,
+    decoded: String,
+    piece: String,
+    pub(crate) tokenizer: Arc<Tokenizer>,
+    pub(crate) prompt_tokens: u32,
+    pub(crate) generated_tokens: u32,
+    max_new_tokens: u32,
+    min_tokens: u32,
+    /// Absent when greedy.
+    pub(crate) seed: Option<u64>,
+    clock: Clock,
+}
+
+/// One generated token; its text is [`Running::piece`].
+#[derive(Debug)]
+pub(crate) struct Step {
+    pub(crate) token: Token,
+    pub(crate) is_special: bool,
+    pub(crate) finish: Option<FinishReason>,
+}
+
+impl Running {
+    /// Submits a sequence.
+    ///
+    /// # Errors
+    /// The engine does not take it.
+    pub(crate) fn start(state: &AppState, engine: &dyn Engine, request: SequenceRequest, origin: Origin) -> Result<Self, ApiError> {
+        let tokenizer = state.text.tokenizer.clone();
+        Ok(Self {
+            detokenizer: Detokenizer::new(tokenizer.clone(), &request.prompt),
+            stops: StopMatcher::new(origin.stops, origin.dialect.stop_text()),
+            dialect: origin.dialect,
+            decoded: String::new(),
+            piece: String::new(),
+            tokenizer,
+            prompt_tokens: request.prompt.len() as u32,
+            generated_tokens: 0,
+            max_new_tokens: request.max_new_tokens,
+            min_tokens: request.min_tokens,
+            seed: (!request.sampling.greedy).then_some(request.sampling.seed),
+            clock: Clock::start(origin.arrived, state.instruments.clone()),
+            tokens: Some(engine.submit(request)?),
+        })
+    }
+
+    /// The next token; `None` after the last.
+    ///
+    /// # Errors
+    /// The engine gave the sequence up.
+    pub(crate) async fn next(&mut self) -> Result<Option<Step>, ApiError> {
+        poll_fn(|cx| self.poll_step(cx)).await.transpose()
+    }
+
+    /// Polls for the next token.
+    pub(crate) fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Step, ApiError>>> {
+        let Some(tokens) = &mut self.tokens else { return Poll::Ready(None) };
+        let step = match ready!(tokens.as_mut().poll_next(cx)) {
+            Some(Ok(event)) => Ok(self.advance(event)),
+            Some(Err(error)) => Err(self.broken(error)),
+            None => Err(self.incomplete()),
+        };
+        Poll::Ready(Some(step))
+    }
+
+    /// Text that the last token completed, special tokens left out.
+    pub(crate) fn piece(&self) -> &str {
+        &self.piece
+    }
+
+    /// Where the time went; complete once the last token is there.
+    pub(crate) fn timings(&self) -> Timings {
+        self.clock.timings(self.generated_tokens)
+    }
+
+    fn advance(&mut self, event: TokenEvent) -> Step {
+        self.generated_tokens += 1;
+        self.clock.tick(event.queued);
+        let stopped = self.write(event.token.id, event.finish.is_some());
+        let finish = self.finish(event.finish, stopped);
+        if finish.is_some() {
+            self.tokens = None;
+        }
+        Step { is_special: self.tokenizer.is_special(event.token.id), token: event.token, finish }
+    }
+
+    /// Puts the token's text into `piece`. True when a stop string is complete.
+    fn write(&mut self, id: u32, is_last: bool) -> bool {
+        self.decoded.clear();
+        self.piece.clear();
+        self.detokenizer.push(id, &mut self.decoded);
+        if is_last {
+            self.detokenizer.finish(&mut self.decoded);
+        }
+        if self.generated_tokens < self.min_tokens {
+            self.piece.push_str(&self.decoded);
+            return false;
+        }
+        let stopped = self.stops.push(&self.decoded, &mut self.piece);
+        if is_last && !stopped {
+            self.stops.finish(&mut self.piece);
+        }
+        stopped
+    }
+
+    fn finish(&self, finish: Option<FinishReason>, stopped: bool) -> Option<FinishReason> {
+        let finish = if stopped { Some(FinishReason::StopSequence) } else { finish };
+        let is_last_allowed = self.generated_tokens >= self.max_new_tokens;
+        match (finish, self.dialect) {
+            (Some(_), Dialect::Native) if is_last_allowed => Some(FinishReason::Length),
+            (finish, _) => finish,
+        }
+    }
+
+    fn broken(&mut self, error: StreamError) -> ApiError {
+        self.tokens = None;
+        error.into()
+    }
+
+    fn incomplete(&mut self) -> ApiError {
+        self.tokens = None;
+        let message = format!("the tokens ended after {} without a finish reason", self.generated_tokens);
+        ApiError::new(Cause::Incomplete, message)
+    }
+}
+
+/// When things happened to one sequence.
+struct Clock {
+    arrived: Instant,
+    submitted: Instant,
+    last_token: Option<Instant>,
+    queued: Duration,
+    instruments: Arc<Instruments>,
+}
+
+impl Clock {
+    fn start(arrived: Instant, instruments: Arc<Instruments>) -> Self {
+        Self { arrived, submitted: Instant::now(), last_token: None, queued: Duration::ZERO, instruments }
+    }
+
+    fn tick(&mut self, queued: Duration) {
+        let now = Instant::now();
+        match self.last_token.replace(now) {
+            Some(before) => self.instruments.inter_token.record(now - before),
+            None => self.instruments.time_to_first_token.record(now - self.arrived),
+        }
+        self.queued = queued;
+    }
+
+    fn timings(&self, generated_tokens: u32) -> Timings {
+        let end = self.last_token.unwrap_or(self.submitted);
+        Timings {
+            validation: self.submitted - self.arrived,
+            queue: self.queued,
+            inference: (end - self.submitted).saturating_sub(self.queued),
+            generated_tokens,
+        }
+    }
+}

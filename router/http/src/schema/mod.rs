@@ -1,0 +1,26 @@
+//! The wire structs of request bodies, and what they mean once their values are in range.
+
+pub(crate) mod message;
+pub(crate) mod native;
+pub(crate) mod native_answer;
+pub(crate) mod openai;
+pub(crate) mod openai_answer;
+
+use serde::Deserialize;
+
+/// `stop`: one string or a list.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged, expecting = "a string or a list of strings")]
+pub(crate) enum StopField {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl StopField {
+    pub(crate) fn into_strings(self) -> Vec<String> {
+        match self {
+            Self::One(stop) => vec![stop],
+            Self::Many(stops) => stops,
+        }
+    }
+}

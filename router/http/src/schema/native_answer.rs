@@ -1,0 +1,140 @@
+//! Answers and events of the native routes.
+
+use bytes::BytesMut;
+use ribbon_core::FinishReason;
+use ribbon_text::Tokenizer;
+use serde::Serialize;
+
+use crate::{
+    collect::{Collected, TokenText},
+    error::ApiError,
+    running::{Running, Step},
+    sse::{EventWriter, event},
+};
+
+#[derive(Debug, Serialize)]
+struct TokenObject<'a> {
+    id: u32,
+    text: &'a str,
+    logprob: f32,
+    special: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct TopToken {
+    id: u32,
+    text: String,
+    logprob: f32,
+    special: bool,
+}
+
+fn top_tokens(tokenizer: &Tokenizer, top: &[(u32, f32)]) -> Vec<TopToken> {
+    let object = |&(id, logprob): &(u32, f32)| TopToken { id, text: tokenizer.text_of(id), logprob, special: tokenizer.is_special(id) };
+    top.iter().map(object).collect()
+}
+
+/// Body of a complete answer.
+#[derive(Debug, Serialize)]
+pub(crate) struct Answer<'a> {
+    generated_text: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<Details<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Details<'a> {
+    finish_reason: FinishReason,
+    generated_tokens: u32,
+    seed: Option<u64>,
+    prefill: [(); 0],
+    tokens: Vec<TokenObject<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_tokens: Option<Vec<Vec<TopToken>>>,
+}
+
+impl<'a> Answer<'a> {
+    /// `full_text` is the prompt, where it shall come first.
+    pub(crate) fn new(collected: &'a Collected, full_text: Option<String>, with_details: bool) -> Self {
+        let generated_text = full_text.unwrap_or_default() + &collected.text;
+        Self { generated_text, details: with_details.then(|| Details::new(collected)) }
+    }
+}
+
+impl<'a> Details<'a> {
+    fn new(collected: &'a Collected) -> Self {
+        let Collected { running, tokens, finish, .. } = collected;
+        let object = |t: &'a TokenText| TokenObject { id: t.token.id, text: &t.text, logprob: t.token.logprob, special: t.is_special };
+        let has_top = tokens.iter().any(|t| !t.token.top.is_empty());
+        Self {
+            finish_reason: *finish,
+            generated_tokens: running.generated_tokens,
+            seed: running.seed,
+            prefill: [],
+            tokens: tokens.iter().map(object).collect(),
+            top_tokens: has_top.then(|| tokens.iter().map(|t| top_tokens(&running.tokenizer, &t.token.top)).collect()),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct StreamEvent<'a> {
+    index: u32,
+    token: TokenObject<'a>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    top_tokens: Vec<TopToken>,
+    generated_text: Option<&'a str>,
+    details: Option<StreamDetails>,
+}
+
+#[derive(Debug, Serialize)]
+struct StreamDetails {
+    finish_reason: FinishReason,
+    generated_tokens: u32,
+    seed: Option<u64>,
+    input_length: u32,
+}
+
+/// Writes a native stream.
+pub(crate) struct NativeWriter {
+    with_details: bool,
+    text: String,
+}
+
+impl NativeWriter {
+    /// `full_text` is the prompt, where the last event's text shall begin with it.
+    pub(crate) fn new(full_text: Option<String>, with_details: bool) -> Self {
+        Self { with_details, text: full_text.unwrap_or_default() }
+    }
+
+    fn details(&self, sequence: &Running, finish_reason: FinishReason) -> Option<StreamDetails> {
+        self.with_details.then_some(StreamDetails {
+            finish_reason,
+            generated_tokens: sequence.generated_tokens,
+            seed: sequence.seed,
+            input_length: sequence.prompt_tokens,
+        })
+    }
+}
+
+impl EventWriter for NativeWriter {
+    fn step(&mut self, _index: usize, sequence: &Running, step: &Step, out: &mut BytesMut) {
+        self.text.push_str(sequence.piece());
+        let id = step.token.id;
+        let special_text = step.is_special.then(|| sequence.tokenizer.text_of(id));
+        let text = special_text.as_deref().unwrap_or(sequence.piece());
+        let data = StreamEvent {
+            index: sequence.generated_tokens,
+            token: TokenObject { id, text, logprob: step.token.logprob, special: step.is_special },
+            top_tokens: top_tokens(&sequence.tokenizer, &step.token.top),
+            generated_text: step.finish.map(|_| self.text.as_str()),
+            details: step.finish.and_then(|finish| self.details(sequence, finish)),
+        };
+        event(out, &data);
+    }
+
+    fn end(&mut self, _sequences: &[Running], _out: &mut BytesMut) {}
+
+    fn error(&mut self, error: &ApiError, out: &mut BytesMut) {
+        event(out, &error.native_body());
+    }
+}

@@ -1,0 +1,68 @@
+//! What every handler may use. Knows the engines by name; not what they are.
+
+use std::{collections::HashMap, sync::Arc};
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use ribbon_core::Engine;
+use ribbon_text::{ChatTemplate, Tokenizer};
+
+use crate::{instruments::Instruments, settings::HttpSettings, workers::Workers};
+
+/// Engines by model name. A name that is not there is served by the base model.
+#[derive(Clone)]
+pub struct Engines {
+    base: Arc<dyn Engine>,
+    by_name: HashMap<String, Arc<dyn Engine>>,
+}
+
+impl Engines {
+    /// One engine, the base model.
+    pub fn single(model_id: impl Into<String>, engine: Arc<dyn Engine>) -> Self {
+        Self { by_name: HashMap::from([(model_id.into(), engine.clone())]), base: engine }
+    }
+
+    /// The engine for a request's `model`.
+    pub(crate) fn get(&self, model: Option<&str>) -> &Arc<dyn Engine> {
+        model.and_then(|name| self.by_name.get(name)).unwrap_or(&self.base)
+    }
+}
+
+/// The text side of the served model.
+#[derive(Debug)]
+pub struct ModelText {
+    /// Its tokenizer.
+    pub tokenizer: Arc<Tokenizer>,
+    /// Its chat template, if it has a usable one.
+    pub template: Option<ChatTemplate>,
+}
+
+/// Shared by all handlers; cheap to clone.
+#[derive(Clone)]
+pub struct AppState(Arc<Inner>);
+
+/// What [`AppState`] shares; opaque outside this crate.
+pub struct Inner {
+    pub(crate) settings: HttpSettings,
+    pub(crate) engines: Engines,
+    pub(crate) text: Arc<ModelText>,
+    pub(crate) workers: Workers,
+    pub(crate) instruments: Arc<Instruments>,
+    pub(crate) prometheus: PrometheusHandle,
+}
+
+impl AppState {
+    /// Puts the parts together. The metrics recorder must be installed before (see [`crate::metrics::install`]).
+    pub fn new(settings: HttpSettings, engines: Engines, text: ModelText, prometheus: PrometheusHandle) -> Self {
+        let workers = Workers::new(settings.validation_workers, settings.max_concurrent_requests as usize);
+        let instruments = Arc::new(Instruments::new());
+        Self(Arc::new(Inner { settings, engines, text: Arc::new(text), workers, instruments, prometheus }))
+    }
+}
+
+impl std::ops::Deref for AppState {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}

@@ -1,0 +1,1 @@
+//! In-process tests through the built router.

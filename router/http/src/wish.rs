@@ -1,0 +1,139 @@
+//! What a client asked for, in range and independent of the route it came by; and the token limits it must fit.
+
+use std::sync::Arc;
+
+use ribbon_core::{Limits, Sampling, SequenceRequest, ShardDescription};
+use ribbon_text::StopText;
+
+use crate::error::ApiError;
+
+/// Whose habits the answer follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    /// TGI's: the text ends with the stop string, `length` wins on the last allowed token.
+    Native,
+    /// OpenAI's: the text ends before the stop string, `stop` wins.
+    OpenAi,
+}
+
+impl Dialect {
+    pub(crate) fn stop_text(self) -> StopText {
+        match self {
+            Self::Native => StopText::Keep,
+            Self::OpenAi => StopText::Drop,
+        }
+    }
+}
+
+/// Checked parameters of a request.
+#[derive(Clone, Debug)]
+pub(crate) struct Wish {
+    pub(crate) sampling: Sampling,
+    /// Absent: as many as fit.
+    pub(crate) max_new_tokens: Option<u32>,
+    pub(crate) stops: Vec<String>,
+    /// Keep so many of the prompt's last tokens.
+    pub(crate) truncate: Option<u64>,
+    pub(crate) ignore_eos: bool,
+    pub(crate) min_tokens: u32,
+    pub(crate) stop_token_ids: Vec<u32>,
+    pub(crate) dialect: Dialect,
+}
+
+/// The model a request is checked against.
+pub(crate) struct Model {
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) description: Arc<ShardDescription>,
+}
+
+impl Wish {
+    /// What can be refused before the prompt is tokenized.
+    ///
+    /// # Errors
+    /// Names the parameter and the limit.
+    pub(crate) fn check(&self, limits: &Limits) -> Result<(), ApiError> {
+        let max_input = limits.max_input_tokens;
+        if let Some(truncate) = self.truncate.filter(|&t| t == 0 || t > u64::from(max_input)) {
+            let message = format!("`truncate` is {truncate}; it must be from 1 to {max_input} (`--max-input-tokens`)");
+            return Err(ApiError::invalid("truncate", message));
+        }
+        self.stop_token_ids.iter().try_for_each(|&id| check_token_id("stop_token_ids", id, limits))
+    }
+
+    /// The last `truncate` tokens.
+    pub(crate) fn truncated(&self, mut prompt: Vec<u32>) -> Vec<u32> {
+        if let Some(truncate) = self.truncate {
+            let surplus = prompt.len().saturating_sub(usize::try_from(truncate).unwrap_or(usize::MAX));
+            prompt.drain(..surplus);
+        }
+        prompt
+    }
+
+    /// The sequence for one tokenized prompt.
+    ///
+    /// # Errors
+    /// The prompt, or prompt plus generation, does not fit the model's limits.
+    pub(crate) fn sequence(&self, prompt: Vec<u32>, choice: u32, model: &Model) -> Result<SequenceRequest, ApiError> {
+        let max_new_tokens = self.fitting(checked_length(&prompt)?, &model.limits)?;
+        if self.min_tokens > max_new_tokens {
+            let message = format!("`min_tokens` is {}; the request may generate {max_new_tokens}", self.min_tokens);
+            return Err(ApiError::invalid("min_tokens", message));
+        }
+        Ok(SequenceRequest {
+            prompt: prompt.into(),
+            max_new_tokens,
+            sampling: Arc::new(Sampling { choice, ..self.sampling.clone() }),
+            stop_token_ids: self.stop_tokens(model),
+            min_tokens: self.min_tokens,
+            traceparent: None,
+            parameter_hash: self.hash(),
+        })
+    }
+
+    /// Tokens that may be generated after so many of the prompt.
+    fn fitting(&self, input: u32, limits: &Limits) -> Result<u32, ApiError> {
+        let (max_input, max_total) = (limits.max_input_tokens, limits.max_total_tokens);
+        let room = max_total.saturating_sub(input);
+        let asked = self.max_new_tokens.unwrap_or(room.max(1));
+        if asked > room && input <= max_input {
+            let message = format!("prompt and `max_new_tokens` need {input} + {asked} tokens; this server allows {max_total} together (`--max-total-tokens`)");
+            return Err(ApiError::invalid("max_new_tokens", message));
+        }
+        if input > max_input {
+            let message = format!("the prompt has {input} tokens; this server allows {max_input} (`--max-input-tokens`)");
+            return Err(ApiError::invalid("inputs", message));
+        }
+        Ok(asked)
+    }
+
+    fn stop_tokens(&self, model: &Model) -> Arc<[u32]> {
+        let eos: &[u32] = if self.ignore_eos { &[] } else { &model.description.eos_token_ids };
+        let mut ids = [eos, &self.stop_token_ids].concat();
+        ids.sort_unstable();
+        ids.dedup();
+        ids.into()
+    }
+
+    /// Names these parameters in logs, the seed apart (FNV-1a of their text form).
+    fn hash(&self) -> u64 {
+        let sampling = Sampling { seed: 0, ..self.sampling.clone() };
+        let text = format!("{sampling:?}{:?}{:?}{}{}{:?}", self.max_new_tokens, self.stops, self.ignore_eos, self.min_tokens, self.stop_token_ids);
+        text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    }
+}
+
+fn checked_length(prompt: &[u32]) -> Result<u32, ApiError> {
+    match u32::try_from(prompt.len()) {
+        Ok(0) => Err(ApiError::invalid("inputs", "the prompt has no tokens")),
+        Ok(length) => Ok(length),
+        Err(_) => Err(ApiError::invalid("inputs", "the prompt has more than 4 billion tokens")),
+    }
+}
+
+/// Refuses an id that the model has no score for.
+pub(crate) fn check_token_id(name: &'static str, id: u32, limits: &Limits) -> Result<(), ApiError> {
+    if id < limits.vocab_size {
+        return Ok(());
+    }
+    Err(ApiError::invalid(name, format!("`{name}` has token id {id}; the model's largest is {}", limits.vocab_size.saturating_sub(1))))
+}
