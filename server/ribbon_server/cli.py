@@ -6,7 +6,7 @@ import logging
 import sys
 from pathlib import Path
 
-from ribbon_server.config import DType, ServeConfig, parse_kv_memory, set_thread_environment
+from ribbon_server.config import DType, ServeConfig, check_socket_path, parse_kv_memory, set_thread_environment
 from ribbon_server.errors import BadSetting
 from ribbon_server.telemetry import log, phase, set_up_logging
 
@@ -91,6 +91,7 @@ def serve_config(options: argparse.Namespace) -> ServeConfig:
         )
     if options.generation < 0:
         raise BadSetting(f"`--generation` is {options.generation}; it counts from 0")
+    check_socket_path(options.uds_path)
     return ServeConfig(
         model_path=options.model_path,
         model_id=options.model_id,

@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -10,6 +11,7 @@ from ribbon_server.errors import BadSetting
 from ribbon_server.machine import available_cores
 
 UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+LONGEST_SOCKET_PATH = 107  # bytes, sun_path of sockaddr_un
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
 
 
@@ -84,3 +86,22 @@ def set_thread_environment() -> int:
     for name, value in (("OMP_NUM_THREADS", str(num_threads)), ("OMP_WAIT_POLICY", "PASSIVE")):
         os.environ[name] = value  # noqa: TID251
     return num_threads
+
+
+def check_socket_path(path: Path) -> None:
+    """Refuses a path where no socket can be.
+
+    Raises:
+        BadSetting: Its directory does not exist, it is too long, or it is taken.
+    """
+    if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
+        raise BadSetting(f"`--uds-path` {path} has more than {LONGEST_SOCKET_PATH} bytes; give a shorter path")
+    if not path.parent.is_dir():
+        raise BadSetting(f"`--uds-path` {path}: {path.parent} is no directory; make it first")
+    if path.exists() and not (path.is_socket() and not _is_listening(path)):
+        raise BadSetting(f"`--uds-path` {path} is taken; give another path or remove it")
+
+
+def _is_listening(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0

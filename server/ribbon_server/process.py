@@ -14,7 +14,7 @@ from ribbon_server.config import ServeConfig
 from ribbon_server.layers.registry import native_kernels
 from ribbon_server.models.open import Model, open_model
 from ribbon_server.service.health import Health
-from ribbon_server.service.server import check_socket_path, start_server
+from ribbon_server.service.server import start_server
 from ribbon_server.service.servicer import ShardServicer
 from ribbon_server.telemetry import emit_event, log, phase
 
@@ -31,7 +31,6 @@ def run_shard(config: ServeConfig, num_threads: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: leave.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches the whole group; the launcher drains first
     threading.Thread(target=_watch_stdin, args=(leave,), name="stdin", daemon=True).start()
-    check_socket_path(config.uds_path)
     compute = ThreadPoolExecutor(1, "compute", initializer=_use_threads, initargs=(num_threads,))
     with phase("load_weights"):
         model = compute.submit(_load, config).result()

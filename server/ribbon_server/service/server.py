@@ -1,12 +1,12 @@
 """The gRPC server on a Unix socket that only its owner may open."""
 
 import os
-import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
 
+from ribbon_server.config import check_socket_path
 from ribbon_server.errors import BadSetting
 from ribbon_server.pb import health_pb2_grpc, shard_pb2_grpc
 from ribbon_server.service.health import Health
@@ -15,7 +15,6 @@ from ribbon_server.service.servicer import ShardServicer
 MAX_MESSAGE_BYTES = 256 * 2**20  # gRPC's 4 MiB are too few for the histories of a whole batch
 CALL_THREADS = 8  # one Run, health watchers, and room to refuse a second Run
 PRIVATE = 0o600
-LONGEST_SOCKET_PATH = 107  # bytes, sun_path of sockaddr_un
 
 
 def start_server(servicer: ShardServicer, health: Health, uds_path: Path) -> grpc.Server:
@@ -42,22 +41,3 @@ def start_server(servicer: ShardServicer, health: Health, uds_path: Path) -> grp
     uds_path.chmod(PRIVATE)
     server.start()
     return server
-
-
-def check_socket_path(path: Path) -> None:
-    """Refuses a path where no socket can be.
-
-    Raises:
-        BadSetting: Its directory does not exist, it is too long, or it is taken.
-    """
-    if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
-        raise BadSetting(f"`--uds-path` {path} has more than {LONGEST_SOCKET_PATH} bytes; give a shorter path")
-    if not path.parent.is_dir():
-        raise BadSetting(f"`--uds-path` {path}: {path.parent} is no directory; make it first")
-    if path.exists() and not (path.is_socket() and not _is_listening(path)):
-        raise BadSetting(f"`--uds-path` {path} is taken; give another path or remove it")
-
-
-def _is_listening(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        return probe.connect_ex(str(path)) == 0

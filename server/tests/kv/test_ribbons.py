@@ -1,0 +1,119 @@
+"""The byte layout, the limits derived from it, and the slots' view of the region."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ribbon_server.config import KvMemory
+from ribbon_server.engine.limits import SPARE_SLOTS, WarmupWish, ribbon_limits
+from ribbon_server.errors import InvalidRequest, OutOfPages
+from ribbon_server.kv.layout import DEFAULT_MAX_BYTES, PAGE_BYTES, LayerShape, default_kv_bytes, kv_layout
+from ribbon_server.kv.ribbons import OpKind, RibbonLimits, RibbonOps, Ribbons
+
+GIB = 2**30
+
+
+@given(st.lists(st.builds(LayerShape, st.integers(1, 16), st.integers(1, 256)), min_size=1, max_size=40), st.sampled_from([2, 4]))
+def test_layers_lie_one_behind_the_other_inside_an_aligned_stride(layers, itemsize) -> None:
+    layout = kv_layout(layers, itemsize)
+    ends = [offset + layer.elements * itemsize for offset, layer in zip(layout.layer_offsets, layers, strict=True)]
+    assert list(layout.layer_offsets) == [0, *ends[:-1]]
+    assert layout.stride_bytes % 64 == 0
+    assert 0 <= layout.stride_bytes - ends[-1] < 64
+    assert layout.slot_pages(100) * PAGE_BYTES >= 100 * layout.stride_bytes > (layout.slot_pages(100) - 1) * PAGE_BYTES
+
+
+def test_the_bundled_shape_needs_3072_bytes_a_token() -> None:
+    assert kv_layout([LayerShape(2, 64)] * 6, 2).stride_bytes == 3072
+
+
+@pytest.mark.parametrize(("needed", "machine", "taken"), [(GIB, 64 * GIB, GIB), (9 * GIB, 64 * GIB, DEFAULT_MAX_BYTES), (9 * GIB, GIB, int(0.4 * GIB))])
+def test_the_default_memory_is_the_least_of_three(needed: int, machine: int, taken: int) -> None:
+    assert default_kv_bytes(needed, machine) == taken
+
+
+LAYOUT = kv_layout([LayerShape(2, 64)] * 6, 2)
+
+
+def limits(memory: KvMemory | None = None, *, budget: int = 0, total: int = 0, concurrent: int = 128, machine: int = 64 * GIB) -> RibbonLimits:
+    return ribbon_limits(WarmupWish(budget, total, concurrent), LAYOUT, memory, machine, 4096)
+
+
+def test_limits_left_open_come_from_the_model_and_its_need() -> None:
+    given = limits()
+    assert given.slot_tokens == 4096
+    assert given.num_slots == 1 + 128 + SPARE_SLOTS
+    assert given.num_storages == 2 * given.num_slots
+    assert given.num_pages == 128 * LAYOUT.slot_pages(4096)
+
+
+def test_scarce_memory_shortens_the_longest_sequence_unless_it_was_asked_for() -> None:
+    memory = KvMemory(num_bytes=3072 * 1000)
+    assert limits(memory).slot_tokens == 1000
+    with pytest.raises(InvalidRequest, match=r"holds 1000 tokens.*needs 2000; raise `--kv-memory` or lower `--max-total-tokens`"):
+        limits(memory, total=2000)
+
+
+def test_a_fraction_is_one_of_the_memory_there_is() -> None:
+    assert limits(KvMemory(fraction=0.25), machine=GIB).num_pages == GIB // 4 // PAGE_BYTES
+
+
+@pytest.mark.parametrize(
+    ("wish", "name"),
+    [
+        ({"total": 5000}, "max_total_tokens"),
+        ({"total": 1}, "max_total_tokens"),
+        ({"concurrent": 0}, "max_concurrent_requests"),
+        ({"budget": 2**31}, "max_batch_prefill_tokens"),
+    ],
+)
+def test_a_wish_that_cannot_be_met_is_refused_by_name(wish: dict[str, int], name: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"`{name}` is"):
+        limits(**wish)
+
+
+@pytest.fixture
+def ribbons() -> Ribbons:
+    return Ribbons(LAYOUT, RibbonLimits(num_slots=4, num_storages=8, slot_tokens=100, num_pages=100))
+
+
+def operations(*rows: tuple[int, int, int, int]) -> RibbonOps:
+    table = np.array(rows, np.uint32).reshape(-1, 4)
+    kind = table[:, 0].astype(np.uint8)
+    return RibbonOps(kind, np.zeros_like(kind), *(np.ascontiguousarray(table[:, column]) for column in (1, 2, 3)))
+
+
+def test_what_a_slot_shows_follows_its_operations(ribbons: Ribbons) -> None:
+    ribbons.apply(operations((OpKind.OPEN, 1, 1, 0), (OpKind.GROW, 1, 0, 10), (OpKind.OPEN, 2, 2, 0), (OpKind.GROW, 2, 0, 7)))
+    assert ribbons.shown.tolist() == [0, 10, 7, 0]
+    ribbons.apply(operations((OpKind.CLOSE, 1, 0, 1), (OpKind.OPEN, 3, 1, 6), (OpKind.OPEN, 1, 3, 0), (OpKind.GROW, 1, 0, 50)))
+    assert ribbons.shown.tolist() == [0, 50, 7, 6]
+    ribbons.apply(operations((OpKind.GROW, 2, 0, 20), (OpKind.CLOSE, 2, 0, 0)))
+    assert ribbons.shown.tolist() == [0, 50, 0, 6]
+    for slot in (1, 3):
+        assert ribbons.region.shown_tokens(slot) == ribbons.shown[slot]
+
+
+def test_a_failing_operation_leaves_those_before_it_and_a_true_account(ribbons: Ribbons) -> None:
+    with pytest.raises(InvalidRequest):
+        ribbons.apply(operations((OpKind.OPEN, 1, 1, 0), (OpKind.GROW, 1, 0, 10), (OpKind.GROW, 3, 0, 10), (OpKind.GROW, 1, 0, 40)))
+    assert ribbons.shown.tolist() == [0, 10, 0, 0]
+
+
+def test_an_exhausted_pool_says_so() -> None:
+    ribbons = Ribbons(LAYOUT, RibbonLimits(num_slots=4, num_storages=8, slot_tokens=100, num_pages=60))
+    with pytest.raises(OutOfPages):
+        ribbons.apply(operations((OpKind.OPEN, 1, 1, 0), (OpKind.GROW, 1, 0, 100)))
+    assert ribbons.shown[1] == 0
+
+
+def test_the_view_is_the_region_itself(ribbons: Ribbons) -> None:
+    ribbons.apply(operations((OpKind.OPEN, 2, 2, 0), (OpKind.GROW, 2, 0, 100)))
+    view = ribbons.view(torch.bfloat16)
+    assert view.shape == (4, 100, LAYOUT.stride_bytes // 2)
+    assert view[2, 3].data_ptr() == ribbons.region.address + 2 * ribbons.region.slot_bytes + 3 * LAYOUT.stride_bytes
+    view[2, 99] = 1.5
+    assert ribbons.region.resident_bytes > 0
+    assert float(view[2, 99].float().sum()) == 1.5 * LAYOUT.stride_bytes / 2
