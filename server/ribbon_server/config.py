@@ -4,7 +4,7 @@ import os
 import re
 import socket
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 
 from ribbon_server.errors import BadSetting
@@ -15,7 +15,7 @@ LONGEST_SOCKET_PATH = 107  # bytes, sun_path of sockaddr_un
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
 
 
-class DType(str, Enum):
+class DType(StrEnum):
     """Element types that weights and activations may have."""
 
     FLOAT32 = "float32"

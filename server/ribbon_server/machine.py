@@ -47,7 +47,7 @@ def _cpu_quota() -> float | None:
 
 def _own_cgroups(controller: str) -> list[Path]:
     """Folders of this process's own group, version 2 first."""
-    folders = []
+    folders: list[Path] = []
     for line in _text(Path("/proc/self/cgroup")).splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":

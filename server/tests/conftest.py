@@ -33,4 +33,4 @@ def model_copy(tiny_untied: TinyModel, tmp_path: Path) -> Iterator[Path]:
     """A directory of the tiny model that the test may spoil."""
     for file in tiny_untied.folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    yield tmp_path
+    return tmp_path

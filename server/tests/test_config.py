@@ -34,7 +34,11 @@ def test_kv_memory_that_cannot_be_meant_is_refused(text: str) -> None:
 
 def test_a_socket_path_that_cannot_be_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    for path, message in ((tmp_path / "no" / "s", "is no directory"), (tmp_path / ("s" * 120), "107 bytes"), (tmp_path / "file", "is taken")):
+    for path, message in (
+        (tmp_path / "no" / "s", "is no directory"),
+        (tmp_path / ("s" * 120), "107 bytes"),
+        (tmp_path / "file", "is taken"),
+    ):
         with pytest.raises(BadSetting, match=message):
             check_socket_path(path)
     check_socket_path(tmp_path / "s")
@@ -54,11 +58,20 @@ CGROUPS = {
     "version 2 without limits": ("0::/\n", {"cpu.max": "max 100000", "memory.max": "max"}, 8, None),
     "version 1": (
         "4:memory:/box\n1:cpu,cpuacct:/box\n0::/\n",
-        {"cpu/box/cpu.cfs_quota_us": "300000", "cpu/box/cpu.cfs_period_us": "100000", "memory/box/memory.limit_in_bytes": "2000000"},
+        {
+            "cpu/box/cpu.cfs_quota_us": "300000",
+            "cpu/box/cpu.cfs_period_us": "100000",
+            "memory/box/memory.limit_in_bytes": "2000000",
+        },
         3,
         2_000_000,
     ),
-    "version 1 without limits": ("1:cpu:/\n0::/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8, None),
+    "version 1 without limits": (
+        "1:cpu:/\n0::/\n",
+        {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"},
+        8,
+        None,
+    ),
     "a tenth of a core": ("0::/\n", {"cpu.max": "10000 100000"}, 1, None),
 }
 

@@ -54,11 +54,13 @@ def save_tiny(folder: Path, **fields: object) -> TinyModel:
     return TinyModel(folder, model)
 
 
-def make_engine(folder: Path, *, dtype: DType | None = DType.FLOAT32, kernels: Kernels | None = None, concurrent: int = 8) -> Engine:
+def make_engine(
+    folder: Path, *, dtype: DType | None = DType.FLOAT32, kernels: Kernels | None = None, concurrent: int = 8, kv_bytes: int = 64 * 2**20
+) -> Engine:
     """A warm engine over the model in `folder`."""
     model = open_model(folder, dtype, kernels or native_kernels())
     wish = WarmupWish(max_batch_prefill_tokens=64, max_total_tokens=256, max_concurrent_requests=concurrent)
-    return warm_up(model, wish, KvMemory(num_bytes=64 * 2**20), None).engine
+    return warm_up(model, wish, KvMemory(num_bytes=kv_bytes), None).engine
 
 
 class Driver:
@@ -77,7 +79,9 @@ class Driver:
         self.step_id += 1
         slots = np.array(list(work), np.uint32)
         counts = np.array(list(work.values()), np.uint32)
-        return StepPlan(self.step_id, list(admitted), ribbon_ops(ops), slots, counts, self._wanted(slots, counts, wanted, admitted))
+        return StepPlan(
+            self.step_id, list(admitted), ribbon_ops(ops), slots, counts, self._wanted(slots, counts, wanted, admitted)
+        )
 
     def _wanted(self, slots, counts, wanted, admitted) -> np.ndarray:
         if wanted is not None:
@@ -90,7 +94,9 @@ class Driver:
         ]
         return np.where(counts >= np.array(left, np.int64), Wanted.SAMPLE, Wanted.NONE).astype(np.uint8)
 
-    def open(self, slot: int, tokens: list[int], *, room: int = 64, prompt: int | None = None, stops=(), bias=None, **params):
+    def open(
+        self, slot: int, tokens: list[int], *, room: int = 64, prompt: int | None = None, stops=(), bias=None, **params
+    ):
         """Admission and operations that seat a sequence, not run yet."""
         bias = bias or {}
         sampling = SamplingParams(
@@ -133,4 +139,6 @@ def ribbon_ops(ops) -> RibbonOps:
     """Columns of (kind, slot, storage, tokens) rows."""
     table = np.array(list(ops), np.int64).reshape(-1, 4)
     kind = table[:, 0].astype(np.uint8)
-    return RibbonOps(kind, np.zeros_like(kind), *(np.ascontiguousarray(table[:, column], np.uint32) for column in (1, 2, 3)))
+    return RibbonOps(
+        kind, np.zeros_like(kind), *(np.ascontiguousarray(table[:, column], np.uint32) for column in (1, 2, 3))
+    )

@@ -106,7 +106,9 @@ class Ribbons:
         except (ValueError, OSError) as error:
             self._read_back(ops.slot)
             raise InvalidRequest(str(error)) from error
-        named = (ops.kind <= OpKind.GROW) | (ops.kind == OpKind.CLOSE)  # these say the slot's new end; the last one counts
+        named = (ops.kind <= OpKind.GROW) | (
+            ops.kind == OpKind.CLOSE
+        )  # these say the slot's new end; the last one counts
         self.shown[ops.slot[named]] = np.where(ops.kind[named] == OpKind.CLOSE, 0, ops.tokens[named])
         if (ops.kind >= OpKind.TRUNCATE).any():  # these name a storage; whoever shows it, the region knows
             self._read_back(np.flatnonzero(self.shown))

@@ -37,9 +37,16 @@ class LinearChooser:
 def few_rows_win(weight: Tensor, packed: LinearLayer) -> bool:
     """Whether the native kernel beats `packed` at one row and at as many as it takes."""
     native = FewRowsLinear(weight, packed)
-    times = {rows: _race(native, packed, torch.zeros((rows, weight.shape[1]), dtype=weight.dtype)) for rows in (1, native.max_rows)}
+    times = {
+        rows: _race(native, packed, torch.zeros((rows, weight.shape[1]), dtype=weight.dtype))
+        for rows in (1, native.max_rows)
+    }
     wins = all(ours < WINS_BY * theirs for ours, theirs in times.values())
-    log(logging.DEBUG, f"linear {list(weight.shape)}: native {'wins' if wins else 'loses'}", race_ns={str(k): v for k, v in times.items()})
+    log(
+        logging.DEBUG,
+        f"linear {list(weight.shape)}: native {'wins' if wins else 'loses'}",
+        race_ns={str(k): v for k, v in times.items()},
+    )
     return wins
 
 

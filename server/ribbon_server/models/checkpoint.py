@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -29,6 +29,22 @@ class Checkpoint(Protocol):
 
     def read(self, name: str) -> torch.Tensor:
         """The tensor as stored, mapped from the file where the format can."""
+        ...
+
+
+class TensorFile(Protocol):
+    """What `safe_open` gives."""
+
+    def keys(self) -> Iterable[str]:
+        """Names of its tensors."""
+        ...
+
+    def get_slice(self, name: str) -> Any:
+        """A tensor's header."""
+        ...
+
+    def get_tensor(self, name: str) -> torch.Tensor:
+        """A tensor, mapped."""
         ...
 
 
@@ -62,13 +78,13 @@ class SafetensorsCheckpoint:
 
     def read(self, name: str) -> torch.Tensor:
         """Maps the tensor; pages are read when it is copied."""
-        tensor: torch.Tensor = self._owner[name].get_tensor(name)
-        return tensor
+        return self._owner[name].get_tensor(name)
 
 
-def _open(path: Path) -> safe_open:
+def _open(path: Path) -> TensorFile:
     try:
-        return safe_open(path, framework="pt")
+        file: TensorFile = safe_open(path, framework="pt")
+        return file
     except (SafetensorError, OSError) as error:
         raise WeightsMismatch(f"{path} is not a readable safetensors file ({error}); download it again") from error
 

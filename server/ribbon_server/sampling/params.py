@@ -60,8 +60,9 @@ def parameters(**given: Any) -> np.void:
     record = np.zeros((), PARAMETERS)
     for name, value in (NEUTRAL | given).items():
         record[name] = value
-    check(record[()])
-    return record[()]
+    values: np.void = record[()]  # type: ignore[assignment]  # numpy's stubs do not know that this leaves an array
+    check(values)
+    return values
 
 
 def check(record: np.void) -> None:
@@ -85,7 +86,7 @@ class RaggedTable:
     def __init__(self, num_slots: int, dtype: type, padding: float) -> None:
         """Every list is empty."""
         self.padding = padding
-        self.values = np.full((num_slots, 1), padding, dtype)
+        self.values: np.ndarray = np.full((num_slots, 1), padding, dtype)
         self.counts = np.zeros(num_slots, np.int64)
 
     def put(self, slot: int, values: np.ndarray) -> None:

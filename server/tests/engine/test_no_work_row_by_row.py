@@ -12,7 +12,7 @@ def count_calls(work) -> int:
     """Python and C calls that `work` makes in this thread."""
     calls = 0
 
-    def profile(frame, event, argument) -> None:
+    def profile(_frame, event, _argument) -> None:
         nonlocal calls
         calls += event in ("call", "c_call")
 

@@ -25,7 +25,12 @@ def snapshot(driver: Driver, slot: int) -> tuple:
     """Everything that must not change when a step fails."""
     sequences = driver.engine.sequences
     known = int(sequences.state.known[slot])
-    return int(sequences.length[slot]), known, sequences.state.history[slot, :known].tolist(), bool(sequences.is_ended[slot])
+    return (
+        int(sequences.length[slot]),
+        known,
+        sequences.state.history[slot, :known].tolist(),
+        bool(sequences.is_ended[slot]),
+    )
 
 
 class BrokenDecoder:
@@ -43,7 +48,7 @@ class BrokenDecoder:
 def fail_once(driver: Driver) -> None:
     """The next forward pass raises after its work is done."""
 
-    def spoil(logits):
+    def spoil(_logits):
         driver.engine.decoder.forward = broken._forward
         raise RuntimeError("the device is on fire")
 
@@ -102,7 +107,9 @@ def test_a_resumed_sequence_continues_as_if_nothing_had_happened(driver: Driver)
 def test_a_stop_token_ends_the_sequence_in_the_shard(driver: Driver) -> None:
     first, second = driver.generate(1, PROMPT, 2)
     driver.seat(1, PROMPT, stops=[second, 5])
-    assert statuses(driver.step({1: len(PROMPT)})) == [RowStatus.SAMPLED if first not in (second, 5) else RowStatus.STOPPED]
+    assert statuses(driver.step({1: len(PROMPT)})) == [
+        RowStatus.SAMPLED if first not in (second, 5) else RowStatus.STOPPED
+    ]
     outcome = driver.step({1: 1})
     assert statuses(outcome) == [RowStatus.STOPPED]
     assert outcome.token_id.tolist() == [second]
@@ -192,7 +199,9 @@ def test_a_row_that_cannot_be_fails_alone(driver: Driver, name: str) -> None:
 def test_a_slot_that_stands_twice_fails_in_both_rows(driver: Driver) -> None:
     driver.seat(1, PROMPT)
     plan = driver.plan({1: 8})
-    twice = type(plan)(plan.step_id, (), plan.ops, np.array([1, 1], np.uint32), np.array([8, 8], np.uint32), np.array([1, 1], np.uint8))
+    twice = type(plan)(
+        plan.step_id, (), plan.ops, np.array([1, 1], np.uint32), np.array([8, 8], np.uint32), np.array([1, 1], np.uint8)
+    )
     outcome = driver.engine.step(twice)
     assert statuses(outcome) == [RowStatus.FAILED] * 2
     assert "stands in 2 rows" in outcome.errors[0][1]
@@ -206,11 +215,11 @@ def test_a_row_never_writes_where_nothing_is_mapped(driver: Driver) -> None:
 
 
 BAD_ADMISSIONS = {
-    "empty": (dict(tokens=[]), "history has 0 tokens"),
-    "too long": (dict(tokens=[5] * 300), "history has 300 tokens; a slot takes 1 to 256"),
-    "outside the vocabulary": (dict(tokens=[5, 160]), "token id 160 is outside the vocabulary of 160"),
-    "prompt longer than history": (dict(tokens=[5], prompt=2), "prompt_tokens is 2"),
-    "bias outside the vocabulary": (dict(tokens=[5], bias={4000: 1.0}), "bias token id 4000"),
+    "empty": ({"tokens": []}, "history has 0 tokens"),
+    "too long": ({"tokens": [5] * 300}, "history has 300 tokens; a slot takes 1 to 256"),
+    "outside the vocabulary": ({"tokens": [5, 160]}, "token id 160 is outside the vocabulary of 160"),
+    "prompt longer than history": ({"tokens": [5], "prompt": 2}, "prompt_tokens is 2"),
+    "bias outside the vocabulary": ({"tokens": [5], "bias": {4000: 1.0}}, "bias token id 4000"),
 }
 
 
@@ -251,16 +260,25 @@ def test_an_operation_that_cannot_be_fails_the_step_by_name(driver: Driver, op, 
     assert statuses(driver.step({1: len(PROMPT)})) == [RowStatus.SAMPLED]
 
 
-def test_an_exhausted_pool_fails_the_step_and_says_so(driver: Driver) -> None:
+def test_closing_every_slot_gives_every_page_back(driver: Driver) -> None:
     region = driver.engine.ribbons.region
-    held = 0
-    for slot in range(1, driver.engine.ribbons.limits.num_slots):
+    slots = range(1, driver.engine.ribbons.limits.num_slots)
+    for slot in slots:
         driver.seat(slot, PROMPT, room=248)
-        held += 1
-    assert held and region.pages_used > 0
-    driver.close(*range(1, held + 1))
+        driver.step({slot: len(PROMPT)})
+    assert region.pages_used > len(slots)
+    driver.close(*slots)
     assert region.pages_used == 0
-    assert region.resident_bytes <= 4096 * 2
+    assert region.resident_bytes == 0
+
+
+def test_an_exhausted_pool_fails_the_step_and_spares_the_others(tiny_untied: TinyModel) -> None:
+    driver = Driver(make_engine(tiny_untied.folder, kv_bytes=64 * 4096))
+    driver.seat(1, PROMPT, room=200)
+    outcome = driver.step({2: 3}, **driver.open(2, OTHER, room=200))
+    assert statuses(outcome) == [RowStatus.FAILED]
+    assert "OutOfPages" in outcome.failure
+    assert statuses(driver.step({1: len(PROMPT)})) == [RowStatus.SAMPLED]
 
 
 def test_a_cached_storage_is_shown_without_feeding_it_again(driver: Driver) -> None:
@@ -270,7 +288,9 @@ def test_a_cached_storage_is_shown_without_feeding_it_again(driver: Driver) -> N
     assert not driver.step({}, ops=[(OpKind.CLOSE, 1, 0, 1)]).failure  # keeps the storage
     admitted = driver.open(2, PROMPT)["admitted"]
     shown = [(OpKind.OPEN, 2, 1, 6), (OpKind.GROW, 2, 0, 64)]
-    made = [driver.step({2: 2}, admitted=admitted, ops=shown, wanted=[Wanted.SAMPLE])] + [driver.step({2: 1}) for _ in range(2)]
+    made = [driver.step({2: 2}, admitted=admitted, ops=shown, wanted=[Wanted.SAMPLE])] + [
+        driver.step({2: 1}) for _ in range(2)
+    ]
     assert [outcome.failure or outcome.errors for outcome in made] == [[], [], []]
     assert [int(outcome.token_id[0]) for outcome in made] == expected
 

@@ -15,7 +15,10 @@ from ribbon_server.kv.ribbons import OpKind, RibbonLimits, RibbonOps, Ribbons
 GIB = 2**30
 
 
-@given(st.lists(st.builds(LayerShape, st.integers(1, 16), st.integers(1, 256)), min_size=1, max_size=40), st.sampled_from([2, 4]))
+@given(
+    st.lists(st.builds(LayerShape, st.integers(1, 16), st.integers(1, 256)), min_size=1, max_size=40),
+    st.sampled_from([2, 4]),
+)
 def test_layers_lie_one_behind_the_other_inside_an_aligned_stride(layers, itemsize) -> None:
     layout = kv_layout(layers, itemsize)
     ends = [offset + layer.elements * itemsize for offset, layer in zip(layout.layer_offsets, layers, strict=True)]
@@ -29,7 +32,10 @@ def test_the_bundled_shape_needs_3072_bytes_a_token() -> None:
     assert kv_layout([LayerShape(2, 64)] * 6, 2).stride_bytes == 3072
 
 
-@pytest.mark.parametrize(("needed", "machine", "taken"), [(GIB, 64 * GIB, GIB), (9 * GIB, 64 * GIB, DEFAULT_MAX_BYTES), (9 * GIB, GIB, int(0.4 * GIB))])
+@pytest.mark.parametrize(
+    ("needed", "machine", "taken"),
+    [(GIB, 64 * GIB, GIB), (9 * GIB, 64 * GIB, DEFAULT_MAX_BYTES), (9 * GIB, GIB, int(0.4 * GIB))],
+)
 def test_the_default_memory_is_the_least_of_three(needed: int, machine: int, taken: int) -> None:
     assert default_kv_bytes(needed, machine) == taken
 
@@ -37,7 +43,9 @@ def test_the_default_memory_is_the_least_of_three(needed: int, machine: int, tak
 LAYOUT = kv_layout([LayerShape(2, 64)] * 6, 2)
 
 
-def limits(memory: KvMemory | None = None, *, budget: int = 0, total: int = 0, concurrent: int = 128, machine: int = 64 * GIB) -> RibbonLimits:
+def limits(
+    memory: KvMemory | None = None, *, budget: int = 0, total: int = 0, concurrent: int = 128, machine: int = 64 * GIB
+) -> RibbonLimits:
     return ribbon_limits(WarmupWish(budget, total, concurrent), LAYOUT, memory, machine, 4096)
 
 
@@ -52,7 +60,9 @@ def test_limits_left_open_come_from_the_model_and_its_need() -> None:
 def test_scarce_memory_shortens_the_longest_sequence_unless_it_was_asked_for() -> None:
     memory = KvMemory(num_bytes=3072 * 1000)
     assert limits(memory).slot_tokens == 1000
-    with pytest.raises(InvalidRequest, match=r"holds 1000 tokens.*needs 2000; raise `--kv-memory` or lower `--max-total-tokens`"):
+    with pytest.raises(
+        InvalidRequest, match=r"holds 1000 tokens.*needs 2000; raise `--kv-memory` or lower `--max-total-tokens`"
+    ):
         limits(memory, total=2000)
 
 
@@ -86,9 +96,13 @@ def operations(*rows: tuple[int, int, int, int]) -> RibbonOps:
 
 
 def test_what_a_slot_shows_follows_its_operations(ribbons: Ribbons) -> None:
-    ribbons.apply(operations((OpKind.OPEN, 1, 1, 0), (OpKind.GROW, 1, 0, 10), (OpKind.OPEN, 2, 2, 0), (OpKind.GROW, 2, 0, 7)))
+    ribbons.apply(
+        operations((OpKind.OPEN, 1, 1, 0), (OpKind.GROW, 1, 0, 10), (OpKind.OPEN, 2, 2, 0), (OpKind.GROW, 2, 0, 7))
+    )
     assert ribbons.shown.tolist() == [0, 10, 7, 0]
-    ribbons.apply(operations((OpKind.CLOSE, 1, 0, 1), (OpKind.OPEN, 3, 1, 6), (OpKind.OPEN, 1, 3, 0), (OpKind.GROW, 1, 0, 50)))
+    ribbons.apply(
+        operations((OpKind.CLOSE, 1, 0, 1), (OpKind.OPEN, 3, 1, 6), (OpKind.OPEN, 1, 3, 0), (OpKind.GROW, 1, 0, 50))
+    )
     assert ribbons.shown.tolist() == [0, 50, 7, 6]
     ribbons.apply(operations((OpKind.GROW, 2, 0, 20), (OpKind.CLOSE, 2, 0, 0)))
     assert ribbons.shown.tolist() == [0, 50, 0, 6]
@@ -98,7 +112,11 @@ def test_what_a_slot_shows_follows_its_operations(ribbons: Ribbons) -> None:
 
 def test_a_failing_operation_leaves_those_before_it_and_a_true_account(ribbons: Ribbons) -> None:
     with pytest.raises(InvalidRequest):
-        ribbons.apply(operations((OpKind.OPEN, 1, 1, 0), (OpKind.GROW, 1, 0, 10), (OpKind.GROW, 3, 0, 10), (OpKind.GROW, 1, 0, 40)))
+        ribbons.apply(
+            operations(
+                (OpKind.OPEN, 1, 1, 0), (OpKind.GROW, 1, 0, 10), (OpKind.GROW, 3, 0, 10), (OpKind.GROW, 1, 0, 40)
+            )
+        )
     assert ribbons.shown.tolist() == [0, 10, 0, 0]
 
 

@@ -104,7 +104,9 @@ def test_quantized_weights_are_refused(model_copy: Path) -> None:
         open_model(model_copy, None, REFERENCE)
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage", b"\xff" * 64, b'{"broken'], ids=["empty", "text", "binary", "json"])
+@pytest.mark.parametrize(
+    "content", [b"", b"garbage", b"\xff" * 64, b'{"broken'], ids=["empty", "text", "binary", "json"]
+)
 def test_a_corrupt_file_is_refused(model_copy: Path, content: bytes) -> None:
     (model_copy / "model.safetensors").write_bytes(content)
     with pytest.raises(WeightsMismatch, match="not a readable safetensors file"):
@@ -143,7 +145,9 @@ def test_a_directory_without_weights_or_config_is_refused(model_copy: Path) -> N
         ({"tie_word_embeddings": "yes"}, "`tie_word_embeddings` is 'yes'"),
     ],
 )
-def test_a_configuration_that_cannot_be_built_says_why(model_copy: Path, fields: dict[str, object], message: str) -> None:
+def test_a_configuration_that_cannot_be_built_says_why(
+    model_copy: Path, fields: dict[str, object], message: str
+) -> None:
     spoil_config(model_copy, **fields)
     with pytest.raises(ModelNotSupported) as caught:
         open_model(model_copy, None, REFERENCE)

@@ -39,7 +39,8 @@ def feed(driver: Driver, tokens: list[int], chunk: int) -> torch.Tensor:
         state = driver.engine.sequences.state
         state.history[1, :end], state.known[1] = tokens[:end], end
         outcome = driver.step({1: end - begin})
-        assert outcome.failure == "" and not outcome.errors
+        assert outcome.failure == ""
+        assert not outcome.errors
     driver.close(1)
     driver.engine.decoder.forward = recorder._forward
     return torch.cat(recorder.logits)

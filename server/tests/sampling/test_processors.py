@@ -35,7 +35,9 @@ def processed(row_params: list[dict], logits: torch.Tensor, bias=(), stops=()) -
 
 def spelled_out(logits: torch.Tensor, rule) -> torch.Tensor:
     """The logits after `rule(row, token, score)`."""
-    return torch.tensor([[rule(row, token, float(score)) for token, score in enumerate(scores)] for row, scores in enumerate(logits)])
+    return torch.tensor(
+        [[rule(row, token, float(score)) for token, score in enumerate(scores)] for row, scores in enumerate(logits)]
+    )
 
 
 @pytest.fixture
@@ -72,13 +74,17 @@ def test_frequency_is_relative_to_the_history(logits) -> None:
 def test_presence_counts_generated_tokens_once(logits) -> None:
     penalties = [0.5, 1.0, -1.5, 2.0, 0.0]
     result = processed([{"presence_penalty": penalty} for penalty in penalties], logits)
-    torch.testing.assert_close(result, spelled_out(logits, lambda row, token, score: score - penalties[row] * (token in generated(row))))
+    torch.testing.assert_close(
+        result, spelled_out(logits, lambda row, token, score: score - penalties[row] * (token in generated(row)))
+    )
 
 
 def test_count_counts_generated_tokens_each_time(logits) -> None:
     penalties = [0.5, 1.0, -1.5, 2.0, 1.0]
     result = processed([{"count_penalty": penalty} for penalty in penalties], logits)
-    torch.testing.assert_close(result, spelled_out(logits, lambda row, token, score: score - penalties[row] * generated(row)[token]))
+    torch.testing.assert_close(
+        result, spelled_out(logits, lambda row, token, score: score - penalties[row] * generated(row)[token])
+    )
 
 
 def test_bias_is_added_where_it_was_asked_for(logits) -> None:

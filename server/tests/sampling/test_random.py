@@ -44,7 +44,12 @@ def test_noise_stays_within_its_bounds() -> None:
 def test_noise_depends_on_seed_position_choice_and_token() -> None:
     tokens = np.arange(64, dtype=np.uint32)
     base = gumbel(1, 2, 3, tokens)
-    for other in (gumbel(2, 2, 3, tokens), gumbel(1, 3, 3, tokens), gumbel(1, 2, 4, tokens), gumbel(1 << 32 | 1, 2, 3, tokens)):
+    for other in (
+        gumbel(2, 2, 3, tokens),
+        gumbel(1, 3, 3, tokens),
+        gumbel(1, 2, 4, tokens),
+        gumbel(1 << 32 | 1, 2, 3, tokens),
+    ):
         assert (base != other).all()
     assert len(np.unique(base)) == 64
     assert gumbel(1, 2, 3, tokens[[40, 3]]).tolist() == base[[40, 3]].tolist()

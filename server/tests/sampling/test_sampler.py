@@ -66,7 +66,9 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
     shuffled = pick(logits[torch.from_numpy(order)].clone(), state.rows(slots[order]))
     assert shuffled.token_id.tolist() == together.token_id[order].tolist()
     for row in range(len(slots)):
-        assert pick(logits[row : row + 1].clone(), state.rows(slots[row : row + 1])).token_id[0] == together.token_id[row]
+        assert (
+            pick(logits[row : row + 1].clone(), state.rows(slots[row : row + 1])).token_id[0] == together.token_id[row]
+        )
 
 
 def test_ties_go_to_the_lowest_token_and_extend_the_list_of_top_tokens() -> None:

@@ -27,7 +27,9 @@ def u32(*values: int) -> bytes:
 def ops(*rows: tuple[int, int, int, int]) -> pb.RibbonOps:
     """Columns of (kind, slot, storage, tokens) rows."""
     kind, slot, storage, tokens = zip(*rows, strict=True) if rows else ((), (), (), ())
-    return pb.RibbonOps(kind=bytes(kind), group=bytes(len(rows)), slot=u32(*slot), storage=u32(*storage), tokens=u32(*tokens))
+    return pb.RibbonOps(
+        kind=bytes(kind), group=bytes(len(rows)), slot=u32(*slot), storage=u32(*storage), tokens=u32(*tokens)
+    )
 
 
 def work(*rows: tuple[int, int, int]) -> pb.Work:
@@ -41,7 +43,9 @@ def opening(step_id: int, slot: int, tokens: list[int], *, room: int = 32, **adm
     admission.setdefault("sampling", pb.Sampling(greedy=True))
     return pb.StepPlan(
         step_id=step_id,
-        admitted=[pb.Admission(slot=slot, sequence_id=slot, token_ids=u32(*tokens), prompt_tokens=len(tokens), **admission)],
+        admitted=[
+            pb.Admission(slot=slot, sequence_id=slot, token_ids=u32(*tokens), prompt_tokens=len(tokens), **admission)
+        ],
         ops=ops((OpKind.OPEN, slot, slot, 0), (OpKind.GROW, slot, 0, len(tokens) + room)),
         work=work((slot, len(tokens), Wanted.SAMPLE)),
     )
