@@ -59,8 +59,9 @@ def _use_threads(num_threads: int) -> None:
 
 
 def _watch_stdin(leave: threading.Event) -> None:
-    """The launcher holds the other end; its end is ours."""
-    while sys.stdin.buffer.read(4096):
+    """The launcher holds the other end; its end is ours. Reads past Python's buffer: its lock, held by a thread that
+    waits, aborts an interpreter that wants to exit."""
+    while os.read(sys.stdin.fileno(), 4096):
         pass
     leave.set()
 
