@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import time
@@ -101,7 +102,10 @@ def exchange(
     payload = json.dumps(body).encode() if isinstance(body, dict) else body
     sent = {"content-type": "application/json"} if headers is None and payload is not None else headers or {}
     try:
-        connection.request(method, path, payload, sent)
+        with contextlib.suppress(
+            BrokenPipeError, ConnectionResetError
+        ):  # a server may answer before it has read a body it refuses
+            connection.request(method, path, payload, sent)
         response = connection.getresponse()
         return Reply(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
     finally:

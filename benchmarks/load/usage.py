@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,22 @@ def metric(text: str, name: str, labels: str = "") -> float:
         if found == name and labels in found_labels:
             return value
     raise KeyError(f"metric {name}{{{labels}}} is not exported")
+
+
+def wait_released(served: Served, seconds: float = 5.0) -> float:
+    """Waits until no slot and no page is in use; returns how long that took. Raises TimeoutError with what is left."""
+    begin = time.monotonic()
+    while True:
+        text = served.get("/metrics")
+        used = {
+            name: metric(text, name, labels)
+            for name, labels in (("ribbon_kv_pages", 'state="live"'), ("ribbon_slots", 'state="used"'))
+        }
+        if not any(used.values()):
+            return time.monotonic() - begin
+        if time.monotonic() - begin > seconds:
+            raise TimeoutError(f"still in use after {seconds:g} s: {used}")
+        time.sleep(POLL_SECONDS / 5)
 
 
 @dataclass

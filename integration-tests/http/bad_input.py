@@ -123,7 +123,7 @@ def openai(
     name: str,
     path: str,
     body: Json,
-    status: int = 422,
+    status: int = 400,
     kind: str = "invalid_request_error",
     names: tuple[str, ...] = (),
 ) -> Row:
