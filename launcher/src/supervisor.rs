@@ -12,7 +12,7 @@ use tokio::{
     task::JoinSet,
     time::sleep_until,
 };
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::{
     error::LaunchError,
@@ -195,7 +195,7 @@ impl Supervisor {
     async fn on_shard(&mut self, event: ShardEvent) -> ControlFlow<End> {
         match event {
             ShardEvent::Phase { name, milliseconds } => {
-                info!("shard: {name} took {milliseconds} ms");
+                debug!("shard: {name} took {milliseconds} ms");
                 self.phases.insert(name, milliseconds as f64 / 1e3);
                 ControlFlow::Continue(())
             }

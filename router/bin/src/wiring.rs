@@ -7,7 +7,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use ribbon_core::Engine;
 use ribbon_http::{AppState, Engines, ModelText};
 use ribbon_scheduler::{SchedulerHandle, metrics::Kind};
-use ribbon_shards::ShardGroups;
+use ribbon_shards::{GenerationControl, ShardGroups};
 use ribbon_text::{ChatTemplate, Tokenizer};
 use tokio::{net::TcpListener, sync::oneshot, time::timeout};
 
@@ -76,6 +76,8 @@ struct House {
     app: Router,
     tasks: Tasks,
     conversation: Conversation,
+    /// Held until the tasks are gone: the scheduler's events end when nobody can announce shards any more.
+    _control: GenerationControl,
 }
 
 impl House {
@@ -114,6 +116,7 @@ impl House {
             Arc::new(engine.clone()) as Arc<dyn Engine>,
         );
         let app = ribbon_http::router(AppState::new(config.http, engines, text, prometheus));
+        let held = control.clone();
         let conversation = Conversation {
             engine,
             control,
@@ -126,6 +129,7 @@ impl House {
             app,
             tasks,
             conversation,
+            _control: held,
         })
     }
 
