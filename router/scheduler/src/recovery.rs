@@ -66,10 +66,12 @@ impl Recovery {
         }
     }
 
-    /// The trial broke off: its members are suspects again, or gone.
+    /// A step failed, whoever was in it: a trial is over, its members are suspects again or gone, and everyone else goes
+    /// on first.
     pub(crate) fn break_off(&mut self) {
         self.trial.clear();
         self.blocked = false;
+        self.others_owed = true;
     }
 
     /// Who is on trial now; nobody else may be in a plan while anyone is.

@@ -1,6 +1,9 @@
 //! The state machine: who waits, who runs, whether a shard is live. Plans are made in `planning`, outcomes taken in `outcome`.
 //! Knows no clock (the time is passed in) and no channel.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,

@@ -18,7 +18,7 @@ use crate::{Gate, SchedulerSettings, metrics};
 /// The scheduler, as an [`Engine`].
 #[derive(Clone, Debug)]
 pub struct SchedulerHandle {
-    gate: Arc<Gate>,
+    pub(super) gate: Arc<Gate>,
     mailbox: Arc<Mailbox>,
     losses: watch::Receiver<Option<Loss>>,
 }
