@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ribbon_server.config import DType, ServeConfig, check_socket_path, parse_kv_memory, set_thread_environment
 from ribbon_server.errors import BadSetting
+from ribbon_server.lifeline import Lifeline
 from ribbon_server.telemetry import log, phase, set_up_logging
 
 OPERATORS_MISTAKE = 2
@@ -74,9 +75,10 @@ def serve(options: argparse.Namespace) -> None:
     """Loads the model and serves it until the launcher goes or says so."""
     config = serve_config(options)
     num_threads = set_thread_environment()
+    lifeline = Lifeline()
     with phase("import"):
         from ribbon_server.process import run_shard
-    run_shard(config, num_threads)
+    run_shard(config, num_threads, lifeline)
 
 
 def serve_config(options: argparse.Namespace) -> ServeConfig:

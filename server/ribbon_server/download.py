@@ -33,6 +33,11 @@ def resolve(model_id: str | None, revision: str | None) -> ResolvedModel:
     if model_id is None:
         return ResolvedModel(_checked(bundled_model()), BUNDLED_ID, "")
     if Path(model_id).is_dir():
+        if revision is not None:
+            log(
+                logging.WARNING,
+                f"`--revision` {revision} says nothing about the local directory {model_id}; it is served as it is",
+            )
         return ResolvedModel(_checked(Path(model_id).resolve()), model_id, "")
     if model_id.startswith((".", "/", "~")) or model_id.count("/") > 1:
         raise BadSetting(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ribbon_server.layers.activation import GatedActivation, native_silu_mul, reference_silu_mul
 from ribbon_server.layers.attention.base import AttentionLayer, AttentionShape
-from ribbon_server.layers.attention.cpu import NativeAttention
+from ribbon_server.layers.attention.choice import AttentionChooser
 from ribbon_server.layers.attention.reference import ReferenceAttention
 from ribbon_server.layers.linear import LinearLayer, TorchLinear
 from ribbon_server.layers.linear_choice import LinearChooser
@@ -29,4 +29,4 @@ REFERENCE = Kernels(ReferenceRmsNorm, reference_silu_mul, ReferenceAttention, To
 
 def native_kernels() -> Kernels:
     """The native module's, and the fastest linear layer of each shape. Make one set a model: its races are kept with it."""
-    return Kernels(NativeRmsNorm, native_silu_mul, NativeAttention, LinearChooser())
+    return Kernels(NativeRmsNorm, native_silu_mul, AttentionChooser(), LinearChooser())

@@ -78,6 +78,12 @@ def test_scaled_rotary_positions_match_transformers(tmp_path, rope) -> None:
     torch.testing.assert_close(logits, model.logits(PROMPT)[[44, 89]], rtol=TOLERANCE, atol=TOLERANCE)
 
 
+def test_a_head_size_without_native_kernel_matches_transformers(tmp_path) -> None:
+    model = save_tiny(tmp_path, head_dim=10)
+    logits = feed(Driver(make_engine(model.folder)), PROMPT, 45)
+    torch.testing.assert_close(logits, model.logits(PROMPT)[[44, 89]], rtol=TOLERANCE, atol=TOLERANCE)
+
+
 def test_projection_biases_match_transformers(tmp_path) -> None:
     model = save_tiny(tmp_path, attention_bias=True, mlp_bias=True)
     logits = feed(Driver(make_engine(model.folder)), PROMPT, 45)

@@ -291,6 +291,14 @@ def test_the_shard_leaves_when_the_launcher_is_gone(tiny_untied: TinyModel, tmp_
     assert process.finish() == 0
 
 
+@pytest.mark.parametrize("farewell", ["stdin", "sigterm"])
+def test_a_shard_that_is_still_starting_leaves_too(tiny_untied: TinyModel, tmp_path: Path, farewell: str) -> None:
+    process = ShardProcess(tiny_untied.folder, tmp_path / "s.sock")
+    time.sleep(0.7)  # in the middle of the imports
+    process.process.stdin.close() if farewell == "stdin" else process.process.send_signal(signal.SIGTERM)
+    assert process.finish() == 0
+
+
 def test_the_shard_leaves_on_sigterm_in_mid_stream_and_dies_for_the_test_hook(
     tiny_untied: TinyModel, tmp_path: Path
 ) -> None:
@@ -347,12 +355,12 @@ def serve_arguments(folder: Path, socket: Path, *flags: str) -> list[str]:
 
 def test_a_corrupt_model_ends_with_one_clear_line_and_exit_2(model_copy: Path) -> None:
     (model_copy / "model.safetensors").write_bytes(b"no weights at all")
-    result = run_cli(*serve_arguments(model_copy, model_copy / "s.sock"))
-    assert result.returncode == 2
-    record = json.loads(result.stderr.splitlines()[-1])
+    process = ShardProcess(model_copy, model_copy / "s.sock")
+    assert process.finish() == 2
+    record = json.loads(process.log[-1])
     assert record["level"] == "ERROR"
     assert "not a readable safetensors file" in record["message"]
-    assert "Traceback" not in result.stderr
+    assert "Traceback" not in "".join(process.log)
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,10 @@ def attention(config: HfConfig) -> Grouped:
     if heads % kv_heads != 0:
         raise ModelNotSupported(f"config.json: {heads} attention heads cannot share {kv_heads} key-value heads evenly")
     head_dim = config.integer("head_dim", max(1, config.integer("hidden_size") // heads))
+    if head_dim % 2:
+        raise ModelNotSupported(
+            f"config.json: `head_dim` is {head_dim}; rotary positions turn pairs, so it must be even"
+        )
     bias = config.flag("attention_bias", default=False)
     return Grouped(heads, kv_heads, head_dim, head_dim**-0.5, rope(config, head_dim), qkv_bias=bias, output_bias=bias)
 
