@@ -1,5 +1,6 @@
 //! Which vector instructions the kernels may use. Knows the processor; not the kernels.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 /// Instruction sets in ascending order; each includes those before it.
@@ -14,11 +15,13 @@ pub enum Level {
     Avx512,
     /// AVX-512 with bfloat16 dot products.
     Avx512Bf16,
+    /// The same with AMX tiles of bfloat16.
+    Amx,
 }
 
-static LIMIT: AtomicU8 = AtomicU8::new(Level::Avx512Bf16 as u8);
+static LIMIT: AtomicU8 = AtomicU8::new(Level::Amx as u8);
 
-fn detected() -> Level {
+fn detect() -> Level {
     #[cfg(target_arch = "x86_64")]
     {
         let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
@@ -27,6 +30,7 @@ fn detected() -> Level {
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512dq");
         return match (avx2, avx512, is_x86_feature_detected!("avx512bf16")) {
+            (true, true, true) if crate::amx::available() => Level::Amx,
             (true, true, true) => Level::Avx512Bf16,
             (true, true, false) => Level::Avx512,
             (true, false, _) => Level::Avx2,
@@ -37,6 +41,11 @@ fn detected() -> Level {
     Level::Portable
 }
 
+fn detected() -> Level {
+    static DETECTED: OnceLock<Level> = OnceLock::new();
+    *DETECTED.get_or_init(detect)
+}
+
 /// The best level that the processor has and the limit allows.
 pub fn level() -> Level {
     let limit = LIMIT.load(Ordering::Relaxed);
@@ -45,6 +54,7 @@ pub fn level() -> Level {
         Level::Avx2,
         Level::Avx512,
         Level::Avx512Bf16,
+        Level::Amx,
     ];
     let limit = allowed
         .into_iter()
@@ -59,7 +69,8 @@ pub fn set_limit(name: &str) -> bool {
         "portable" => Level::Portable,
         "avx2" => Level::Avx2,
         "avx512" => Level::Avx512,
-        "best" => Level::Avx512Bf16,
+        "avx512bf16" => Level::Avx512Bf16,
+        "best" => Level::Amx,
         _ => return false,
     };
     LIMIT.store(limit as u8, Ordering::Relaxed);
@@ -72,6 +83,7 @@ pub fn names() -> Vec<&'static str> {
         (Level::Avx2, "avx2"),
         (Level::Avx512, "avx512f"),
         (Level::Avx512Bf16, "avx512bf16"),
+        (Level::Amx, "amx_bf16"),
     ];
     all.into_iter()
         .filter(|(needed, _)| *needed <= level())

@@ -1,6 +1,8 @@
 //! The native module: KV region, attention and the few kernels where torch is slower on a CPU. Knows addresses, shapes and
 //! pages; not requests, models or text.
 
+#[cfg(target_arch = "x86_64")]
+pub mod amx;
 pub mod attention;
 mod bindings;
 pub mod element;

@@ -60,15 +60,28 @@ impl<T: Element> Problem<'_, T> {
 
 /// Computes the whole batch.
 pub fn attention<T: Element>(problem: &Problem<'_, T>) {
-    let Units { units, merges, num_partials } = Units::new(problem.batch, &problem.shape);
+    let Units {
+        units,
+        merges,
+        num_partials,
+    } = Units::new(problem.batch, &problem.shape);
     let mut memory = vec![0.0; num_partials * Partials::len(&problem.shape)];
     let partials = Partials::new(&mut memory, &problem.shape);
-    threads::for_each(units.len(), |index| compute(problem, units[index], &partials));
+    threads::for_each(units.len(), |index| {
+        compute(problem, units[index], &partials)
+    });
     for merge in merges {
         partials.merge(problem, merge);
     }
 }
 
 fn compute<T: Element>(problem: &Problem<'_, T>, unit: Unit, partials: &Partials) {
-    with_scratch(memory_len(&problem.shape, &unit), |memory| dispatch(Piece { problem, unit, partials, memory }));
+    with_scratch(memory_len(&problem.shape, &unit), |memory| {
+        dispatch(Piece {
+            problem,
+            unit,
+            partials,
+            memory,
+        })
+    });
 }

@@ -8,7 +8,7 @@ use crate::lanes::{Kernel, Lanes};
 use crate::runs::{LayerShape, Run};
 use crate::tensor::Pieces;
 
-use super::rows::{BLOCK, Keys, Room, Rows, room_len};
+use super::rows::{Ahead, BLOCK, Keys, Room, Rows, room_len};
 use super::units::{Merge, Unit};
 use super::{HeadView, Problem};
 
@@ -43,12 +43,24 @@ impl<T: Element> Kernel for Piece<'_, T> {
     unsafe fn run<L: Lanes>(mut self) {
         match self.unit {
             // SAFETY: the caller's promise.
-            Unit::Decode { run, first, last, partial } => unsafe { self.decode::<L>(run, (first, last), partial) },
-            Unit::Chunk { run, kv_head, first_row, last_row } => {
+            Unit::Decode {
+                run,
+                first,
+                last,
+                partial,
+            } => unsafe { self.decode::<L>(run, (first, last), partial) },
+            Unit::Chunk {
+                run,
+                kv_head,
+                first_row,
+                last_row,
+            } => {
                 let run = self.problem.batch.runs[run];
                 for first in (first_row..last_row).step_by(CHUNK_STEP) {
                     // SAFETY: the caller's promise.
-                    unsafe { self.chunk::<L>(&run, kv_head, first..(first + CHUNK_STEP).min(last_row)) };
+                    unsafe {
+                        self.chunk::<L>(&run, kv_head, first..(first + CHUNK_STEP).min(last_row))
+                    };
                 }
             }
         }
@@ -74,23 +86,47 @@ impl<'a> Memory<'a> {
         let (sums, rest) = rest.split_at_mut(count * dim);
         let (highest, rest) = rest.split_at_mut(count.next_multiple_of(16));
         let (total, rest) = rest.split_at_mut(count.next_multiple_of(16));
-        Self { query, sums, highest, total, room: Room::new(rest, dim) }
+        Self {
+            query,
+            sums,
+            highest,
+            total,
+            room: Room::new(rest, dim),
+        }
     }
 }
 
 impl<T: Element> Piece<'_, T> {
     /// All heads of one token, block of keys by block of keys, so that memory is read in its order.
     #[inline(always)]
-    unsafe fn decode<L: Lanes>(&mut self, run: usize, keys: (usize, usize), partial: Option<usize>) {
-        let LayerShape { num_heads, num_kv_heads, head_dim: dim, .. } = self.problem.shape;
+    unsafe fn decode<L: Lanes>(
+        &mut self,
+        run: usize,
+        keys: (usize, usize),
+        partial: Option<usize>,
+    ) {
+        let LayerShape {
+            num_heads,
+            num_kv_heads,
+            head_dim: dim,
+            ..
+        } = self.problem.shape;
         let (group, run) = (self.problem.shape.group(), self.problem.batch.runs[run]);
         let visible = vec![keys.1; group];
         let mut memory = Memory::new(self.memory, num_heads, dim);
-        self.problem.load_query(self.problem.row_start(&run, 0, 0), memory.query);
+        self.problem
+            .load_query(self.problem.row_start(&run, 0, 0), memory.query);
         for first in (keys.0..keys.1).step_by(BLOCK) {
             let count = (keys.1 - first).min(BLOCK);
+            memory.room.ahead =
+                self.problem
+                    .ahead(&run, first + count, (keys.1 - first - count).min(BLOCK));
             for head in 0..num_kv_heads {
-                let block = Keys { view: self.problem.head(&run, head), first, count };
+                let block = Keys {
+                    view: self.problem.head(&run, head),
+                    first,
+                    count,
+                };
                 let (mut rows, room) = memory.rows(head * group..(head + 1) * group, &visible, dim);
                 if first == keys.0 {
                     rows.clear();
@@ -100,40 +136,82 @@ impl<T: Element> Piece<'_, T> {
             }
         }
         match partial {
-            Some(place) => self.partials.put(place, memory.highest, memory.total, memory.sums),
-            None => self.problem.finish(&run, (0, 0..num_heads), memory.total, memory.sums),
+            Some(place) => self
+                .partials
+                .put(place, memory.highest, memory.total, memory.sums),
+            None => self
+                .problem
+                .finish(&run, (0, 0..num_heads), memory.total, memory.sums),
         }
     }
 
     /// Some rows of one key head over all keys they see.
     #[inline(always)]
     unsafe fn chunk<L: Lanes>(&mut self, run: &Run, kv_head: usize, range: Range<usize>) {
-        let (dim, group, count) = (self.problem.shape.head_dim, self.problem.shape.group(), range.len());
+        let (dim, group, count) = (
+            self.problem.shape.head_dim,
+            self.problem.shape.group(),
+            range.len(),
+        );
         let fed_before = run.num_tokens - run.num_queries;
-        let visible: Vec<usize> = range.clone().map(|row| fed_before + row / group + 1).collect();
+        let visible: Vec<usize> = range
+            .clone()
+            .map(|row| fed_before + row / group + 1)
+            .collect();
         let last = visible.last().copied().unwrap_or(0);
         let view: HeadView = self.problem.head(run, kv_head);
         let mut memory = Memory::new(self.memory, count, dim);
         for (index, row) in range.clone().enumerate() {
-            self.problem.load_query(self.problem.row_start(run, kv_head, row), &mut memory.query[index * dim..][..dim]);
+            self.problem.load_query(
+                self.problem.row_start(run, kv_head, row),
+                &mut memory.query[index * dim..][..dim],
+            );
         }
         let (mut rows, room) = memory.rows(0..count, &visible, dim);
         rows.clear();
         for first in (0..last).step_by(BLOCK) {
             // SAFETY: the batch was checked against the region, so the keys are mapped; the rest is the caller's promise.
-            unsafe { rows.gather::<L, T>(Keys { view, first, count: (last - first).min(BLOCK) }, room) };
+            unsafe {
+                rows.gather::<L, T>(
+                    Keys {
+                        view,
+                        first,
+                        count: (last - first).min(BLOCK),
+                    },
+                    room,
+                )
+            };
         }
-        self.problem.finish(run, (kv_head, range), memory.total, memory.sums);
+        self.problem
+            .finish(run, (kv_head, range), memory.total, memory.sums);
     }
 }
 
 impl<T: Element> Problem<'_, T> {
+    /// The layer's bytes of some tokens.
+    #[inline(always)]
+    fn ahead(&self, run: &Run, first: usize, tokens: usize) -> Ahead {
+        let stride = self.batch.stride_bytes;
+        let address = run.address + self.shape.kv_offset + first * stride;
+        let bytes = 2 * self.shape.num_kv_heads * self.shape.head_dim * size_of::<T>();
+        Ahead {
+            address,
+            stride,
+            bytes,
+            tokens,
+            byte: 0,
+        }
+    }
+
     /// Widened, times scale and log2(e).
     #[inline(always)]
     fn load_query(&self, start: usize, query: &mut [f32]) {
         let factor = self.scale * LOG2_E;
         let stored = &self.query[start..start + query.len()];
-        query.iter_mut().zip(stored).for_each(|(wide, stored)| *wide = stored.widen() * factor);
+        query
+            .iter_mut()
+            .zip(stored)
+            .for_each(|(wide, stored)| *wide = stored.widen() * factor);
     }
 
     /// Divides by the weights and writes rows of a key head out. All heads of a one-token run are rows of key head 0.
@@ -156,11 +234,19 @@ impl<T: Element> Problem<'_, T> {
 #[inline(always)]
 fn divide<T: Element>(sums: &[f32], total: f32, output: &mut [T]) {
     let factor = 1.0 / total;
-    output.iter_mut().zip(sums).for_each(|(out, sum)| *out = T::narrow(sum * factor));
+    output
+        .iter_mut()
+        .zip(sums)
+        .for_each(|(out, sum)| *out = T::narrow(sum * factor));
 }
 
 impl<'a> Memory<'a> {
-    fn rows<'b>(&'b mut self, range: Range<usize>, visible: &'b [usize], dim: usize) -> (Rows<'b>, &'b mut Room<'a>) {
+    fn rows<'b>(
+        &'b mut self,
+        range: Range<usize>,
+        visible: &'b [usize],
+        dim: usize,
+    ) -> (Rows<'b>, &'b mut Room<'a>) {
         let numbers = range.start * dim..range.end * dim;
         let rows = Rows {
             query: &self.query[numbers.clone()],
@@ -189,7 +275,11 @@ impl Partials {
 
     /// Over memory for all pieces.
     pub fn new(memory: &mut [f32], shape: &LayerShape) -> Self {
-        Self { memory: Pieces::new(memory), heads: shape.num_heads, dim: shape.head_dim }
+        Self {
+            memory: Pieces::new(memory),
+            heads: shape.num_heads,
+            dim: shape.head_dim,
+        }
     }
 
     fn piece(&self, place: usize) -> (&mut [f32], &mut [f32], &mut [f32]) {
@@ -217,7 +307,10 @@ impl Partials {
             let (other_highest, other_total, other_sums) = self.piece(place);
             for head in 0..self.heads {
                 let top = highest[head].max(other_highest[head]);
-                let (mine, other) = ((highest[head] - top).exp2(), (other_highest[head] - top).exp2());
+                let (mine, other) = (
+                    (highest[head] - top).exp2(),
+                    (other_highest[head] - top).exp2(),
+                );
                 highest[head] = top;
                 total[head] = total[head] * mine + other_total[head] * other;
                 let numbers = head * self.dim..(head + 1) * self.dim;

@@ -12,9 +12,19 @@ pub const CHUNK_ROWS: usize = 128;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
     /// All heads of a one-token run over keys [first, last). `partial` is its place if the run has several pieces.
-    Decode { run: usize, first: usize, last: usize, partial: Option<usize> },
+    Decode {
+        run: usize,
+        first: usize,
+        last: usize,
+        partial: Option<usize>,
+    },
     /// Some rows of one key head of a longer run over all keys they see.
-    Chunk { run: usize, kv_head: usize, first_row: usize, last_row: usize },
+    Chunk {
+        run: usize,
+        kv_head: usize,
+        first_row: usize,
+        last_row: usize,
+    },
 }
 
 /// A run whose pieces have to be added up.
@@ -60,10 +70,19 @@ impl Units {
         for piece in 0..count {
             let first = piece * DECODE_KEYS;
             let partial = (count > 1).then_some(first_partial + piece);
-            self.units.push(Unit::Decode { run, first, last: (first + DECODE_KEYS).min(num_tokens), partial });
+            self.units.push(Unit::Decode {
+                run,
+                first,
+                last: (first + DECODE_KEYS).min(num_tokens),
+                partial,
+            });
         }
         if count > 1 {
-            self.merges.push(Merge { run, first_partial, count });
+            self.merges.push(Merge {
+                run,
+                first_partial,
+                count,
+            });
             self.num_partials += count;
         }
     }
@@ -71,7 +90,12 @@ impl Units {
     fn add_chunk(&mut self, run: usize, rows: usize, kv_heads: usize) {
         for first_row in (0..rows).step_by(CHUNK_ROWS) {
             let last_row = (first_row + CHUNK_ROWS).min(rows);
-            self.units.extend((0..kv_heads).map(|kv_head| Unit::Chunk { run, kv_head, first_row, last_row }));
+            self.units.extend((0..kv_heads).map(|kv_head| Unit::Chunk {
+                run,
+                kv_head,
+                first_row,
+                last_row,
+            }));
         }
     }
 }

@@ -112,10 +112,17 @@ where
         }
     }
     // The derived reader wraps what is wrong with a field; the caller is told both.
-    given.as_any().extract().map_err(|error: PyErr| match error.cause(given.py()) {
-        Some(cause) => PyValueError::new_err(format!("{function}(): {}: {}", error.value(given.py()), cause.value(given.py()))),
-        None => error,
-    })
+    given
+        .as_any()
+        .extract()
+        .map_err(|error: PyErr| match error.cause(given.py()) {
+            Some(cause) => PyValueError::new_err(format!(
+                "{function}(): {}: {}",
+                error.value(given.py()),
+                cause.value(given.py())
+            )),
+            None => error,
+        })
 }
 
 /// Declares a record of keyword arguments and how to read it.

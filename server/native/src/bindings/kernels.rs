@@ -137,11 +137,14 @@ impl PackedLinear {
     }
 
     fn forward(&self, py: Python<'_>, x: usize, output: usize, rows: usize) -> PyResult<()> {
-        if rows > linear::MAX_ROWS {
+        if rows > self.packed.max_rows() {
             return Err(PyValueError::new_err(format!(
                 "rows is {rows}; at most {} are built",
-                linear::MAX_ROWS
+                self.packed.max_rows()
             )));
+        }
+        if rows == 0 {
+            return Ok(());
         }
         let (out_features, in_features) = self.packed.shape();
         // SAFETY: the caller passes tensors of the documented shapes and keeps them alive and unchanged for the call.
@@ -155,7 +158,7 @@ impl PackedLinear {
 
     #[getter]
     fn max_rows(&self) -> usize {
-        linear::MAX_ROWS
+        self.packed.max_rows()
     }
 }
 
@@ -180,6 +183,6 @@ pub fn set_cpu_features(limit: &str) -> PyResult<()> {
         return Ok(());
     }
     Err(PyValueError::new_err(format!(
-        "limit is {limit:?}; portable, avx2, avx512 and best exist"
+        "limit is {limit:?}; portable, avx2, avx512, avx512bf16 and best exist"
     )))
 }

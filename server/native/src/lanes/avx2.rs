@@ -4,6 +4,8 @@ use core::arch::x86_64::*;
 
 use half::bf16;
 
+use crate::element::Element;
+
 use super::{EXP2, Kernel, LANES, Lanes};
 
 /// Two 256-bit registers: lanes 0–7 and 8–15.
@@ -24,7 +26,10 @@ pub unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
 #[allow(clippy::undocumented_unsafe_blocks)]
 unsafe fn exp2(x: __m256) -> __m256 {
     unsafe {
-        let bounded = _mm256_min_ps(_mm256_max_ps(x, _mm256_set1_ps(-126.0)), _mm256_set1_ps(128.0));
+        let bounded = _mm256_min_ps(
+            _mm256_max_ps(x, _mm256_set1_ps(-126.0)),
+            _mm256_set1_ps(128.0),
+        );
         let whole = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(bounded);
         let rest = _mm256_sub_ps(bounded, whole);
         let mut power = _mm256_set1_ps(EXP2[6]);
@@ -32,7 +37,10 @@ unsafe fn exp2(x: __m256) -> __m256 {
             power = _mm256_fmadd_ps(power, rest, _mm256_set1_ps(*coefficient));
         }
         let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(whole), _mm256_set1_epi32(127));
-        let scaled = _mm256_mul_ps(power, _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent)));
+        let scaled = _mm256_mul_ps(
+            power,
+            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent)),
+        );
         let keep = _mm256_cmp_ps::<_CMP_NLT_UQ>(x, _mm256_set1_ps(-126.0));
         let kept = _mm256_and_ps(scaled, keep);
         let is_nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(x, x);
@@ -61,7 +69,10 @@ unsafe fn sum_eight(rows: [__m256; 8]) -> __m256 {
         let four = |a, b, c, d| _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
         let low = four(rows[0], rows[1], rows[2], rows[3]);
         let high = four(rows[4], rows[5], rows[6], rows[7]);
-        _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(low, high), _mm256_permute2f128_ps::<0x31>(low, high))
+        _mm256_add_ps(
+            _mm256_permute2f128_ps::<0x20>(low, high),
+            _mm256_permute2f128_ps::<0x31>(low, high),
+        )
     }
 }
 
@@ -82,8 +93,13 @@ impl Lanes for Avx2 {
     #[inline(always)]
     unsafe fn load_bf16(from: *const bf16) -> Self {
         unsafe {
-            let widen = |half: __m128i| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(half)));
-            Self(widen(_mm_loadu_si128(from.cast())), widen(_mm_loadu_si128(from.add(8).cast())))
+            let widen = |half: __m128i| {
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(half)))
+            };
+            Self(
+                widen(_mm_loadu_si128(from.cast())),
+                widen(_mm_loadu_si128(from.add(8).cast())),
+            )
         }
     }
     #[inline(always)]
@@ -102,27 +118,57 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
-        unsafe { Self(_mm256_add_ps(self.0, other.0), _mm256_add_ps(self.1, other.1)) }
+        unsafe {
+            Self(
+                _mm256_add_ps(self.0, other.0),
+                _mm256_add_ps(self.1, other.1),
+            )
+        }
     }
     #[inline(always)]
     unsafe fn sub(self, other: Self) -> Self {
-        unsafe { Self(_mm256_sub_ps(self.0, other.0), _mm256_sub_ps(self.1, other.1)) }
+        unsafe {
+            Self(
+                _mm256_sub_ps(self.0, other.0),
+                _mm256_sub_ps(self.1, other.1),
+            )
+        }
     }
     #[inline(always)]
     unsafe fn mul(self, other: Self) -> Self {
-        unsafe { Self(_mm256_mul_ps(self.0, other.0), _mm256_mul_ps(self.1, other.1)) }
+        unsafe {
+            Self(
+                _mm256_mul_ps(self.0, other.0),
+                _mm256_mul_ps(self.1, other.1),
+            )
+        }
     }
     #[inline(always)]
     unsafe fn div(self, other: Self) -> Self {
-        unsafe { Self(_mm256_div_ps(self.0, other.0), _mm256_div_ps(self.1, other.1)) }
+        unsafe {
+            Self(
+                _mm256_div_ps(self.0, other.0),
+                _mm256_div_ps(self.1, other.1),
+            )
+        }
     }
     #[inline(always)]
     unsafe fn max(self, other: Self) -> Self {
-        unsafe { Self(_mm256_max_ps(self.0, other.0), _mm256_max_ps(self.1, other.1)) }
+        unsafe {
+            Self(
+                _mm256_max_ps(self.0, other.0),
+                _mm256_max_ps(self.1, other.1),
+            )
+        }
     }
     #[inline(always)]
     unsafe fn fma(self, factor: Self, addend: Self) -> Self {
-        unsafe { Self(_mm256_fmadd_ps(self.0, factor.0, addend.0), _mm256_fmadd_ps(self.1, factor.1, addend.1)) }
+        unsafe {
+            Self(
+                _mm256_fmadd_ps(self.0, factor.0, addend.0),
+                _mm256_fmadd_ps(self.1, factor.1, addend.1),
+            )
+        }
     }
     #[inline(always)]
     unsafe fn exp2(self) -> Self {
@@ -132,11 +178,20 @@ impl Lanes for Avx2 {
     unsafe fn keep_first(self, count: usize, fill: f32) -> Self {
         unsafe {
             let below = |first: i32| {
-                let index = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(first));
-                _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(count.min(LANES) as i32), index))
+                let index = _mm256_add_epi32(
+                    _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
+                    _mm256_set1_epi32(first),
+                );
+                _mm256_castsi256_ps(_mm256_cmpgt_epi32(
+                    _mm256_set1_epi32(count.min(LANES) as i32),
+                    index,
+                ))
             };
             let fill = _mm256_set1_ps(fill);
-            Self(_mm256_blendv_ps(fill, self.0, below(0)), _mm256_blendv_ps(fill, self.1, below(8)))
+            Self(
+                _mm256_blendv_ps(fill, self.0, below(0)),
+                _mm256_blendv_ps(fill, self.1, below(8)),
+            )
         }
     }
     #[inline(always)]
@@ -144,7 +199,16 @@ impl Lanes for Avx2 {
         unsafe {
             let folded = |first: usize| {
                 let fold = |i: usize| _mm256_add_ps(rows[first + i].0, rows[first + i].1);
-                sum_eight([fold(0), fold(1), fold(2), fold(3), fold(4), fold(5), fold(6), fold(7)])
+                sum_eight([
+                    fold(0),
+                    fold(1),
+                    fold(2),
+                    fold(3),
+                    fold(4),
+                    fold(5),
+                    fold(6),
+                    fold(7),
+                ])
             };
             Self(folded(0), folded(8))
         }
@@ -159,7 +223,28 @@ impl Lanes for Avx2 {
     unsafe fn highest(self) -> f32 {
         let mut lanes = [0.0; LANES];
         unsafe { self.store(lanes.as_mut_ptr()) };
-        lanes.into_iter().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a })
+        lanes
+            .into_iter()
+            .fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a })
+    }
+    #[inline(always)]
+    unsafe fn dot_pairs(self, weights: *const bf16, x: *const bf16) -> Self {
+        unsafe {
+            let (even, odd) = (
+                _mm256_set1_ps((*x).widen()),
+                _mm256_set1_ps((*x.add(1)).widen()),
+            );
+            let dot = |sum: __m256, pairs: __m256i| {
+                let high = _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(-65536)));
+                let low = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs));
+                _mm256_fmadd_ps(high, odd, _mm256_fmadd_ps(low, even, sum))
+            };
+            let second = weights.add(16).cast();
+            Self(
+                dot(self.0, _mm256_loadu_si256(weights.cast())),
+                dot(self.1, _mm256_loadu_si256(second)),
+            )
+        }
     }
     #[inline(always)]
     unsafe fn prefetch(address: usize) {

@@ -1,4 +1,4 @@
-//! Lanes as one AVX-512 register.
+//! Lanes as one AVX-512 register, with or without bfloat16 dot products.
 
 use core::arch::x86_64::*;
 
@@ -6,9 +6,9 @@ use half::bf16;
 
 use super::{EXP2, Kernel, LANES, Lanes};
 
-/// One 512-bit register.
+/// One 512-bit register; `DOTS` where the processor multiplies pairs of bfloat16.
 #[derive(Clone, Copy)]
-pub struct Avx512(__m512);
+pub struct Avx512<const DOTS: bool>(__m512);
 
 /// Compiles a kernel for AVX-512.
 ///
@@ -17,12 +17,22 @@ pub struct Avx512(__m512);
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")]
 pub unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
     // SAFETY: the caller's promise.
-    unsafe { kernel.run::<Avx512>() }
+    unsafe { kernel.run::<Avx512<false>>() }
+}
+
+/// Compiles a kernel for AVX-512 with bfloat16.
+///
+/// # Safety
+/// The processor has what `run` needs and AVX-512 BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]
+pub unsafe fn run_bf16<K: Kernel>(kernel: K) -> K::Output {
+    // SAFETY: the caller's promise.
+    unsafe { kernel.run::<Avx512<true>>() }
 }
 
 // SAFETY of every block below: the instruction set and the pointers are the caller's promise (trait `Lanes`).
 #[allow(clippy::undocumented_unsafe_blocks)]
-impl Lanes for Avx512 {
+impl<const DOTS: bool> Lanes for Avx512<DOTS> {
     const ROWS: usize = 4;
 
     #[inline(always)]
@@ -44,6 +54,10 @@ impl Lanes for Avx512 {
     }
     #[inline(always)]
     unsafe fn store_bf16(self, to: *mut bf16) {
+        if DOTS {
+            let rounded: __m256i = unsafe { core::mem::transmute(_mm512_cvtneps_pbh(self.0)) };
+            return unsafe { _mm256_storeu_si256(to.cast(), rounded) };
+        }
         unsafe {
             let bits = _mm512_castps_si512(self.0);
             let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
@@ -51,7 +65,10 @@ impl Lanes for Avx512 {
             let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, self.0);
             let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x40_0000));
             let chosen = _mm512_mask_mov_epi32(rounded, is_nan, quiet);
-            _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(chosen)));
+            _mm256_storeu_si256(
+                to.cast(),
+                _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(chosen)),
+            );
         }
     }
     #[inline(always)]
@@ -82,7 +99,8 @@ impl Lanes for Avx512 {
     unsafe fn exp2(self) -> Self {
         unsafe {
             let x = _mm512_max_ps(self.0, _mm512_set1_ps(-150.0));
-            let whole = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x);
+            let whole =
+                _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x);
             let rest = _mm512_sub_ps(x, whole);
             let mut power = _mm512_set1_ps(EXP2[6]);
             for coefficient in EXP2[..6].iter().rev() {
@@ -101,15 +119,25 @@ impl Lanes for Avx512 {
     unsafe fn sum_each(rows: &[Self; LANES]) -> Self {
         unsafe {
             // Each level halves the number of registers and the number of partial sums of a row.
-            let pair = |a: __m512, b: __m512| _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+            let pair = |a: __m512, b: __m512| {
+                _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b))
+            };
             let quad = |a: __m512, b: __m512| {
                 let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
                 let (low, high) = (_mm512_unpacklo_pd(a, b), _mm512_unpackhi_pd(a, b));
                 _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high))
             };
-            let four = |i: usize| quad(pair(rows[i].0, rows[i + 1].0), pair(rows[i + 2].0, rows[i + 3].0));
+            let four = |i: usize| {
+                quad(
+                    pair(rows[i].0, rows[i + 1].0),
+                    pair(rows[i + 2].0, rows[i + 3].0),
+                )
+            };
             let halves = |a: __m512, b: __m512| {
-                _mm512_add_ps(_mm512_shuffle_f32x4::<0b10_00_10_00>(a, b), _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b))
+                _mm512_add_ps(
+                    _mm512_shuffle_f32x4::<0b10_00_10_00>(a, b),
+                    _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b),
+                )
             };
             Self(halves(halves(four(0), four(4)), halves(four(8), four(12))))
         }
@@ -121,6 +149,29 @@ impl Lanes for Avx512 {
     #[inline(always)]
     unsafe fn highest(self) -> f32 {
         unsafe { _mm512_reduce_max_ps(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn dot_pairs(self, weights: *const bf16, x: *const bf16) -> Self {
+        unsafe {
+            let pairs = _mm512_loadu_si512(weights.cast());
+            let x = _mm512_set1_epi32(x.cast::<i32>().read_unaligned());
+            if DOTS {
+                return Self(_mm512_dpbf16_ps(
+                    self.0,
+                    core::mem::transmute(pairs),
+                    core::mem::transmute(x),
+                ));
+            }
+            let high = |pair: __m512i| {
+                _mm512_castsi512_ps(_mm512_and_si512(pair, _mm512_set1_epi32(-65536)))
+            };
+            let low = |pair: __m512i| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pair));
+            Self(_mm512_fmadd_ps(
+                high(pairs),
+                high(x),
+                _mm512_fmadd_ps(low(pairs), low(x), self.0),
+            ))
+        }
     }
     #[inline(always)]
     unsafe fn prefetch(address: usize) {

@@ -54,6 +54,8 @@ pub trait Lanes: Copy {
     unsafe fn sum(self) -> f32;
     /// Greatest of all lanes.
     unsafe fn highest(self) -> f32;
+    /// self + the even numbers of 32 times `x[0]` + the odd ones times `x[1]`.
+    unsafe fn dot_pairs(self, weights: *const bf16, x: *const bf16) -> Self;
     /// Asks for the cache line at an address, into the second-level cache.
     unsafe fn prefetch(address: usize);
 
@@ -66,8 +68,15 @@ pub trait Lanes: Copy {
 }
 
 /// Coefficients of 2^r for r in [−½, ½]: a minimax polynomial, relative error below 2e-7.
-pub(crate) const EXP2: [f32; 7] =
-    [1.0, 0.693_147_2, 0.240_226_5, 0.055_503_58, 0.009_618_351, 0.001_339_55, 0.000_154_035_3];
+pub(crate) const EXP2: [f32; 7] = [
+    1.0,
+    0.693_147_2,
+    0.240_226_5,
+    0.055_503_58,
+    0.009_618_351,
+    0.001_339_55,
+    0.000_154_035_3,
+];
 
 /// A computation written once for all instruction sets.
 pub trait Kernel {
@@ -86,7 +95,9 @@ pub fn dispatch<K: Kernel>(kernel: K) -> K::Output {
     {
         match features::level() {
             // SAFETY: `level` says that the processor has the instruction set.
-            Level::Avx512 | Level::Avx512Bf16 => return unsafe { avx512::run(kernel) },
+            Level::Amx | Level::Avx512Bf16 => return unsafe { avx512::run_bf16(kernel) },
+            // SAFETY: as above.
+            Level::Avx512 => return unsafe { avx512::run(kernel) },
             // SAFETY: as above.
             Level::Avx2 => return unsafe { avx2::run(kernel) },
             Level::Portable => {}

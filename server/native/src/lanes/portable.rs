@@ -13,7 +13,10 @@ impl Portable {
     #[inline(always)]
     fn zip(self, other: Self, operation: impl Fn(f32, f32) -> f32) -> Self {
         let mut result = self.0;
-        result.iter_mut().zip(other.0).for_each(|(a, b)| *a = operation(*a, b));
+        result
+            .iter_mut()
+            .zip(other.0)
+            .for_each(|(a, b)| *a = operation(*a, b));
         Self(result)
     }
 }
@@ -24,7 +27,10 @@ fn exp2(x: f32) -> f32 {
     }
     let whole = x.round_ties_even();
     let rest = x - whole;
-    let power = EXP2.iter().rev().fold(0.0, |sum, coefficient| sum * rest + coefficient);
+    let power = EXP2
+        .iter()
+        .rev()
+        .fold(0.0, |sum, coefficient| sum * rest + coefficient);
     // x is at most 128 for every caller's finite result; above it the factor overflows to infinity as it should.
     power * f32::from_bits((((whole.min(128.0) as i32) + 127) as u32) << 23)
 }
@@ -55,7 +61,10 @@ impl Lanes for Portable {
     #[inline(always)]
     unsafe fn store_bf16(self, to: *mut bf16) {
         // SAFETY: the caller's promise.
-        unsafe { to.cast::<[bf16; LANES]>().write_unaligned(self.0.map(Element::narrow)) }
+        unsafe {
+            to.cast::<[bf16; LANES]>()
+                .write_unaligned(self.0.map(Element::narrow))
+        }
     }
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
@@ -101,7 +110,24 @@ impl Lanes for Portable {
     }
     #[inline(always)]
     unsafe fn highest(self) -> f32 {
-        self.0.into_iter().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a })
+        self.0
+            .into_iter()
+            .fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a })
+    }
+    #[inline(always)]
+    unsafe fn dot_pairs(self, weights: *const bf16, x: *const bf16) -> Self {
+        // SAFETY: the caller's promise.
+        let (pairs, x) = unsafe {
+            (
+                weights.cast::<[[bf16; 2]; LANES]>().read_unaligned(),
+                x.cast::<[bf16; 2]>().read_unaligned(),
+            )
+        };
+        let mut sums = self.0;
+        sums.iter_mut().zip(pairs).for_each(|(sum, pair)| {
+            *sum += pair[0].widen() * x[0].widen() + pair[1].widen() * x[1].widen()
+        });
+        Self(sums)
     }
     #[inline(always)]
     unsafe fn prefetch(_address: usize) {}

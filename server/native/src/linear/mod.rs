@@ -1,0 +1,222 @@
+//! A linear layer for few rows of bfloat16 that reads its weights once, in the order in which they lie.
+
+#[cfg(target_arch = "x86_64")]
+mod tiles;
+
+use half::bf16;
+
+use crate::features::{self, Level};
+use crate::lanes::{Kernel, LANES, Lanes, dispatch};
+use crate::tensor::Pieces;
+use crate::threads;
+
+/// Rows with tiles, and without.
+const MAX_ROWS_TILES: usize = 16;
+const MAX_ROWS_LANES: usize = 8;
+/// Output features of a panel; a panel is one thread's smallest piece.
+pub const PANEL: usize = 64;
+/// Input features of a step: sixteen pairs.
+pub const STEP: usize = 32;
+/// Numbers of one step of sixteen output features: `[pair][feature][2]`, a tile of 1 KiB.
+pub const BLOCK: usize = STEP * LANES;
+
+/// A private copy of a weight, `[panel][step][PANEL / 16][16 pairs][16 features][2]`, filled up with zeros.
+pub struct PackedLinear {
+    packed: Vec<Line>,
+    out_features: usize,
+    in_features: usize,
+}
+
+/// A cache line of weights, for alignment.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([bf16; STEP]);
+
+impl PackedLinear {
+    /// Copies `weight` [out, in].
+    pub fn new(weight: &[bf16], out_features: usize, in_features: usize) -> Self {
+        let steps = in_features.div_ceil(STEP);
+        let panels = out_features.div_ceil(PANEL);
+        let mut packed = vec![Line([bf16::ZERO; STEP]); panels * steps * PANEL];
+        let pieces = Pieces::new(&mut packed);
+        threads::for_each(panels, |panel| {
+            // SAFETY: each panel is written by one call only.
+            let lines = unsafe { pieces.piece(panel * steps * PANEL, steps * PANEL) };
+            for feature in panel * PANEL..((panel + 1) * PANEL).min(out_features) {
+                pack_feature(
+                    lines,
+                    feature % PANEL,
+                    &weight[feature * in_features..][..in_features],
+                );
+            }
+        });
+        Self {
+            packed,
+            out_features,
+            in_features,
+        }
+    }
+
+    /// [out, in]
+    pub fn shape(&self) -> (usize, usize) {
+        (self.out_features, self.in_features)
+    }
+
+    /// Rows one call accepts with the instructions in use.
+    pub fn max_rows(&self) -> usize {
+        if features::level() == Level::Amx {
+            MAX_ROWS_TILES
+        } else {
+            MAX_ROWS_LANES
+        }
+    }
+
+    /// x [rows, in] to output [rows, out].
+    pub fn forward(&self, x: &[bf16], output: Pieces<bf16>) {
+        let padded = self.in_features.next_multiple_of(STEP);
+        let filled: Vec<bf16>;
+        let mut rows = x;
+        if padded != self.in_features {
+            filled = fill_up(x, self.in_features, padded);
+            rows = &filled;
+        }
+        let call = Call {
+            linear: self,
+            x: rows,
+            rows: rows.len() / padded,
+            output,
+        };
+        let panels = self.out_features.div_ceil(PANEL);
+        // Pieces of whole panels, a few for each thread.
+        let pieces = panels.min(4 * threads::num_threads());
+        threads::for_each(pieces, |piece| {
+            call.compute(piece * panels / pieces..(piece + 1) * panels / pieces)
+        });
+    }
+
+    fn steps(&self) -> usize {
+        self.in_features.div_ceil(STEP)
+    }
+
+    /// First weight of a panel.
+    fn panel(&self, panel: usize) -> *const bf16 {
+        self.packed[panel * self.steps() * PANEL..].as_ptr().cast()
+    }
+}
+
+fn pack_feature(lines: &mut [Line], feature: usize, weight: &[bf16]) {
+    for (index, pair) in weight.chunks(2).enumerate() {
+        let (step, row) = (index / LANES, index % LANES);
+        let line = &mut lines[(step * (PANEL / LANES) + feature / LANES) * LANES + row].0;
+        line[feature % LANES * 2..][..pair.len()].copy_from_slice(pair);
+    }
+}
+
+fn fill_up(x: &[bf16], width: usize, padded: usize) -> Vec<bf16> {
+    let mut filled = vec![bf16::ZERO; x.len() / width * padded];
+    filled
+        .chunks_exact_mut(padded)
+        .zip(x.chunks_exact(width))
+        .for_each(|(to, from)| to[..width].copy_from_slice(from));
+    filled
+}
+
+/// One forward.
+struct Call<'a> {
+    linear: &'a PackedLinear,
+    /// [rows, in filled up to whole steps]
+    x: &'a [bf16],
+    rows: usize,
+    output: Pieces<bf16>,
+}
+
+impl Call<'_> {
+    fn compute(&self, panels: std::ops::Range<usize>) {
+        #[cfg(target_arch = "x86_64")]
+        if features::level() == Level::Amx {
+            // SAFETY: the level says that there are tiles.
+            return unsafe { tiles::compute(self, panels) };
+        }
+        dispatch(Panels { call: self, panels });
+    }
+
+    /// Writes a few sums of one row, those that are no filling.
+    #[inline(always)]
+    unsafe fn put<L: Lanes>(&self, row: usize, feature: usize, sums: L) {
+        let out = self.linear.out_features;
+        let count = out.saturating_sub(feature).min(LANES);
+        let mut rounded = [bf16::ZERO; LANES];
+        // SAFETY: the array holds 16 numbers; each (row, feature) is written by one call only; the rest is the caller's promise.
+        unsafe {
+            sums.store_bf16(rounded.as_mut_ptr());
+            self.output
+                .piece(row * out + feature.min(out), count)
+                .copy_from_slice(&rounded[..count]);
+        }
+    }
+}
+
+/// Some panels in lanes.
+struct Panels<'a> {
+    call: &'a Call<'a>,
+    panels: std::ops::Range<usize>,
+}
+
+impl Kernel for Panels<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        for panel in self.panels.clone() {
+            let mut row = 0;
+            while row < self.call.rows {
+                let count = (self.call.rows - row).min(4);
+                // SAFETY: the caller's promise.
+                unsafe {
+                    match count {
+                        1 => self.rows::<L, 1>(panel, row),
+                        2 => self.rows::<L, 2>(panel, row),
+                        3 => self.rows::<L, 3>(panel, row),
+                        _ => self.rows::<L, 4>(panel, row),
+                    }
+                }
+                row += count;
+            }
+        }
+    }
+}
+
+impl Panels<'_> {
+    /// R rows of one panel: 4 · R sums in registers.
+    #[inline(always)]
+    unsafe fn rows<L: Lanes, const R: usize>(&self, panel: usize, row: usize) {
+        let (steps, width) = (self.call.linear.steps(), self.call.linear.steps() * STEP);
+        let x = self.call.x[row * width..].as_ptr();
+        let mut weights = self.call.linear.panel(panel);
+        // SAFETY: a panel holds `steps` times four blocks, R rows of `width` inputs lie behind `x`; the rest is the caller's promise.
+        unsafe {
+            let mut sums = [[L::splat(0.0); PANEL / LANES]; R];
+            for step in 0..steps {
+                for pair in 0..LANES {
+                    for block in 0..PANEL / LANES {
+                        let line = weights.add(block * BLOCK + pair * STEP);
+                        for index in 0..R {
+                            let at = x.add(index * width + step * STEP + pair * 2);
+                            sums[index][block] = sums[index][block].dot_pairs(line, at);
+                        }
+                    }
+                }
+                weights = weights.add(PANEL / LANES * BLOCK);
+            }
+            for index in 0..R {
+                for block in 0..PANEL / LANES {
+                    self.call.put(
+                        row + index,
+                        panel * PANEL + block * LANES,
+                        sums[index][block],
+                    );
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,85 @@
+"""The packed linear layer, the norm and the activation against float64, at every instruction set."""
+
+import numpy as np
+import pytest
+import torch
+from ribbon_server import _native
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# Relative to the result: half a unit in the last place of the stored format, and the sums' own error.
+RTOL = {"float32": 2e-6, "bfloat16": 2**-8}
+
+
+@pytest.mark.parametrize(("out", "width"), [(64, 32), (768, 768), (2048, 768), (130, 100), (1, 1), (63, 31), (200, 2048)])
+def test_packed_linear(features: str, out: int, width: int) -> None:
+    generator = torch.Generator().manual_seed(out)
+    weight = torch.randn(out, width, generator=generator).bfloat16()
+    linear = _native.PackedLinear(weight.data_ptr(), out, width)
+    exact_weight = weight.double().numpy()
+    del weight
+    for rows in range(1, linear.max_rows + 1):
+        x = torch.randn(rows, width, generator=generator).bfloat16()
+        output = torch.full((rows, out), float("nan"), dtype=torch.bfloat16)
+        linear.forward(x.data_ptr(), output.data_ptr(), rows)
+        expected = x.double().numpy() @ exact_weight.T
+        np.testing.assert_allclose(output.double().numpy(), expected, rtol=RTOL["bfloat16"], atol=1e-5 * width)
+
+
+def test_packed_linear_refuses_too_many_rows() -> None:
+    weight, x = torch.zeros(64, 32, dtype=torch.bfloat16), torch.zeros(17, 32, dtype=torch.bfloat16)
+    linear = _native.PackedLinear(weight.data_ptr(), 64, 32)
+    with pytest.raises(ValueError, match="rows is 17"):
+        linear.forward(x.data_ptr(), x.data_ptr(), 17)
+    with pytest.raises(ValueError, match="0 x 32"):
+        _native.PackedLinear(weight.data_ptr(), 0, 32)
+    with pytest.raises(ValueError, match="weight"):
+        _native.PackedLinear(0, 64, 32)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "dim"), [(1, 256), (3, 768), (50, 100), (600, 48)])
+@pytest.mark.parametrize("with_residual", [False, True])
+def test_rms_norm(features: str, dtype: str, rows: int, dim: int, with_residual: bool) -> None:
+    x, residual = torch.randn(2, rows, dim).to(DTYPES[dtype])
+    weight = torch.randn(dim).to(DTYPES[dtype])
+    output = torch.full_like(x, float("nan"))
+    total = (x.float() + residual.float()).to(x.dtype) if with_residual else x
+    exact = total.double()
+    expected = exact * (exact.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * weight.double()
+    _native.rms_norm(
+        x=x.data_ptr(),
+        residual=residual.data_ptr() if with_residual else 0,
+        weight=weight.data_ptr(),
+        output=output.data_ptr(),
+        rows=rows,
+        dim=dim,
+        eps=1e-5,
+        dtype=dtype,
+    )
+    np.testing.assert_allclose(output.double().numpy(), expected.numpy(), rtol=RTOL[dtype], atol=1e-6)
+    assert not with_residual or torch.equal(residual, total)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "dim"), [(1, 704), (3, 2048), (40, 100)])
+def test_silu_mul(features: str, dtype: str, rows: int, dim: int) -> None:
+    gate_up = (torch.randn(rows, 2 * dim) * 8).to(DTYPES[dtype])
+    gate_up[0, :3] = torch.tensor([-200.0, 200.0, 0.0])
+    output = torch.full((rows, dim), float("nan"), dtype=gate_up.dtype)
+    _native.silu_mul(gate_up=gate_up.data_ptr(), output=output.data_ptr(), rows=rows, dim=dim, dtype=dtype)
+    gate, up = gate_up.double().chunk(2, dim=-1)
+    expected = torch.nn.functional.silu(gate) * up
+    np.testing.assert_allclose(output.double().numpy(), expected.numpy(), rtol=RTOL[dtype], atol=1e-6)
+
+
+def test_arguments_are_named() -> None:
+    with pytest.raises(TypeError, match="missing the keyword argument 'dim'"):
+        _native.silu_mul(gate_up=0, output=0, rows=1, dtype="float32")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
+        _native.silu_mul(gate_up=0, output=0, rows=1, dim=1, dtype="float32", colour=1)
+    with pytest.raises(ValueError, match="gate_up"):
+        _native.silu_mul(gate_up=0, output=0, rows=1, dim=1, dtype="float32")
+    with pytest.raises(ValueError, match="dtype"):
+        _native.silu_mul(gate_up=64, output=64, rows=1, dim=1, dtype="int8")
+    with pytest.raises(ValueError, match="dim is 0"):
+        _native.silu_mul(gate_up=64, output=64, rows=1, dim=0, dtype="float32")
