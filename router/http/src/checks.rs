@@ -34,6 +34,7 @@ impl Range {
         Self { low, high, closed }
     }
 
+    #[expect(clippy::float_cmp, reason = "the bounds themselves are meant")]
     fn contains(self, value: f64) -> bool {
         let above = value > self.low || (self.closed.0 && value == self.low);
         let below = value < self.high || (self.closed.1 && value == self.high);
@@ -41,17 +42,30 @@ impl Range {
     }
 
     fn words(self) -> String {
-        let (low, high) = (if self.closed.0 { ">=" } else { ">" }, if self.closed.1 { "<=" } else { "<" });
+        let (low, high) = (
+            if self.closed.0 { ">=" } else { ">" },
+            if self.closed.1 { "<=" } else { "<" },
+        );
         format!("{low} {} and {high} {}", self.low, self.high)
     }
 
     /// The value if it is in the range, `default` if absent.
-    pub(crate) fn check(self, name: &'static str, value: Option<f64>, default: f32) -> Result<f32, ApiError> {
-        let Some(value) = value else { return Ok(default) };
+    pub(crate) fn check(
+        self,
+        name: &'static str,
+        value: Option<f64>,
+        default: f32,
+    ) -> Result<f32, ApiError> {
+        let Some(value) = value else {
+            return Ok(default);
+        };
         if self.contains(value) {
             return Ok(value as f32);
         }
-        Err(ApiError::invalid(name, format!("`{name}` is {value}; it must be {}", self.words())))
+        Err(ApiError::invalid(
+            name,
+            format!("`{name}` is {value}; it must be {}", self.words()),
+        ))
     }
 }
 
@@ -59,7 +73,10 @@ impl Range {
 pub(crate) fn repetition_penalty(value: Option<f64>) -> Result<f32, ApiError> {
     let name = "repetition_penalty";
     match REPETITION.check(name, value, 1.0)? {
-        tiny if f64::from(tiny) < SMALLEST_FACTOR => Err(ApiError::invalid(name, format!("`{name}` is {tiny}; the least is {SMALLEST_FACTOR}"))),
+        tiny if f64::from(tiny) < SMALLEST_FACTOR => Err(ApiError::invalid(
+            name,
+            format!("`{name}` is {tiny}; the least is {SMALLEST_FACTOR}"),
+        )),
         penalty => Ok(penalty),
     }
 }
@@ -70,9 +87,15 @@ pub(crate) fn tokens(value: u64) -> u32 {
 }
 
 /// `max_new_tokens` under whatever name the route has for it: at least 1.
-pub(crate) fn max_new_tokens(name: &'static str, value: Option<u64>) -> Result<Option<u32>, ApiError> {
+pub(crate) fn max_new_tokens(
+    name: &'static str,
+    value: Option<u64>,
+) -> Result<Option<u32>, ApiError> {
     match value {
-        Some(0) => Err(ApiError::invalid(name, format!("`{name}` is 0; it must be at least 1"))),
+        Some(0) => Err(ApiError::invalid(
+            name,
+            format!("`{name}` is 0; it must be at least 1"),
+        )),
         value => Ok(value.map(tokens)),
     }
 }
@@ -80,20 +103,33 @@ pub(crate) fn max_new_tokens(name: &'static str, value: Option<u64>) -> Result<O
 /// Stop strings: not too many, none empty.
 pub(crate) fn stop_strings(stops: &[String], limit: usize) -> Result<(), ApiError> {
     if stops.len() > limit {
-        let message = format!("`stop` has {} strings; this server allows {limit} (`--max-stop-sequences`)", stops.len());
+        let message = format!(
+            "`stop` has {} strings; this server allows {limit} (`--max-stop-sequences`)",
+            stops.len()
+        );
         return Err(ApiError::invalid("stop", message));
     }
     if stops.iter().any(String::is_empty) {
-        return Err(ApiError::invalid("stop", "`stop` has an empty string, which every text ends with; leave it out"));
+        return Err(ApiError::invalid(
+            "stop",
+            "`stop` has an empty string, which every text ends with; leave it out",
+        ));
     }
     Ok(())
 }
 
 /// How many top tokens are reported.
-pub(crate) fn top_tokens(name: &'static str, value: Option<u64>, limit: u32) -> Result<u32, ApiError> {
+pub(crate) fn top_tokens(
+    name: &'static str,
+    value: Option<u64>,
+    limit: u32,
+) -> Result<u32, ApiError> {
     let asked = value.unwrap_or(0);
     if asked > u64::from(limit) {
-        return Err(ApiError::invalid(name, format!("`{name}` is {asked}; this server allows {limit} (`--max-top-n-tokens`)")));
+        return Err(ApiError::invalid(
+            name,
+            format!("`{name}` is {asked}; this server allows {limit} (`--max-top-n-tokens`)"),
+        ));
     }
     Ok(asked as u32)
 }
@@ -104,7 +140,10 @@ const MAX_STOP_TOKEN_IDS: usize = 64;
 /// Token ids that end the sequence: not too many; whether the model has them is checked with its limits.
 pub(crate) fn stop_token_ids(ids: &[u32]) -> Result<(), ApiError> {
     if ids.len() > MAX_STOP_TOKEN_IDS {
-        let message = format!("`stop_token_ids` has {} ids; the limit is {MAX_STOP_TOKEN_IDS}", ids.len());
+        let message = format!(
+            "`stop_token_ids` has {} ids; the limit is {MAX_STOP_TOKEN_IDS}",
+            ids.len()
+        );
         return Err(ApiError::invalid("stop_token_ids", message));
     }
     Ok(())

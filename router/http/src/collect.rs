@@ -27,18 +27,37 @@ pub(crate) struct TokenText {
 ///
 /// # Errors
 /// The engine gave it up.
-pub(crate) async fn collect(mut running: Running, keep_tokens: bool) -> Result<Collected, ApiError> {
+pub(crate) async fn collect(
+    mut running: Running,
+    keep_tokens: bool,
+) -> Result<Collected, ApiError> {
     let mut text = String::new();
     let mut tokens = Vec::new();
     while let Some(step) = running.next().await? {
         text.push_str(running.piece());
         if keep_tokens {
-            let text = if step.is_special { running.tokenizer.text_of(step.token.id) } else { running.piece().to_owned() };
-            tokens.push(TokenText { token: step.token, text, is_special: step.is_special });
+            let text = if step.is_special {
+                running.tokenizer.text_of(step.token.id)
+            } else {
+                running.piece().to_owned()
+            };
+            tokens.push(TokenText {
+                token: step.token,
+                text,
+                is_special: step.is_special,
+            });
         }
         if let Some(finish) = step.finish {
-            return Ok(Collected { running, text, tokens, finish });
+            return Ok(Collected {
+                running,
+                text,
+                tokens,
+                finish,
+            });
         }
     }
-    Err(ApiError::new(Cause::Incomplete, "the tokens ended without a finish reason"))
+    Err(ApiError::new(
+        Cause::Incomplete,
+        "the tokens ended without a finish reason",
+    ))
 }

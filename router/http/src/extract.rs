@@ -37,44 +37,87 @@ impl<T: DeserializeOwned> FromRequest<AppState> for OpenAiJson<T> {
 
 async fn read<T: DeserializeOwned>(request: Request, limit: usize) -> Result<T, ApiError> {
     if !is_json(request.headers()) {
-        return Err(ApiError::new(Cause::MediaType, "Expected request with `Content-Type: application/json`"));
+        return Err(ApiError::new(
+            Cause::MediaType,
+            "Expected request with `Content-Type: application/json`",
+        ));
     }
     parse(&bytes(request, limit).await?)
 }
 
 /// `application/json` or `application/*+json`, with any parameters.
 fn is_json(headers: &HeaderMap) -> bool {
-    let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    essence.strip_prefix("application/").is_some_and(|subtype| subtype == "json" || subtype.ends_with("+json"))
+    let media_type = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let essence = media_type
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
+    essence
+        .strip_prefix("application/")
+        .is_some_and(|subtype| subtype == "json" || subtype.ends_with("+json"))
 }
 
 async fn bytes(request: Request, limit: usize) -> Result<Bytes, ApiError> {
-    let too_large = || ApiError::new(Cause::PayloadTooLarge, format!("the body is larger than {limit} bytes (`--payload-limit`)"));
-    let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let too_large = || {
+        ApiError::new(
+            Cause::PayloadTooLarge,
+            format!("the body is larger than {limit} bytes (`--payload-limit`)"),
+        )
+    };
+    let declared = request
+        .headers()
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if declared.is_some_and(|length| length > limit as u64) {
         return Err(too_large());
     }
     match Limited::new(request.into_body(), limit).collect().await {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
-        Err(_) => Err(ApiError::new(Cause::Syntax, "the body ended before its declared length")),
+        Err(_) => Err(ApiError::new(
+            Cause::Syntax,
+            "the body ended before its declared length",
+        )),
     }
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     let mut reader = serde_json::Deserializer::from_slice(body);
-    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| unreadable(&error))?;
-    reader.end().map_err(|error| ApiError::new(Cause::Syntax, format!("Failed to parse the request body as JSON: {error}")))?;
+    let value =
+        serde_path_to_error::deserialize(&mut reader).map_err(|error| unreadable(&error))?;
+    reader.end().map_err(|error| {
+        ApiError::new(
+            Cause::Syntax,
+            format!("Failed to parse the request body as JSON: {error}"),
+        )
+    })?;
     Ok(value)
 }
 
 fn unreadable(error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError {
     let path = error.path().to_string();
     if !error.inner().is_data() {
-        return ApiError::new(Cause::Syntax, format!("Failed to parse the request body as JSON: {}", error.inner()));
+        return ApiError::new(
+            Cause::Syntax,
+            format!(
+                "Failed to parse the request body as JSON: {}",
+                error.inner()
+            ),
+        );
     }
-    let at = if path == "." { String::new() } else { format!("{path}: ") };
-    let message = format!("Failed to deserialize the JSON body into the target type: {at}{}", error.inner());
+    let at = if path == "." {
+        String::new()
+    } else {
+        format!("{path}: ")
+    };
+    let message = format!(
+        "Failed to deserialize the JSON body into the target type: {at}{}",
+        error.inner()
+    );
     ApiError::shape((path != ".").then_some(path), message)
 }

@@ -40,16 +40,25 @@ impl FieldRules {
     /// # Errors
     /// Names the field, and for an unknown one the nearest known.
     pub(crate) fn check(&self, extra: &Map<String, Value>) -> Result<(), ApiError> {
-        extra.iter().try_for_each(|(name, value)| self.check_one(name, value))
+        extra
+            .iter()
+            .try_for_each(|(name, value)| self.check_one(name, value))
     }
 
     fn check_one(&self, name: &str, value: &Value) -> Result<(), ApiError> {
         if value.is_null() || self.harmless.contains(&name) {
             return Ok(());
         }
-        match self.unsupported.iter().find(|(unsupported, _)| *unsupported == name) {
+        match self
+            .unsupported
+            .iter()
+            .find(|(unsupported, _)| *unsupported == name)
+        {
             Some((_, is_neutral)) if is_neutral(value) => Ok(()),
-            Some((name, _)) => Err(ApiError::invalid(*name, format!("`{name}` is not supported by this version; leave it out"))),
+            Some((name, _)) => Err(ApiError::invalid(
+                *name,
+                format!("`{name}` is not supported by this version; leave it out"),
+            )),
             None => Err(self.unknown(name)),
         }
     }
@@ -61,6 +70,9 @@ impl FieldRules {
             None => "leave it out".to_owned(),
         };
         let shown: String = name.chars().take(64).collect();
-        ApiError::invalid(shown.clone(), format!("`{shown}` is no parameter of this route; {hint}"))
+        ApiError::invalid(
+            shown.clone(),
+            format!("`{shown}` is no parameter of this route; {hint}"),
+        )
     }
 }

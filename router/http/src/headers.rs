@@ -14,18 +14,40 @@ pub(crate) fn stream_headers(headers: &mut HeaderMap, settings: &HttpSettings, c
 }
 
 /// Headers of a complete answer; numbers are sums over its sequences.
-pub(crate) fn answer_headers(headers: &mut HeaderMap, settings: &HttpSettings, characters: usize, sequences: &[Running]) {
+pub(crate) fn answer_headers(
+    headers: &mut HeaderMap,
+    settings: &HttpSettings,
+    characters: usize,
+    sequences: &[Running],
+) {
     let timings: Vec<Timings> = sequences.iter().map(Running::timings).collect();
-    let milliseconds = |part: fn(&Timings) -> Duration| timings.iter().map(part).sum::<Duration>().as_millis() as u64;
+    let milliseconds = |part: fn(&Timings) -> Duration| {
+        timings.iter().map(part).sum::<Duration>().as_millis() as u64
+    };
     compute_type(headers, settings);
     number(headers, "x-compute-characters", characters as u64);
     number(headers, "x-total-time", milliseconds(Timings::total));
     number(headers, "x-validation-time", milliseconds(|t| t.validation));
     number(headers, "x-queue-time", milliseconds(|t| t.queue));
     number(headers, "x-inference-time", milliseconds(|t| t.inference));
-    number(headers, "x-time-per-token", milliseconds(Timings::per_token));
-    number(headers, "x-prompt-tokens", sequences.iter().map(|s| u64::from(s.prompt_tokens)).sum());
-    number(headers, "x-generated-tokens", sequences.iter().map(|s| u64::from(s.generated_tokens)).sum());
+    number(
+        headers,
+        "x-time-per-token",
+        milliseconds(Timings::per_token),
+    );
+    number(
+        headers,
+        "x-prompt-tokens",
+        sequences.iter().map(|s| u64::from(s.prompt_tokens)).sum(),
+    );
+    number(
+        headers,
+        "x-generated-tokens",
+        sequences
+            .iter()
+            .map(|s| u64::from(s.generated_tokens))
+            .sum(),
+    );
 }
 
 /// `x-compute-time`, in seconds; every complete answer but completions has it.
@@ -51,7 +73,9 @@ pub(crate) fn traceparent(headers: &HeaderMap) -> Option<Arc<str>> {
     let value = headers.get("traceparent")?.to_str().ok()?;
     let parts: Vec<&str> = value.split('-').collect();
     let lengths = parts.iter().map(|part| part.len());
-    let is_hex = parts.iter().all(|part| part.bytes().all(|b| b.is_ascii_hexdigit()));
+    let is_hex = parts
+        .iter()
+        .all(|part| part.bytes().all(|b| b.is_ascii_hexdigit()));
     let is_valid = is_hex && lengths.eq([2, 32, 16, 2]) && !value.starts_with("ff");
     is_valid.then(|| value.into())
 }

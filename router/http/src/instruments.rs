@@ -1,6 +1,7 @@
 //! Handles of the request-level metrics, looked up once; and the tally of one HTTP request, which is counted exactly once.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -11,12 +12,13 @@ use std::{
 use metrics::{Counter, Histogram, counter, histogram};
 use tokio::time::Instant;
 
-use crate::error::ApiError;
+use crate::error::{ApiError, rows};
 
 /// Handles into the recorder.
 pub(crate) struct Instruments {
     count: Counter,
     success: Counter,
+    failures: Vec<(&'static str, Counter)>,
     duration: Histogram,
     validation: Histogram,
     queue: Histogram,
@@ -51,12 +53,15 @@ impl Timings {
 impl Instruments {
     /// Uses the recorder that is installed now.
     pub(crate) fn new() -> Self {
-        for row in crate::error::TABLE {
-            counter!("tgi_request_failure", "err" => row.label).increment(0);
-        }
+        let labels = rows()
+            .map(|row| row.label)
+            .chain([DROPPED])
+            .collect::<BTreeSet<_>>();
+        let failure = |label| (label, counter!("tgi_request_failure", "err" => label));
         Self {
             count: counter!("tgi_request_count"),
             success: counter!("tgi_request_success"),
+            failures: labels.into_iter().map(failure).collect(),
             duration: histogram!("tgi_request_duration"),
             validation: histogram!("tgi_request_validation_duration"),
             queue: histogram!("tgi_request_queue_duration"),
@@ -68,6 +73,13 @@ impl Instruments {
             time_to_first_token: histogram!("ribbon_time_to_first_token_seconds"),
             inter_token: histogram!("ribbon_inter_token_seconds"),
         }
+    }
+
+    fn failed(&self, label: &str) {
+        self.failures
+            .iter()
+            .filter(|(known, _)| *known == label)
+            .for_each(|(_, counter)| counter.increment(1));
     }
 
     fn finished(&self, timings: &Timings) {
@@ -90,22 +102,32 @@ pub(crate) struct Tally {
 impl Tally {
     pub(crate) fn start(instruments: Arc<Instruments>) -> Self {
         instruments.count.increment(1);
-        Self { instruments, arrived: Instant::now(), is_settled: AtomicBool::new(false) }
+        Self {
+            instruments,
+            arrived: Instant::now(),
+            is_settled: AtomicBool::new(false),
+        }
     }
 
     /// All sequences of the request are complete.
     pub(crate) fn succeed(&self, sequences: &[Timings]) {
         if self.settle() {
             self.instruments.success.increment(1);
-            sequences.iter().for_each(|timings| self.instruments.finished(timings));
-            tracing::info!(sequences = sequences.len(), seconds = self.arrived.elapsed().as_secs_f64(), "request done");
+            for timings in sequences {
+                self.instruments.finished(timings);
+            }
+            tracing::info!(
+                sequences = sequences.len(),
+                seconds = self.arrived.elapsed().as_secs_f64(),
+                "request done"
+            );
         }
     }
 
     pub(crate) fn fail(&self, error: &ApiError) {
         if self.settle() {
             let row = error.cause.row();
-            counter!("tgi_request_failure", "err" => row.label).increment(1);
+            self.instruments.failed(row.label);
             if row.native.is_server_error() || row.label == "generation" {
                 tracing::warn!(err = row.label, error = error.message, "request failed");
             } else {
@@ -122,8 +144,12 @@ impl Tally {
 impl Drop for Tally {
     fn drop(&mut self) {
         if self.settle() {
-            counter!("tgi_request_failure", "err" => DROPPED).increment(1);
-            tracing::info!(err = DROPPED, seconds = self.arrived.elapsed().as_secs_f64(), "client went away");
+            self.instruments.failed(DROPPED);
+            tracing::info!(
+                err = DROPPED,
+                seconds = self.arrived.elapsed().as_secs_f64(),
+                "client went away"
+            );
         }
     }
 }

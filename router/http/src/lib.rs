@@ -13,6 +13,7 @@
 //! axum::serve(listener.tap_io(|tcp| { let _ = tcp.set_nodelay(true); }), ribbon_http::router(state)).await?;
 //! ```
 
+mod api_error;
 mod checks;
 mod collect;
 pub mod error;

@@ -12,25 +12,61 @@ pub type Buckets<'a> = (&'a str, &'a [f64]);
 const UPKEEP_INTERVAL: Duration = Duration::from_millis(250);
 
 const REQUEST_DURATIONS: [(&str, &str); 5] = [
-    ("tgi_request_duration", "Seconds from a request's arrival to its last token."),
-    ("tgi_request_validation_duration", "Seconds from a request's arrival until it is queued: parsing, template, tokenization."),
-    ("tgi_request_queue_duration", "Seconds a request waited for its first step."),
-    ("tgi_request_inference_duration", "Seconds from a request's first step to its last token."),
-    ("tgi_request_mean_time_per_token_duration", "Inference seconds of a request divided by its generated tokens."),
+    (
+        "tgi_request_duration",
+        "Seconds from a request's arrival to its last token.",
+    ),
+    (
+        "tgi_request_validation_duration",
+        "Seconds from a request's arrival until it is queued: parsing, template, tokenization.",
+    ),
+    (
+        "tgi_request_queue_duration",
+        "Seconds a request waited for its first step.",
+    ),
+    (
+        "tgi_request_inference_duration",
+        "Seconds from a request's first step to its last token.",
+    ),
+    (
+        "tgi_request_mean_time_per_token_duration",
+        "Inference seconds of a request divided by its generated tokens.",
+    ),
 ];
 const REQUEST_TOKENS: [(&str, &str); 3] = [
     ("tgi_request_input_length", "Prompt tokens of a request."),
-    ("tgi_request_generated_tokens", "Generated tokens of a finished request."),
-    ("tgi_request_max_new_tokens", "Tokens that a request may generate."),
+    (
+        "tgi_request_generated_tokens",
+        "Generated tokens of a finished request.",
+    ),
+    (
+        "tgi_request_max_new_tokens",
+        "Tokens that a request may generate.",
+    ),
 ];
 const STREAM_TIMES: [(&str, &str); 2] = [
-    ("ribbon_time_to_first_token_seconds", "Seconds from a request's arrival to its first token."),
-    ("ribbon_inter_token_seconds", "Seconds between two tokens of one sequence."),
+    (
+        "ribbon_time_to_first_token_seconds",
+        "Seconds from a request's arrival to its first token.",
+    ),
+    (
+        "ribbon_inter_token_seconds",
+        "Seconds between two tokens of one sequence.",
+    ),
 ];
 const COUNTERS: [(&str, &str); 3] = [
-    ("tgi_request_count", "Generation requests that arrived, each HTTP request once."),
-    ("tgi_request_success", "Generation requests that got all their tokens."),
-    ("tgi_request_failure", "Generation requests that failed, by cause."),
+    (
+        "tgi_request_count",
+        "Generation requests that arrived, each HTTP request once.",
+    ),
+    (
+        "tgi_request_success",
+        "Generation requests that got all their tokens.",
+    ),
+    (
+        "tgi_request_failure",
+        "Generation requests that failed, by cause.",
+    ),
 ];
 
 /// Installs the global recorder with the buckets of this room and `others`, and describes this room's names.
@@ -54,9 +90,11 @@ pub async fn upkeep(handle: PrometheusHandle) {
 }
 
 pub(crate) fn builder(others: &[Buckets<'_>]) -> Result<PrometheusBuilder, BuildError> {
-    let mut builder = PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("duration".to_owned()), &duration_edges())?;
+    let mut builder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("duration".to_owned()), &duration_edges())?;
     for (name, _) in STREAM_TIMES {
-        builder = builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), &duration_edges())?;
+        builder =
+            builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), &duration_edges())?;
     }
     for (name, _) in REQUEST_TOKENS {
         builder = builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), &token_edges())?;
@@ -86,7 +124,9 @@ pub fn duration_edges() -> Vec<f64> {
 
 /// Four steps to the doubling, 1 … 2^20 tokens: the same on every server, so series can be added up.
 pub fn token_edges() -> Vec<f64> {
-    let mut edges: Vec<f64> = (0..=80).map(|k| 2.0_f64.powf(f64::from(k) / 4.0).round()).collect();
+    let mut edges: Vec<f64> = (0..=80)
+        .map(|k| 2.0_f64.powf(f64::from(k) / 4.0).round())
+        .collect();
     edges.dedup();
     edges
 }

@@ -7,7 +7,9 @@ use std::{
     time::Duration,
 };
 
-use ribbon_core::{Engine, FinishReason, SequenceRequest, StreamError, Token, TokenEvent, TokenStream};
+use ribbon_core::{
+    Engine, FinishReason, SequenceRequest, StreamError, Token, TokenEvent, TokenStream,
+};
 use ribbon_text::{Detokenizer, StopMatcher, StopStrings, Tokenizer};
 use tokio::time::Instant;
 
@@ -57,7 +59,12 @@ impl Running {
     ///
     /// # Errors
     /// The engine does not take it.
-    pub(crate) fn start(state: &AppState, engine: &dyn Engine, request: SequenceRequest, origin: Origin) -> Result<Self, ApiError> {
+    pub(crate) fn start(
+        state: &AppState,
+        engine: &dyn Engine,
+        request: SequenceRequest,
+        origin: Origin,
+    ) -> Result<Self, ApiError> {
         let tokenizer = state.text.tokenizer.clone();
         Ok(Self {
             detokenizer: Detokenizer::new(tokenizer.clone(), &request.prompt),
@@ -85,8 +92,13 @@ impl Running {
     }
 
     /// Polls for the next token.
-    pub(crate) fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Step, ApiError>>> {
-        let Some(tokens) = &mut self.tokens else { return Poll::Ready(None) };
+    pub(crate) fn poll_step(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Step, ApiError>>> {
+        let Some(tokens) = &mut self.tokens else {
+            return Poll::Ready(None);
+        };
         let step = match ready!(tokens.as_mut().poll_next(cx)) {
             Some(Ok(event)) => Ok(self.advance(event)),
             Some(Err(error)) => Err(self.broken(error)),
@@ -113,7 +125,11 @@ impl Running {
         if finish.is_some() {
             self.tokens = None;
         }
-        Step { is_special: self.tokenizer.is_special(event.token.id), token: event.token, finish }
+        Step {
+            is_special: self.tokenizer.is_special(event.token.id),
+            token: event.token,
+            finish,
+        }
     }
 
     /// Puts the token's text into `piece`. True when a stop string is complete.
@@ -136,7 +152,11 @@ impl Running {
     }
 
     fn finish(&self, finish: Option<FinishReason>, stopped: bool) -> Option<FinishReason> {
-        let finish = if stopped { Some(FinishReason::StopSequence) } else { finish };
+        let finish = if stopped {
+            Some(FinishReason::StopSequence)
+        } else {
+            finish
+        };
         let is_last_allowed = self.generated_tokens >= self.max_new_tokens;
         match (finish, self.dialect) {
             (Some(_), Dialect::Native) if is_last_allowed => Some(FinishReason::Length),
@@ -151,7 +171,10 @@ impl Running {
 
     fn incomplete(&mut self) -> ApiError {
         self.tokens = None;
-        let message = format!("the tokens ended after {} without a finish reason", self.generated_tokens);
+        let message = format!(
+            "the tokens ended after {} without a finish reason",
+            self.generated_tokens
+        );
         ApiError::new(Cause::Incomplete, message)
     }
 }
@@ -167,14 +190,23 @@ struct Clock {
 
 impl Clock {
     fn start(arrived: Instant, instruments: Arc<Instruments>) -> Self {
-        Self { arrived, submitted: Instant::now(), last_token: None, queued: Duration::ZERO, instruments }
+        Self {
+            arrived,
+            submitted: Instant::now(),
+            last_token: None,
+            queued: Duration::ZERO,
+            instruments,
+        }
     }
 
     fn tick(&mut self, queued: Duration) {
         let now = Instant::now();
         match self.last_token.replace(now) {
             Some(before) => self.instruments.inter_token.record(now - before),
-            None => self.instruments.time_to_first_token.record(now - self.arrived),
+            None => self
+                .instruments
+                .time_to_first_token
+                .record(now - self.arrived),
         }
         self.queued = queued;
     }

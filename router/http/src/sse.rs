@@ -60,7 +60,12 @@ pub(crate) fn event(out: &mut BytesMut, data: &impl Serialize) {
 ///
 /// # Errors
 /// A sequence failed before its first token.
-pub(crate) async fn respond(state: &AppState, tally: Arc<Tally>, submitted: Submitted, writer: impl EventWriter) -> Result<Response<Body>, ApiError> {
+pub(crate) async fn respond(
+    state: &AppState,
+    tally: Arc<Tally>,
+    submitted: Submitted,
+    writer: impl EventWriter,
+) -> Result<Response<Body>, ApiError> {
     let keep_alive = state.settings.keep_alive;
     let mut events = Events::new(submitted.sequences, writer, tally, keep_alive);
     let head = match timeout(keep_alive, poll_fn(|cx| events.poll_chunk(cx))).await {
@@ -71,9 +76,18 @@ pub(crate) async fn respond(state: &AppState, tally: Arc<Tally>, submitted: Subm
     events.touch();
     let body = Body::from_stream(stream::iter([Ok::<_, Infallible>(head)]).chain(events));
     let mut response = Response::new(body);
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    stream_headers(response.headers_mut(), &state.settings, submitted.characters);
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/event-stream"),
+    );
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    stream_headers(
+        response.headers_mut(),
+        &state.settings,
+        submitted.characters,
+    );
     Ok(response)
 }
 
@@ -118,7 +132,11 @@ impl<W: EventWriter> Events<W> {
             self.is_done = true;
             return Poll::Ready(Some(Err(error)));
         }
-        if self.is_done { Poll::Ready(None) } else { Poll::Pending }
+        if self.is_done {
+            Poll::Ready(None)
+        } else {
+            Poll::Pending
+        }
     }
 
     /// Writes all tokens that are there.
@@ -133,18 +151,29 @@ impl<W: EventWriter> Events<W> {
         if !is_pending {
             self.writer.end(&self.sequences, &mut self.out);
             self.is_done = true;
-            self.tally.succeed(&self.sequences.iter().map(Running::timings).collect::<Vec<_>>());
+            self.tally.succeed(
+                &self
+                    .sequences
+                    .iter()
+                    .map(Running::timings)
+                    .collect::<Vec<_>>(),
+            );
         }
     }
 
     /// Writes the tokens of one sequence; ready when it has ended.
     fn drain(&mut self, index: usize, cx: &mut Context<'_>) -> Result<Poll<()>, ApiError> {
-        let Some(sequence) = self.sequences.get_mut(index) else { return Ok(Poll::Ready(())) };
+        let Some(sequence) = self.sequences.get_mut(index) else {
+            return Ok(Poll::Ready(()));
+        };
         while self.out.len() < MAX_CHUNK_BYTES {
             match sequence.poll_step(cx) {
                 Poll::Pending => return Ok(Poll::Pending),
                 Poll::Ready(None) => return Ok(Poll::Ready(())),
-                Poll::Ready(Some(step)) => self.writer.step(index, sequence, &step.map_err(streaming)?, &mut self.out),
+                Poll::Ready(Some(step)) => {
+                    self.writer
+                        .step(index, sequence, &step.map_err(streaming)?, &mut self.out)
+                }
             }
         }
         cx.waker().wake_by_ref();

@@ -18,12 +18,17 @@ pub struct Engines {
 impl Engines {
     /// One engine, the base model.
     pub fn single(model_id: impl Into<String>, engine: Arc<dyn Engine>) -> Self {
-        Self { by_name: HashMap::from([(model_id.into(), engine.clone())]), base: engine }
+        Self {
+            by_name: HashMap::from([(model_id.into(), engine.clone())]),
+            base: engine,
+        }
     }
 
     /// The engine for a request's `model`.
     pub(crate) fn get(&self, model: Option<&str>) -> &Arc<dyn Engine> {
-        model.and_then(|name| self.by_name.get(name)).unwrap_or(&self.base)
+        model
+            .and_then(|name| self.by_name.get(name))
+            .unwrap_or(&self.base)
     }
 }
 
@@ -52,10 +57,25 @@ pub struct Inner {
 
 impl AppState {
     /// Puts the parts together. The metrics recorder must be installed before (see [`crate::metrics::install`]).
-    pub fn new(settings: HttpSettings, engines: Engines, text: ModelText, prometheus: PrometheusHandle) -> Self {
-        let workers = Workers::new(settings.validation_workers, settings.max_concurrent_requests as usize);
+    pub fn new(
+        settings: HttpSettings,
+        engines: Engines,
+        text: ModelText,
+        prometheus: PrometheusHandle,
+    ) -> Self {
+        let workers = Workers::new(
+            settings.validation_workers,
+            settings.max_concurrent_requests as usize,
+        );
         let instruments = Arc::new(Instruments::new());
-        Self(Arc::new(Inner { settings, engines, text: Arc::new(text), workers, instruments, prometheus }))
+        Self(Arc::new(Inner {
+            settings,
+            engines,
+            text: Arc::new(text),
+            workers,
+            instruments,
+            prometheus,
+        }))
     }
 }
 

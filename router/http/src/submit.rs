@@ -47,8 +47,17 @@ pub(crate) struct Submitted {
 ///
 /// # Errors
 /// The engine is not ready or full, the template or tokenizer fails, or a limit does not fit.
-pub(crate) async fn submit(state: &AppState, tally: &Arc<Tally>, request: Submission) -> Result<Submitted, ApiError> {
-    let Submission { wish, source, model, traceparent } = request;
+pub(crate) async fn submit(
+    state: &AppState,
+    tally: &Arc<Tally>,
+    request: Submission,
+) -> Result<Submitted, ApiError> {
+    let Submission {
+        wish,
+        source,
+        model,
+        traceparent,
+    } = request;
     let engine = state.engines.get(model.as_deref());
     let model = ready_model(engine.as_ref())?;
     shed(engine.as_ref(), state.settings.max_concurrent_requests)?;
@@ -57,22 +66,48 @@ pub(crate) async fn submit(state: &AppState, tally: &Arc<Tally>, request: Submis
     let prepared = state.workers.run(move || prepare(&text, source)).await??;
     let stops = StopStrings::new(wish.stops.iter().map(String::as_str));
     let start = |(choice, prompt): (usize, Vec<u32>)| {
-        prompt.iter().try_for_each(|&id| check_token_id("prompt", id, &model.limits))?;
-        let request = SequenceRequest { traceparent: traceparent.clone(), ..wish.sequence(wish.truncated(prompt), choice as u32, &model)? };
-        state.instruments.input_length.record(request.prompt.len() as f64);
-        state.instruments.max_new_tokens.record(request.max_new_tokens);
-        let origin = Origin { dialect: wish.dialect, stops: stops.clone(), arrived: tally.arrived };
+        prompt
+            .iter()
+            .try_for_each(|&id| check_token_id("prompt", id, &model.limits))?;
+        let request = SequenceRequest {
+            traceparent: traceparent.clone(),
+            ..wish.sequence(wish.truncated(prompt), choice as u32, &model)?
+        };
+        state
+            .instruments
+            .input_length
+            .record(request.prompt.len() as f64);
+        state
+            .instruments
+            .max_new_tokens
+            .record(request.max_new_tokens);
+        let origin = Origin {
+            dialect: wish.dialect,
+            stops: stops.clone(),
+            arrived: tally.arrived,
+        };
         Running::start(state, engine.as_ref(), request, origin)
     };
-    let sequences = prepared.prompts.into_iter().enumerate().map(start).collect::<Result<_, ApiError>>()?;
-    Ok(Submitted { sequences, characters: prepared.characters })
+    let sequences = prepared
+        .prompts
+        .into_iter()
+        .enumerate()
+        .map(start)
+        .collect::<Result<_, ApiError>>()?;
+    Ok(Submitted {
+        sequences,
+        characters: prepared.characters,
+    })
 }
 
 /// The limits to check against; there are none until a shard was warm.
 pub(crate) fn ready_model(engine: &dyn Engine) -> Result<Model, ApiError> {
     match (engine.limits(), engine.description(), engine.state()) {
         (.., EngineState::Draining) => Err(Refusal::ShuttingDown.into()),
-        (Some(limits), Some(description), _) => Ok(Model { limits, description }),
+        (Some(limits), Some(description), _) => Ok(Model {
+            limits,
+            description,
+        }),
         _ => Err(ApiError::new(Cause::NotReady, "the model is not ready yet")),
     }
 }
@@ -84,7 +119,9 @@ fn shed(engine: &dyn Engine, limit: u32) -> Result<(), ApiError> {
     if running < limit {
         return Ok(());
     }
-    let message = format!("{running} requests are running or waiting, the limit is {limit} (`--max-concurrent-requests`)");
+    let message = format!(
+        "{running} requests are running or waiting, the limit is {limit} (`--max-concurrent-requests`)"
+    );
     Err(ApiError::new(Cause::Overloaded, message))
 }
 
@@ -96,20 +133,40 @@ struct Prepared {
 /// Runs on a worker.
 fn prepare(text: &ModelText, source: Source) -> Result<Prepared, ApiError> {
     let (texts, special) = match source {
-        Source::Ids(prompts) => return Ok(Prepared { prompts, characters: 0 }),
+        Source::Ids(prompts) => {
+            return Ok(Prepared {
+                prompts,
+                characters: 0,
+            });
+        }
         Source::Texts(texts) => (texts, SpecialTokens::Add),
         Source::Chat(messages) => (vec![render(text, &messages)?], SpecialTokens::Skip),
     };
     let characters = texts.iter().map(|text| text.chars().count()).sum();
-    let prompts = texts.iter().map(|prompt| text.tokenizer.encode(prompt, special)).collect::<Result<_, _>>()?;
-    Ok(Prepared { prompts, characters })
+    let prompts = texts
+        .iter()
+        .map(|prompt| text.tokenizer.encode(prompt, special))
+        .collect::<Result<_, _>>()?;
+    Ok(Prepared {
+        prompts,
+        characters,
+    })
 }
 
 /// The conversation as a prompt; a last message from the assistant is continued.
 fn render(text: &ModelText, messages: &[Value]) -> Result<String, ApiError> {
-    let template = text.template.as_ref().ok_or_else(|| ApiError::new(Cause::Template, "template not found: the model has no chat template"))?;
+    let template = text.template.as_ref().ok_or_else(|| {
+        ApiError::new(
+            Cause::Template,
+            "template not found: the model has no chat template",
+        )
+    })?;
     let continued = continued(messages);
-    let prompt = template.render(&Rendering { messages, add_generation_prompt: continued.is_none(), now: Zoned::now() })?;
+    let prompt = template.render(&Rendering {
+        messages,
+        add_generation_prompt: continued.is_none(),
+        now: Zoned::now(),
+    })?;
     match continued {
         Some(content) => cut_after(prompt, content),
         None => Ok(prompt),
@@ -120,7 +177,12 @@ fn render(text: &ModelText, messages: &[Value]) -> Result<String, ApiError> {
 fn cut_after(mut prompt: String, content: &str) -> Result<String, ApiError> {
     let content = content.trim_end();
     let found = prompt.rfind(content).map(|start| start + content.len());
-    let end = found.ok_or_else(|| ApiError::new(Cause::Template, "the chat template does not show the last message, so it cannot be continued"))?;
+    let end = found.ok_or_else(|| {
+        ApiError::new(
+            Cause::Template,
+            "the chat template does not show the last message, so it cannot be continued",
+        )
+    })?;
     prompt.truncate(end);
     Ok(prompt)
 }

@@ -12,7 +12,11 @@ use crate::{error::ApiError, instruments::Tally, state::AppState};
 
 /// Opens the request's [`Tally`] and settles it for an error answer. Success is settled where the last token is seen; a
 /// tally that nobody settles belongs to a client that went away.
-pub(crate) async fn tally(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+pub(crate) async fn tally(
+    State(state): State<AppState>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let tally = Arc::new(Tally::start(state.instruments.clone()));
     request.extensions_mut().insert(tally.clone());
     let response = next.run(request).await;

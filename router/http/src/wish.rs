@@ -53,17 +53,26 @@ impl Wish {
     /// Names the parameter and the limit.
     pub(crate) fn check(&self, limits: &Limits) -> Result<(), ApiError> {
         let max_input = limits.max_input_tokens;
-        if let Some(truncate) = self.truncate.filter(|&t| t == 0 || t > u64::from(max_input)) {
-            let message = format!("`truncate` is {truncate}; it must be from 1 to {max_input} (`--max-input-tokens`)");
+        if let Some(truncate) = self
+            .truncate
+            .filter(|&t| t == 0 || t > u64::from(max_input))
+        {
+            let message = format!(
+                "`truncate` is {truncate}; it must be from 1 to {max_input} (`--max-input-tokens`)"
+            );
             return Err(ApiError::invalid("truncate", message));
         }
-        self.stop_token_ids.iter().try_for_each(|&id| check_token_id("stop_token_ids", id, limits))
+        self.stop_token_ids
+            .iter()
+            .try_for_each(|&id| check_token_id("stop_token_ids", id, limits))
     }
 
     /// The last `truncate` tokens.
     pub(crate) fn truncated(&self, mut prompt: Vec<u32>) -> Vec<u32> {
         if let Some(truncate) = self.truncate {
-            let surplus = prompt.len().saturating_sub(usize::try_from(truncate).unwrap_or(usize::MAX));
+            let surplus = prompt
+                .len()
+                .saturating_sub(usize::try_from(truncate).unwrap_or(usize::MAX));
             prompt.drain(..surplus);
         }
         prompt
@@ -73,16 +82,27 @@ impl Wish {
     ///
     /// # Errors
     /// The prompt, or prompt plus generation, does not fit the model's limits.
-    pub(crate) fn sequence(&self, prompt: Vec<u32>, choice: u32, model: &Model) -> Result<SequenceRequest, ApiError> {
+    pub(crate) fn sequence(
+        &self,
+        prompt: Vec<u32>,
+        choice: u32,
+        model: &Model,
+    ) -> Result<SequenceRequest, ApiError> {
         let max_new_tokens = self.fitting(checked_length(&prompt)?, &model.limits)?;
         if self.min_tokens > max_new_tokens {
-            let message = format!("`min_tokens` is {}; the request may generate {max_new_tokens}", self.min_tokens);
+            let message = format!(
+                "`min_tokens` is {}; the request may generate {max_new_tokens}",
+                self.min_tokens
+            );
             return Err(ApiError::invalid("min_tokens", message));
         }
         Ok(SequenceRequest {
             prompt: prompt.into(),
             max_new_tokens,
-            sampling: Arc::new(Sampling { choice, ..self.sampling.clone() }),
+            sampling: Arc::new(Sampling {
+                choice,
+                ..self.sampling.clone()
+            }),
             stop_token_ids: self.stop_tokens(model),
             min_tokens: self.min_tokens,
             traceparent: None,
@@ -96,18 +116,26 @@ impl Wish {
         let room = max_total.saturating_sub(input);
         let asked = self.max_new_tokens.unwrap_or(room.max(1));
         if asked > room && input <= max_input {
-            let message = format!("prompt and `max_new_tokens` need {input} + {asked} tokens; this server allows {max_total} together (`--max-total-tokens`)");
+            let message = format!(
+                "prompt and `max_new_tokens` need {input} + {asked} tokens; this server allows {max_total} together (`--max-total-tokens`)"
+            );
             return Err(ApiError::invalid("max_new_tokens", message));
         }
         if input > max_input {
-            let message = format!("the prompt has {input} tokens; this server allows {max_input} (`--max-input-tokens`)");
+            let message = format!(
+                "the prompt has {input} tokens; this server allows {max_input} (`--max-input-tokens`)"
+            );
             return Err(ApiError::invalid("inputs", message));
         }
         Ok(asked)
     }
 
     fn stop_tokens(&self, model: &Model) -> Arc<[u32]> {
-        let eos: &[u32] = if self.ignore_eos { &[] } else { &model.description.eos_token_ids };
+        let eos: &[u32] = if self.ignore_eos {
+            &[]
+        } else {
+            &model.description.eos_token_ids
+        };
         let mut ids = [eos, &self.stop_token_ids].concat();
         ids.sort_unstable();
         ids.dedup();
@@ -116,9 +144,17 @@ impl Wish {
 
     /// Names these parameters in logs, the seed apart (FNV-1a of their text form).
     fn hash(&self) -> u64 {
-        let sampling = Sampling { seed: 0, ..self.sampling.clone() };
-        let text = format!("{sampling:?}{:?}{:?}{}{}{:?}", self.max_new_tokens, self.stops, self.ignore_eos, self.min_tokens, self.stop_token_ids);
-        text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+        let sampling = Sampling {
+            seed: 0,
+            ..self.sampling.clone()
+        };
+        let text = format!(
+            "{sampling:?}{:?}{:?}{}{}{:?}",
+            self.max_new_tokens, self.stops, self.ignore_eos, self.min_tokens, self.stop_token_ids
+        );
+        text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        })
     }
 }
 
@@ -126,7 +162,10 @@ fn checked_length(prompt: &[u32]) -> Result<u32, ApiError> {
     match u32::try_from(prompt.len()) {
         Ok(0) => Err(ApiError::invalid("inputs", "the prompt has no tokens")),
         Ok(length) => Ok(length),
-        Err(_) => Err(ApiError::invalid("inputs", "the prompt has more than 4 billion tokens")),
+        Err(_) => Err(ApiError::invalid(
+            "inputs",
+            "the prompt has more than 4 billion tokens",
+        )),
     }
 }
 
@@ -135,5 +174,11 @@ pub(crate) fn check_token_id(name: &'static str, id: u32, limits: &Limits) -> Re
     if id < limits.vocab_size {
         return Ok(());
     }
-    Err(ApiError::invalid(name, format!("`{name}` has token id {id}; the model's largest is {}", limits.vocab_size.saturating_sub(1))))
+    Err(ApiError::invalid(
+        name,
+        format!(
+            "`{name}` has token id {id}; the model's largest is {}",
+            limits.vocab_size.saturating_sub(1)
+        ),
+    ))
 }

@@ -64,20 +64,27 @@ impl ChatTemplate {
     pub fn load(model_path: &Path, tokenizer: &Tokenizer) -> Result<Option<Self>, LoadError> {
         let path = model_path.join("chat_template.jinja");
         if let Some(source) = read_text(&path)? {
-            return Self::compiled(&path, source, tokenizer).map(Some);
+            return Self::compiled(&path, &source, tokenizer).map(Some);
         }
         for name in ["chat_template.json", "tokenizer_config.json"] {
             let path = model_path.join(name);
             if let Some(source) = read_json(&path)?.as_ref().and_then(template_source) {
-                return Self::compiled(&path, source, tokenizer).map(Some);
+                return Self::compiled(&path, &source, tokenizer).map(Some);
             }
         }
         Ok(None)
     }
 
-    fn compiled(path: &Path, source: String, tokenizer: &Tokenizer) -> Result<Self, LoadError> {
-        Self::new(&source, tokenizer.bos_token().unwrap_or_default(), tokenizer.eos_token().unwrap_or_default())
-            .map_err(|error| LoadError::Invalid { path: path.to_owned(), reason: format!("the chat template: {}", describe(&error)) })
+    fn compiled(path: &Path, source: &str, tokenizer: &Tokenizer) -> Result<Self, LoadError> {
+        Self::new(
+            source,
+            tokenizer.bos_token().unwrap_or_default(),
+            tokenizer.eos_token().unwrap_or_default(),
+        )
+        .map_err(|error| LoadError::Invalid {
+            path: path.to_owned(),
+            reason: format!("the chat template: {}", describe(&error)),
+        })
     }
 
     /// Compiles a template.
@@ -86,13 +93,22 @@ impl ChatTemplate {
     /// It does not parse.
     pub fn new(source: &str, bos_token: &str, eos_token: &str) -> Result<Self, Error> {
         let mut environment = Environment::new();
-        environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+        environment.set_syntax(
+            SyntaxConfig::builder()
+                .trim_blocks(true)
+                .lstrip_blocks(true)
+                .build()?,
+        );
         environment.set_unknown_method_callback(unknown_method_callback);
         environment.set_fuel(Some(FUEL));
         environment.add_filter("tojson", tojson);
         environment.add_function("raise_exception", raise_exception);
         environment.add_template_owned(NAME, without_generation_tags(source))?;
-        Ok(Self { environment, bos_token: bos_token.to_owned(), eos_token: eos_token.to_owned() })
+        Ok(Self {
+            environment,
+            bos_token: bos_token.to_owned(),
+            eos_token: eos_token.to_owned(),
+        })
     }
 
     /// The prompt of a conversation.
@@ -100,13 +116,17 @@ impl ChatTemplate {
     /// # Errors
     /// The template refuses the messages, fails, or goes on too long.
     pub fn render(&self, rendering: &Rendering<'_>) -> Result<String, TemplateError> {
-        let template = self.environment.get_template(NAME).map_err(|error| classify(&error))?;
+        let template = self
+            .environment
+            .get_template(NAME)
+            .map_err(|error| classify(&error))?;
         let mut output = Bounded::default();
         let result = template.render_captured_to(self.variables(rendering), &mut output);
         match result {
             _ if output.is_full => Err(TemplateError::TooLarge),
             Err(error) => Err(classify(&error)),
-            Ok(_) => String::from_utf8(output.bytes).map_err(|error| TemplateError::Failed(error.to_string())),
+            Ok(_) => String::from_utf8(output.bytes)
+                .map_err(|error| TemplateError::Failed(error.to_string())),
         }
     }
 
@@ -127,10 +147,15 @@ impl ChatTemplate {
 fn template_source(config: &serde_json::Value) -> Option<String> {
     let template = config.get("chat_template")?;
     let named = |list: &'_ [serde_json::Value]| {
-        let default = list.iter().find(|entry| entry.get("name").and_then(|n| n.as_str()) == Some("default"))?;
+        let default = list
+            .iter()
+            .find(|entry| entry.get("name").and_then(|n| n.as_str()) == Some("default"))?;
         Some(default.get("template")?.as_str()?.to_owned())
     };
-    template.as_str().map(str::to_owned).or_else(|| named(template.as_array()?))
+    template
+        .as_str()
+        .map(str::to_owned)
+        .or_else(|| named(template.as_array()?))
 }
 
 /// `{% generation %}` marks the assistant's tokens for training; here it is a block that is always entered.
@@ -177,8 +202,14 @@ fn raised_in(error: &Error) -> Option<&Raised> {
 
 /// The error in one line, with the template's line.
 fn describe(error: &Error) -> String {
-    let detail = error.detail().map(|detail| format!(": {detail}")).unwrap_or_default();
-    let line = error.line().map(|line| format!(" (line {line})")).unwrap_or_default();
+    let detail = error
+        .detail()
+        .map(|detail| format!(": {detail}"))
+        .unwrap_or_default();
+    let line = error
+        .line()
+        .map(|line| format!(" (line {line})"))
+        .unwrap_or_default();
     format!("{}{detail}{line}", error.kind())
 }
 

@@ -52,7 +52,11 @@ impl Detokenizer {
             return;
         }
         match &mut self.state {
-            State::Bytes(pending) => push_bytes(pending, self.tokenizer.bytes_of(id).unwrap_or_default(), out),
+            State::Bytes(pending) => push_bytes(
+                pending,
+                self.tokenizer.bytes_of(id).unwrap_or_default(),
+                out,
+            ),
             State::Window(window) => window.push(&self.tokenizer, id, out),
         }
     }
@@ -60,7 +64,9 @@ impl Detokenizer {
     /// Appends what is left: an incomplete character shows as U+FFFD.
     pub fn finish(&mut self, out: &mut String) {
         match &mut self.state {
-            State::Bytes(pending) => out.push_str(&String::from_utf8_lossy(&std::mem::take(pending))),
+            State::Bytes(pending) => {
+                out.push_str(&String::from_utf8_lossy(&std::mem::take(pending)));
+            }
             State::Window(window) => window.flush(&self.tokenizer, out),
         }
     }
@@ -94,9 +100,19 @@ fn is_incomplete(bytes: &[u8]) -> bool {
 
 impl Window {
     fn new(tokenizer: &Tokenizer, prompt: &[u32]) -> Self {
-        let context = prompt.get(prompt.len().saturating_sub(CONTEXT_TOKENS)..).unwrap_or_default();
-        let ids: Vec<u32> = context.iter().copied().filter(|&id| !tokenizer.is_special(id)).collect();
-        Self { shown: ids.len(), shown_text: tokenizer.decode(&ids), ids }
+        let context = prompt
+            .get(prompt.len().saturating_sub(CONTEXT_TOKENS)..)
+            .unwrap_or_default();
+        let ids: Vec<u32> = context
+            .iter()
+            .copied()
+            .filter(|&id| !tokenizer.is_special(id))
+            .collect();
+        Self {
+            shown: ids.len(),
+            shown_text: tokenizer.decode(&ids),
+            ids,
+        }
     }
 
     fn push(&mut self, tokenizer: &Tokenizer, id: u32, out: &mut String) {
@@ -137,8 +153,15 @@ pub(crate) struct ByteTable {
 impl ByteTable {
     pub(crate) fn new(tokenizer: &tokenizers::Tokenizer) -> Self {
         let alphabet = byte_alphabet();
-        let size = tokenizer.get_vocab(true).values().max().map_or(0, |&id| id + 1);
-        let mut table = Self { bytes: Vec::new(), ends: vec![0] };
+        let size = tokenizer
+            .get_vocab(true)
+            .values()
+            .max()
+            .map_or(0, |&id| id + 1);
+        let mut table = Self {
+            bytes: Vec::new(),
+            ends: vec![0],
+        };
         for id in 0..size {
             let token = tokenizer.id_to_token(id).unwrap_or_default();
             table.bytes.extend(token_bytes(&alphabet, &token));
@@ -151,7 +174,9 @@ impl ByteTable {
     pub(crate) fn get(&self, id: u32) -> &[u8] {
         let id = id as usize;
         let range = self.ends.get(id).zip(self.ends.get(id + 1));
-        range.and_then(|(&start, &end)| self.bytes.get(start as usize..end as usize)).unwrap_or_default()
+        range
+            .and_then(|(&start, &end)| self.bytes.get(start as usize..end as usize))
+            .unwrap_or_default()
     }
 }
 
@@ -165,8 +190,18 @@ fn token_bytes(alphabet: &HashMap<char, u8>, token: &str) -> Vec<u8> {
 fn byte_alphabet() -> HashMap<char, u8> {
     let is_visible = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     let mut hidden = (0x100_u32..).filter_map(char::from_u32);
-    let stand_in = |byte: u8| if is_visible(byte) { Some(char::from(byte)) } else { hidden.next() };
-    (0..=u8::MAX).map(stand_in).zip(0..=u8::MAX).filter_map(|(c, byte)| Some((c?, byte))).collect()
+    let stand_in = |byte: u8| {
+        if is_visible(byte) {
+            Some(char::from(byte))
+        } else {
+            hidden.next()
+        }
+    };
+    (0..=u8::MAX)
+        .map(stand_in)
+        .zip(0..=u8::MAX)
+        .filter_map(|(c, byte)| Some((c?, byte)))
+        .collect()
 }
 
 #[cfg(test)]

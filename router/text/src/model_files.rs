@@ -40,19 +40,29 @@ pub(crate) fn read_text(path: &Path) -> Result<Option<String>, LoadError> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(LoadError::Unreadable { path: path.to_owned(), source }),
+        Err(source) => Err(LoadError::Unreadable {
+            path: path.to_owned(),
+            source,
+        }),
     }
 }
 
 /// The file's JSON object; `None` if the file is not there.
 pub(crate) fn read_json(path: &Path) -> Result<Option<Value>, LoadError> {
-    let Some(text) = read_text(path)? else { return Ok(None) };
-    let value: Value = serde_json::from_str(&text)
-        .map_err(|error| LoadError::Invalid { path: path.to_owned(), reason: error.to_string() })?;
+    let Some(text) = read_text(path)? else {
+        return Ok(None);
+    };
+    let value: Value = serde_json::from_str(&text).map_err(|error| LoadError::Invalid {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })?;
     if value.is_object() {
         return Ok(Some(value));
     }
-    Err(LoadError::Invalid { path: path.to_owned(), reason: "not a JSON object".to_owned() })
+    Err(LoadError::Invalid {
+        path: path.to_owned(),
+        reason: "not a JSON object".to_owned(),
+    })
 }
 
 /// A special token's text, written as a string or as `{"content": …}`.

@@ -27,7 +27,13 @@ struct Pattern {
 impl StopStrings {
     /// Compiles the strings; empty ones match nothing.
     pub fn new<'a>(strings: impl IntoIterator<Item = &'a str>) -> Self {
-        Self(strings.into_iter().filter(|s| !s.is_empty()).map(Pattern::new).collect())
+        Self(
+            strings
+                .into_iter()
+                .filter(|s| !s.is_empty())
+                .map(Pattern::new)
+                .collect(),
+        )
     }
 
     /// Whether there are none.
@@ -38,7 +44,10 @@ impl StopStrings {
 
 impl Pattern {
     fn new(string: &str) -> Self {
-        let mut pattern = Self { bytes: string.bytes().collect(), borders: Box::default() };
+        let mut pattern = Self {
+            bytes: string.bytes().collect(),
+            borders: Box::default(),
+        };
         let mut borders = vec![0];
         let mut matched = 0;
         for &byte in pattern.bytes.iter().skip(1) {
@@ -78,7 +87,12 @@ impl StopMatcher {
     /// A matcher at the start of a text.
     pub fn new(strings: StopStrings, mode: StopText) -> Self {
         let matched = vec![0; strings.0.len()];
-        Self { strings, mode, matched, held: String::new() }
+        Self {
+            strings,
+            mode,
+            matched,
+            held: String::new(),
+        }
     }
 
     /// Takes the next piece and appends what may be shown to `out`. True when the text ends here;
@@ -88,7 +102,10 @@ impl StopMatcher {
             out.push_str(piece);
             return false;
         }
-        let hit = piece.bytes().enumerate().find_map(|(i, byte)| Some((i + 1, self.advance(byte)?)));
+        let hit = piece
+            .bytes()
+            .enumerate()
+            .find_map(|(i, byte)| Some((i + 1, self.advance(byte)?)));
         match (self.mode, hit) {
             (StopText::Keep, None) => out.push_str(piece),
             (StopText::Keep, Some((end, _))) => out.push_str(piece.get(..end).unwrap_or(piece)),
@@ -160,8 +177,14 @@ mod tests {
 
     #[test]
     fn a_stop_string_across_pieces_is_found() {
-        assert_eq!(run(&["one E", "N", "D two"], &["END"], StopText::Drop), ("one ".into(), true));
-        assert_eq!(run(&["one E", "N", "D two"], &["END"], StopText::Keep), ("one END".into(), true));
+        assert_eq!(
+            run(&["one E", "N", "D two"], &["END"], StopText::Drop),
+            ("one ".into(), true)
+        );
+        assert_eq!(
+            run(&["one E", "N", "D two"], &["END"], StopText::Keep),
+            ("one END".into(), true)
+        );
     }
 
     #[test]
@@ -179,8 +202,14 @@ mod tests {
 
     #[test]
     fn the_first_to_be_complete_wins_then_the_longest() {
-        assert_eq!(run(&["xaby"], &["xaby", "ab"], StopText::Drop), ("x".into(), true));
-        assert_eq!(run(&["xab"], &["b", "ab"], StopText::Drop), ("x".into(), true));
+        assert_eq!(
+            run(&["xaby"], &["xaby", "ab"], StopText::Drop),
+            ("x".into(), true)
+        );
+        assert_eq!(
+            run(&["xab"], &["b", "ab"], StopText::Drop),
+            ("x".into(), true)
+        );
     }
 
     proptest! {

@@ -14,13 +14,24 @@ use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 const MAX_INDENT: usize = 16;
 
 /// JSON with Python's spacing, non-ASCII as it is, and no HTML escapes.
-pub(crate) fn tojson(value: &Value, indent: Option<usize>, options: Kwargs) -> Result<Value, Error> {
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the engine hands filters their arguments so"
+)]
+pub(crate) fn tojson(
+    value: &Value,
+    indent: Option<usize>,
+    options: Kwargs,
+) -> Result<Value, Error> {
     let indent = indent.or(options.get("indent")?);
     let _: Option<bool> = options.get("ensure_ascii")?;
     options.assert_all_used()?;
     let json = match indent {
         None => write(value, PythonSpacing)?,
-        Some(width) => write(value, PrettyFormatter::with_indent(" ".repeat(width.min(MAX_INDENT)).as_bytes()))?,
+        Some(width) => write(
+            value,
+            PrettyFormatter::with_indent(" ".repeat(width.min(MAX_INDENT)).as_bytes()),
+        )?,
     };
     Ok(Value::from_safe_string(json))
 }
@@ -30,19 +41,36 @@ fn write(value: &Value, formatter: impl Formatter) -> Result<String, Error> {
     value
         .serialize(&mut Serializer::with_formatter(&mut bytes, formatter))
         .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))?;
-    String::from_utf8(bytes).map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))
+    String::from_utf8(bytes)
+        .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))
 }
 
 /// `, ` and `: `, as `json.dumps` does.
 struct PythonSpacing;
 
 impl Formatter for PythonSpacing {
-    fn begin_array_value<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
+    fn begin_array_value<W: ?Sized + io::Write>(
+        &mut self,
+        writer: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
+        if first {
+            Ok(())
+        } else {
+            writer.write_all(b", ")
+        }
     }
 
-    fn begin_object_key<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
+    fn begin_object_key<W: ?Sized + io::Write>(
+        &mut self,
+        writer: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
+        if first {
+            Ok(())
+        } else {
+            writer.write_all(b", ")
+        }
     }
 
     fn begin_object_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
@@ -63,7 +91,8 @@ pub(crate) fn raise_exception(message: String) -> Result<Value, Error> {
 /// `strftime_now` for one rendering: the clock stands still at `now`.
 pub(crate) fn strftime(now: Zoned) -> Value {
     Value::from_function(move |format: String| {
-        jiff::fmt::strtime::format(&format, &now).map_err(|error| Error::new(ErrorKind::InvalidOperation, error.to_string()))
+        jiff::fmt::strtime::format(&format, &now)
+            .map_err(|error| Error::new(ErrorKind::InvalidOperation, error.to_string()))
     })
 }
 

@@ -54,16 +54,31 @@ impl Tokenizer {
         let inner = read_tokenizer(&model_path.join("tokenizer.json"))?;
         let config = read_json(&model_path.join("tokenizer_config.json"))?;
         let map = read_json(&model_path.join("special_tokens_map.json"))?;
-        let named = |name| token_text(config.as_ref(), name).or_else(|| token_text(map.as_ref(), name));
+        let named =
+            |name| token_text(config.as_ref(), name).or_else(|| token_text(map.as_ref(), name));
         Ok(Self::new(inner, named("bos_token"), named("eos_token")))
     }
 
-    fn new(inner: tokenizers::Tokenizer, bos_token: Option<String>, eos_token: Option<String>) -> Self {
+    fn new(
+        inner: tokenizers::Tokenizer,
+        bos_token: Option<String>,
+        eos_token: Option<String>,
+    ) -> Self {
         let added = inner.get_added_tokens_decoder();
-        let special = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
+        let special = added
+            .iter()
+            .filter(|(_, token)| token.special)
+            .map(|(id, _)| *id)
+            .collect();
         let is_byte_level = matches!(inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_)));
         let bytes = is_byte_level.then(|| ByteTable::new(&inner));
-        Self { inner, bytes, special, bos_token, eos_token }
+        Self {
+            inner,
+            bytes,
+            special,
+            bos_token,
+            eos_token,
+        }
     }
 
     /// A tokenizer from the text of a `tokenizer.json`.
@@ -71,7 +86,9 @@ impl Tokenizer {
     /// # Errors
     /// It is not one.
     pub fn from_json(json: &str) -> Result<Self, EncodeError> {
-        parse(json.as_bytes()).map(|inner| Self::new(inner, None, None)).map_err(EncodeError)
+        parse(json.as_bytes())
+            .map(|inner| Self::new(inner, None, None))
+            .map_err(EncodeError)
     }
 
     /// Token ids of a text.
@@ -79,7 +96,10 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer refuses the text.
     pub fn encode(&self, text: &str, special: SpecialTokens) -> Result<Vec<u32>, EncodeError> {
-        let encoding = self.inner.encode_fast(text, special == SpecialTokens::Add).map_err(|e| EncodeError(e.to_string()))?;
+        let encoding = self
+            .inner
+            .encode_fast(text, special == SpecialTokens::Add)
+            .map_err(|e| EncodeError(e.to_string()))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -87,10 +107,19 @@ impl Tokenizer {
     ///
     /// # Errors
     /// The tokenizer refuses the text.
-    pub fn encode_spans(&self, text: &str, special: SpecialTokens) -> Result<Vec<TokenSpan>, EncodeError> {
-        let encoding = self.inner.encode(text, special == SpecialTokens::Add).map_err(|e| EncodeError(e.to_string()))?;
+    pub fn encode_spans(
+        &self,
+        text: &str,
+        special: SpecialTokens,
+    ) -> Result<Vec<TokenSpan>, EncodeError> {
+        let encoding = self
+            .inner
+            .encode(text, special == SpecialTokens::Add)
+            .map_err(|e| EncodeError(e.to_string()))?;
         let spans = encoding.get_ids().iter().zip(encoding.get_offsets());
-        Ok(spans.map(|(&id, &(start, stop))| TokenSpan { id, start, stop }).collect())
+        Ok(spans
+            .map(|(&id, &(start, stop))| TokenSpan { id, start, stop })
+            .collect())
     }
 
     /// Text of ids; special tokens are left out.
@@ -139,16 +168,27 @@ impl Tokenizer {
 
 fn read_tokenizer(path: &Path) -> Result<tokenizers::Tokenizer, LoadError> {
     let json = std::fs::read(path).map_err(|source| match source.kind() {
-        std::io::ErrorKind::NotFound => LoadError::Missing { path: path.to_owned() },
-        _ => LoadError::Unreadable { path: path.to_owned(), source },
+        std::io::ErrorKind::NotFound => LoadError::Missing {
+            path: path.to_owned(),
+        },
+        _ => LoadError::Unreadable {
+            path: path.to_owned(),
+            source,
+        },
     })?;
-    parse(&json).map_err(|reason| LoadError::Invalid { path: path.to_owned(), reason })
+    parse(&json).map_err(|reason| LoadError::Invalid {
+        path: path.to_owned(),
+        reason,
+    })
 }
 
 /// Limits are the router's business, so the file's own truncation and padding are put out of force.
 fn parse(json: &[u8]) -> Result<tokenizers::Tokenizer, String> {
     let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(|e| e.to_string())?;
-    inner.with_padding(None).with_truncation(None).map_err(|e| e.to_string())?;
+    inner
+        .with_padding(None)
+        .with_truncation(None)
+        .map_err(|e| e.to_string())?;
     Ok(inner)
 }
 
@@ -174,16 +214,25 @@ mod tests {
         let spans = bundled().encode_spans(text, SpecialTokens::Add).unwrap();
         assert_eq!((spans[0].start, spans[0].stop), (0, 0));
         assert_eq!(spans.last().unwrap().stop, text.len());
-        assert!(spans.iter().all(|span| text.get(span.start..span.stop).is_some()));
+        assert!(
+            spans
+                .iter()
+                .all(|span| text.get(span.start..span.stop).is_some())
+        );
     }
 
     #[test]
     fn a_missing_or_broken_file_is_named() {
         let directory = std::env::temp_dir().join(format!("ribbon-text-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
-        assert!(matches!(Tokenizer::load(&directory), Err(LoadError::Missing { path }) if path.ends_with("tokenizer.json")));
+        assert!(
+            matches!(Tokenizer::load(&directory), Err(LoadError::Missing { path }) if path.ends_with("tokenizer.json"))
+        );
         std::fs::write(directory.join("tokenizer.json"), "{\"model\": 3}").unwrap();
-        assert!(matches!(Tokenizer::load(&directory), Err(LoadError::Invalid { .. })));
+        assert!(matches!(
+            Tokenizer::load(&directory),
+            Err(LoadError::Invalid { .. })
+        ));
         std::fs::remove_dir_all(&directory).unwrap();
     }
 }

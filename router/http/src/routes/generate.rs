@@ -42,19 +42,34 @@ enum Shape {
 
 type Handled = Result<Response, NativeError>;
 
-async fn generate(State(state): State<AppState>, Extension(tally): Extension<Arc<Tally>>, headers: HeaderMap, NativeJson(request): NativeJson<GenerateRequest>) -> Handled {
+async fn generate(
+    State(state): State<AppState>,
+    Extension(tally): Extension<Arc<Tally>>,
+    headers: HeaderMap,
+    NativeJson(request): NativeJson<GenerateRequest>,
+) -> Handled {
     request.check_stream(false)?;
     let call = Call::new(&state, tally, &headers);
     Ok(call.complete(request, Shape::Object).await?)
 }
 
-async fn generate_stream(State(state): State<AppState>, Extension(tally): Extension<Arc<Tally>>, headers: HeaderMap, NativeJson(request): NativeJson<GenerateRequest>) -> Handled {
+async fn generate_stream(
+    State(state): State<AppState>,
+    Extension(tally): Extension<Arc<Tally>>,
+    headers: HeaderMap,
+    NativeJson(request): NativeJson<GenerateRequest>,
+) -> Handled {
     request.check_stream(true)?;
     let call = Call::new(&state, tally, &headers);
     Ok(call.stream(request, false).await?)
 }
 
-async fn compat(State(state): State<AppState>, Extension(tally): Extension<Arc<Tally>>, headers: HeaderMap, NativeJson(request): NativeJson<GenerateRequest>) -> Handled {
+async fn compat(
+    State(state): State<AppState>,
+    Extension(tally): Extension<Arc<Tally>>,
+    headers: HeaderMap,
+    NativeJson(request): NativeJson<GenerateRequest>,
+) -> Handled {
     let call = Call::new(&state, tally, &headers);
     match request.stream {
         Some(true) => Ok(call.stream(request, true).await?),
@@ -78,10 +93,19 @@ struct Asked {
 
 impl<'a> Call<'a> {
     fn new(state: &'a AppState, tally: Arc<Tally>, headers: &HeaderMap) -> Self {
-        Self { state, tally, traceparent: traceparent(headers) }
+        Self {
+            state,
+            tally,
+            traceparent: traceparent(headers),
+        }
     }
 
-    fn asked(&self, mut request: GenerateRequest, is_stream: bool, full_by_default: bool) -> Result<Asked, ApiError> {
+    fn asked(
+        &self,
+        mut request: GenerateRequest,
+        is_stream: bool,
+        full_by_default: bool,
+    ) -> Result<Asked, ApiError> {
         let wish = request.wish(&self.state.settings, is_stream)?;
         let parameters = request.parameters.unwrap_or_default();
         let is_full = parameters.return_full_text.unwrap_or(full_by_default);
@@ -104,7 +128,10 @@ impl<'a> Call<'a> {
         for running in submitted.sequences {
             collected.push(collect(running, asked.with_details).await?);
         }
-        let answers: Vec<Answer<'_>> = collected.iter().map(|one| Answer::new(one, asked.full_text.clone(), asked.with_details)).collect();
+        let answers: Vec<Answer<'_>> = collected
+            .iter()
+            .map(|one| Answer::new(one, asked.full_text.clone(), asked.with_details))
+            .collect();
         let mut response = match (shape, answers.first()) {
             (Shape::Object, Some(answer)) => Json(answer).into_response(),
             _ => Json(&answers).into_response(),
@@ -113,7 +140,11 @@ impl<'a> Call<'a> {
         Ok(response)
     }
 
-    async fn stream(&self, request: GenerateRequest, full_by_default: bool) -> Result<Response, ApiError> {
+    async fn stream(
+        &self,
+        request: GenerateRequest,
+        full_by_default: bool,
+    ) -> Result<Response, ApiError> {
         let asked = self.asked(request, true, full_by_default)?;
         let submitted = submit(self.state, &self.tally, asked.submission).await?;
         let writer = NativeWriter::new(asked.full_text, asked.with_details);
@@ -121,9 +152,19 @@ impl<'a> Call<'a> {
     }
 
     fn settle(&self, headers: &mut HeaderMap, characters: usize, collected: Vec<Collected>) {
-        let sequences: Vec<_> = collected.into_iter().map(|collected| collected.running).collect();
+        let sequences: Vec<_> = collected
+            .into_iter()
+            .map(|collected| collected.running)
+            .collect();
         answer_headers(headers, &self.state.settings, characters, &sequences);
-        sequences.iter().for_each(|sequence| compute_time(headers, sequence));
-        self.tally.succeed(&sequences.iter().map(crate::running::Running::timings).collect::<Vec<_>>());
+        for sequence in &sequences {
+            compute_time(headers, sequence);
+        }
+        self.tally.succeed(
+            &sequences
+                .iter()
+                .map(crate::running::Running::timings)
+                .collect::<Vec<_>>(),
+        );
     }
 }

@@ -26,7 +26,9 @@ pub(super) fn routes() -> Router<AppState> {
 async fn health(State(state): State<AppState>) -> Response {
     match state.engines.get(None).state() {
         EngineState::Ready | EngineState::Draining => StatusCode::OK.into_response(),
-        EngineState::Starting | EngineState::Recovering => NativeError(ApiError::new(Cause::Unhealthy, "unhealthy")).into_response(),
+        EngineState::Starting | EngineState::Recovering => {
+            NativeError(ApiError::new(Cause::Unhealthy, "unhealthy")).into_response()
+        }
     }
 }
 

@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 use crate::{error::NativeError, state::AppState, submit::ready_model};
 
 pub(super) fn routes() -> Router<AppState> {
-    Router::new().route("/info", get(info)).route("/v1/models", get(models))
+    Router::new()
+        .route("/info", get(info))
+        .route("/v1/models", get(models))
 }
 
 #[derive(Serialize)]
@@ -52,5 +54,7 @@ async fn info(State(state): State<AppState>) -> Result<Json<Info>, NativeError> 
 
 async fn models(State(state): State<AppState>) -> Json<Value> {
     let id = &state.settings.model_id;
-    Json(json!({"object": "list", "data": [{"id": id, "object": "model", "created": 0, "owned_by": id}]}))
+    Json(
+        json!({"object": "list", "data": [{"id": id, "object": "model", "created": 0, "owned_by": id}]}),
+    )
 }

@@ -32,13 +32,15 @@ pub fn router(state: AppState) -> Router {
         .merge(info::routes())
         .merge(prometheus::routes())
         .merge(tokenize::routes())
-        .fallback(|request: Request| refuse(request, Cause::NotFound))
-        .method_not_allowed_fallback(|request: Request| refuse(request, Cause::MethodNotAllowed))
+        .fallback(async |request: Request| refuse(&request, Cause::NotFound))
+        .method_not_allowed_fallback(async |request: Request| {
+            refuse(&request, Cause::MethodNotAllowed)
+        })
         .with_state(state)
 }
 
 /// An object under `/v1`, nothing elsewhere.
-async fn refuse(request: Request, cause: Cause) -> Response {
+fn refuse(request: &Request, cause: Cause) -> Response {
     let path = request.uri().path();
     let status: StatusCode = cause.row().native;
     if !path.starts_with("/v1/") && path != "/v1" {
@@ -46,5 +48,9 @@ async fn refuse(request: Request, cause: Cause) -> Response {
     }
     let shown: String = path.chars().take(128).collect();
     let reason = status.canonical_reason().unwrap_or_default();
-    OpenAiError(ApiError::new(cause, format!("{reason}: {} {shown}", request.method()))).into_response()
+    OpenAiError(ApiError::new(
+        cause,
+        format!("{reason}: {} {shown}", request.method()),
+    ))
+    .into_response()
 }

@@ -21,7 +21,8 @@ use crate::{
     schema::{
         message::messages,
         openai::{OpenAiRequest, Prompt},
-        openai_answer::{Head, Kind, OpenAiWriter, body},
+        openai_answer::{Head, Kind, body},
+        openai_stream::OpenAiWriter,
     },
     settings::HttpSettings,
     sse,
@@ -30,32 +31,69 @@ use crate::{
 };
 
 pub(super) fn routes() -> Router<AppState> {
-    Router::new().route("/v1/chat/completions", post(chat)).route("/v1/completions", post(completions))
+    Router::new()
+        .route("/v1/chat/completions", post(chat))
+        .route("/v1/completions", post(completions))
 }
 
 type Handled = Result<Response, OpenAiError>;
 
-async fn chat(State(state): State<AppState>, Extension(tally): Extension<Arc<Tally>>, headers: HeaderMap, OpenAiJson(mut request): OpenAiJson<OpenAiRequest>) -> Handled {
+async fn chat(
+    State(state): State<AppState>,
+    Extension(tally): Extension<Arc<Tally>>,
+    headers: HeaderMap,
+    OpenAiJson(mut request): OpenAiJson<OpenAiRequest>,
+) -> Handled {
     let mut wish = request.wish(&state.settings)?;
     let logprobs = request.chat_logprobs(state.settings.max_top_n_tokens)?;
     wish.sampling.top_tokens = logprobs.unwrap_or(0);
     if request.prompt.is_some() {
-        Err(ApiError::invalid("prompt", "`prompt` belongs to /v1/completions; here it is `messages`"))?;
+        Err(ApiError::invalid(
+            "prompt",
+            "`prompt` belongs to /v1/completions; here it is `messages`",
+        ))?;
     }
     let source = Source::Chat(messages(request.messages.take())?);
-    let submission = Submission { wish, source, model: request.model.clone(), traceparent: traceparent(&headers) };
+    let submission = Submission {
+        wish,
+        source,
+        model: request.model.clone(),
+        traceparent: traceparent(&headers),
+    };
     let submitted = submit(&state, &tally, submission).await?;
-    let call = Call { state: &state, tally, kind: Kind::Chat, with_logprobs: logprobs.is_some(), request };
+    let call = Call {
+        state: &state,
+        tally,
+        kind: Kind::Chat,
+        with_logprobs: logprobs.is_some(),
+        request,
+    };
     Ok(call.answer(submitted).await?)
 }
 
-async fn completions(State(state): State<AppState>, Extension(tally): Extension<Arc<Tally>>, headers: HeaderMap, OpenAiJson(mut request): OpenAiJson<OpenAiRequest>) -> Handled {
+async fn completions(
+    State(state): State<AppState>,
+    Extension(tally): Extension<Arc<Tally>>,
+    headers: HeaderMap,
+    OpenAiJson(mut request): OpenAiJson<OpenAiRequest>,
+) -> Handled {
     let wish = request.wish(&state.settings)?;
     request.check_completion_fields()?;
     let source = prompts(request.prompt.take(), &state.settings)?;
-    let submission = Submission { wish, source, model: request.model.clone(), traceparent: traceparent(&headers) };
+    let submission = Submission {
+        wish,
+        source,
+        model: request.model.clone(),
+        traceparent: traceparent(&headers),
+    };
     let submitted = submit(&state, &tally, submission).await?;
-    let call = Call { state: &state, tally, kind: Kind::Completion, with_logprobs: false, request };
+    let call = Call {
+        state: &state,
+        tally,
+        kind: Kind::Completion,
+        with_logprobs: false,
+        request,
+    };
     Ok(call.answer(submitted).await?)
 }
 
@@ -73,12 +111,18 @@ fn prompts(prompt: Option<Prompt>, settings: &HttpSettings) -> Result<Source, Ap
     match number {
         0 => invalid("`prompt` is an empty list".to_owned()),
         _ if has_empty => invalid("`prompt` is empty".to_owned()),
-        number if number > limit => invalid(format!("`prompt` has {number} prompts; this server allows {limit} (`--max-client-batch-size`)")),
+        number if number > limit => invalid(format!(
+            "`prompt` has {number} prompts; this server allows {limit} (`--max-client-batch-size`)"
+        )),
         _ => Ok(source),
     }
 }
 
-fn one_or_more<T>(prompts: Vec<T>, is_empty: fn(&T) -> bool, source: fn(Vec<T>) -> Source) -> (Source, usize, bool) {
+fn one_or_more<T>(
+    prompts: Vec<T>,
+    is_empty: fn(&T) -> bool,
+    source: fn(Vec<T>) -> Source,
+) -> (Source, usize, bool) {
     let (number, has_empty) = (prompts.len(), prompts.iter().any(is_empty));
     (source(prompts), number, has_empty)
 }
@@ -95,25 +139,47 @@ struct Call<'a> {
 impl Call<'_> {
     async fn answer(self, submitted: Submitted) -> Result<Response, ApiError> {
         let is_stream = self.request.is_stream();
-        let head = Head::new(self.kind, is_stream, self.request.model.as_deref(), &self.state.settings);
+        let head = Head::new(
+            self.kind,
+            is_stream,
+            self.request.model.as_deref(),
+            &self.state.settings,
+        );
         if !is_stream {
             return self.complete(head, submitted).await;
         }
-        let writer = OpenAiWriter::new(head, self.kind, self.request.usage_report(), self.with_logprobs);
+        let writer = OpenAiWriter::new(
+            head,
+            self.kind,
+            self.request.usage_report(),
+            self.with_logprobs,
+        );
         sse::respond(self.state, self.tally, submitted, writer).await
     }
 
     async fn complete(self, head: Head, submitted: Submitted) -> Result<Response, ApiError> {
-        let collecting = submitted.sequences.into_iter().map(|running| collect(running, self.with_logprobs));
+        let collecting = submitted
+            .sequences
+            .into_iter()
+            .map(|running| collect(running, self.with_logprobs));
         let collected = try_join_all(collecting).await?;
         let body = body(&head, self.kind, self.with_logprobs, &collected);
-        let sequences: Vec<Running> = collected.into_iter().map(|collected| collected.running).collect();
+        let sequences: Vec<Running> = collected
+            .into_iter()
+            .map(|collected| collected.running)
+            .collect();
         let mut response = ([(header::CONTENT_TYPE, "application/json")], body).into_response();
-        answer_headers(response.headers_mut(), &self.state.settings, submitted.characters, &sequences);
+        answer_headers(
+            response.headers_mut(),
+            &self.state.settings,
+            submitted.characters,
+            &sequences,
+        );
         if let (Kind::Chat, Some(sequence)) = (self.kind, sequences.first()) {
             compute_time(response.headers_mut(), sequence);
         }
-        self.tally.succeed(&sequences.iter().map(Running::timings).collect::<Vec<_>>());
+        self.tally
+            .succeed(&sequences.iter().map(Running::timings).collect::<Vec<_>>());
         Ok(response)
     }
 }

@@ -4,7 +4,9 @@ use axum::{Json, Router, extract::State, routing::post};
 use ribbon_text::{SpecialTokens, TokenSpan};
 use serde::Serialize;
 
-use crate::{error::NativeError, extract::NativeJson, schema::native::GenerateRequest, state::AppState};
+use crate::{
+    error::NativeError, extract::NativeJson, schema::native::GenerateRequest, state::AppState,
+};
 
 pub(super) fn routes() -> Router<AppState> {
     Router::new().route("/tokenize", post(tokenize))
@@ -19,13 +21,27 @@ struct SimpleToken {
 }
 
 /// The body is a generate body; of it only `inputs` matters.
-async fn tokenize(State(state): State<AppState>, NativeJson(request): NativeJson<GenerateRequest>) -> Result<Json<Vec<SimpleToken>>, NativeError> {
+async fn tokenize(
+    State(state): State<AppState>,
+    NativeJson(request): NativeJson<GenerateRequest>,
+) -> Result<Json<Vec<SimpleToken>>, NativeError> {
     let text = state.text.clone();
     let spans = move || {
-        let spans = text.tokenizer.encode_spans(&request.inputs, SpecialTokens::Add)?;
+        let spans = text
+            .tokenizer
+            .encode_spans(&request.inputs, SpecialTokens::Add)?;
         let named = |span: TokenSpan| {
-            let text = request.inputs.get(span.start..span.stop).unwrap_or_default().to_owned();
-            SimpleToken { id: span.id, text, start: span.start, stop: span.stop }
+            let text = request
+                .inputs
+                .get(span.start..span.stop)
+                .unwrap_or_default()
+                .to_owned();
+            SimpleToken {
+                id: span.id,
+                text,
+                start: span.start,
+                stop: span.stop,
+            }
         };
         Ok(Json(spans.into_iter().map(named).collect()))
     };

@@ -5,6 +5,8 @@ pub(crate) mod native;
 pub(crate) mod native_answer;
 pub(crate) mod openai;
 pub(crate) mod openai_answer;
+mod openai_fields;
+pub(crate) mod openai_stream;
 
 use serde::Deserialize;
 

@@ -49,15 +49,40 @@ pub(crate) struct Parameters {
     extra: Map<String, Value>,
 }
 
-const TOP_LEVEL: FieldRules = FieldRules { known: &["inputs", "parameters", "stream"], unsupported: &[], harmless: &["options"] };
+const TOP_LEVEL: FieldRules = FieldRules {
+    known: &["inputs", "parameters", "stream"],
+    unsupported: &[],
+    harmless: &["options"],
+};
 
 const PARAMETERS: FieldRules = FieldRules {
     known: &[
-        "best_of", "temperature", "repetition_penalty", "frequency_penalty", "top_k", "top_p", "typical_p", "min_p", "do_sample",
-        "max_new_tokens", "return_full_text", "stop", "truncate", "details", "seed", "top_n_tokens", "ignore_eos", "min_tokens",
+        "best_of",
+        "temperature",
+        "repetition_penalty",
+        "frequency_penalty",
+        "top_k",
+        "top_p",
+        "typical_p",
+        "min_p",
+        "do_sample",
+        "max_new_tokens",
+        "return_full_text",
+        "stop",
+        "truncate",
+        "details",
+        "seed",
+        "top_n_tokens",
+        "ignore_eos",
+        "min_tokens",
         "stop_token_ids",
     ],
-    unsupported: &[("watermark", FALSE), ("decoder_input_details", FALSE), ("grammar", NONE), ("adapter_id", NONE)],
+    unsupported: &[
+        ("watermark", FALSE),
+        ("decoder_input_details", FALSE),
+        ("grammar", NONE),
+        ("adapter_id", NONE),
+    ],
     harmless: &[],
 };
 
@@ -66,7 +91,11 @@ impl GenerateRequest {
     ///
     /// # Errors
     /// The first parameter that is unknown, unsupported or out of range, in TGI's order.
-    pub(crate) fn wish(&mut self, settings: &HttpSettings, is_stream: bool) -> Result<Wish, ApiError> {
+    pub(crate) fn wish(
+        &mut self,
+        settings: &HttpSettings,
+        is_stream: bool,
+    ) -> Result<Wish, ApiError> {
         let sample_by_default = self.parameters.is_none();
         let parameters = self.parameters.get_or_insert_default();
         TOP_LEVEL.check(&self.extra)?;
@@ -84,8 +113,15 @@ impl GenerateRequest {
     pub(crate) fn check_stream(&self, is_stream: bool) -> Result<(), ApiError> {
         match self.stream {
             Some(asked) if asked != is_stream => {
-                let route = if asked { "/generate_stream" } else { "/generate" };
-                Err(ApiError::invalid("stream", format!("`stream` is {asked}; use {route}")))
+                let route = if asked {
+                    "/generate_stream"
+                } else {
+                    "/generate"
+                };
+                Err(ApiError::invalid(
+                    "stream",
+                    format!("`stream` is {asked}; use {route}"),
+                ))
             }
             _ => Ok(()),
         }
@@ -99,16 +135,22 @@ impl Parameters {
             None | Some(1) => return Ok(()),
             Some(0) if !is_stream => return Ok(()),
             Some(best_of) if is_stream => format!("`best_of` is {best_of}; a stream has exactly 1"),
-            Some(best_of) if best_of > limit => format!("`best_of` is {best_of}; this server allows {limit} (`--max-best-of`)"),
-            Some(best_of) => format!("`best_of` is {best_of}; more than 1 is not supported by this version"),
+            Some(best_of) if best_of > limit => {
+                format!("`best_of` is {best_of}; this server allows {limit} (`--max-best-of`)")
+            }
+            Some(best_of) => {
+                format!("`best_of` is {best_of}; more than 1 is not supported by this version")
+            }
         };
         Err(ApiError::invalid("best_of", message))
     }
 
+    #[expect(clippy::float_cmp, reason = "any value but 1 itself asks for sampling")]
     fn sampling(&self, sample_by_default: bool) -> Result<Sampling, ApiError> {
         let temperature = checks::NATIVE_TEMPERATURE.check("temperature", self.temperature, 1.0)?;
         let repetition_penalty = checks::repetition_penalty(self.repetition_penalty)?;
-        let frequency_penalty = checks::PENALTY.check("frequency_penalty", self.frequency_penalty, 0.0)?;
+        let frequency_penalty =
+            checks::PENALTY.check("frequency_penalty", self.frequency_penalty, 0.0)?;
         let top_p = checks::SHARE.check("top_p", self.top_p, 1.0)?;
         let typical_p = checks::SHARE.check("typical_p", self.typical_p, 1.0)?;
         let top_k = self.checked_top_k()?;
@@ -116,26 +158,48 @@ impl Parameters {
         let filters = top_k != 0 || top_p < 1.0 || typical_p < 1.0 || min_p > 0.0;
         let samples = self.do_sample.unwrap_or(sample_by_default) || temperature != 1.0 || filters;
         let is_greedy = !samples || f64::from(temperature) < checks::MIN_TEMPERATURE;
-        Ok(Sampling { greedy: is_greedy, temperature, top_k, top_p, min_p, typical_p, repetition_penalty, frequency_penalty, ..Sampling::default() })
+        Ok(Sampling {
+            greedy: is_greedy,
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            typical_p,
+            repetition_penalty,
+            frequency_penalty,
+            ..Sampling::default()
+        })
     }
 
     fn checked_top_k(&self) -> Result<u32, ApiError> {
         match self.top_k {
             None => Ok(0),
             Some(top_k) if top_k > 0 => Ok(checks::tokens(top_k.unsigned_abs())),
-            Some(top_k) => Err(ApiError::invalid("top_k", format!("`top_k` is {top_k}; it must be above 0, or absent"))),
+            Some(top_k) => Err(ApiError::invalid(
+                "top_k",
+                format!("`top_k` is {top_k}; it must be above 0, or absent"),
+            )),
         }
     }
 
     fn wish(&mut self, settings: &HttpSettings, sampling: Sampling) -> Result<Wish, ApiError> {
         let max_new_tokens = checks::max_new_tokens("max_new_tokens", self.max_new_tokens)?;
-        let stops = self.stop.take().map(StopField::into_strings).unwrap_or_default();
+        let stops = self
+            .stop
+            .take()
+            .map(StopField::into_strings)
+            .unwrap_or_default();
         checks::stop_strings(&stops, settings.max_stop_sequences)?;
-        let top_tokens = checks::top_tokens("top_n_tokens", self.top_n_tokens, settings.max_top_n_tokens)?;
+        let top_tokens =
+            checks::top_tokens("top_n_tokens", self.top_n_tokens, settings.max_top_n_tokens)?;
         let stop_token_ids = self.stop_token_ids.take().unwrap_or_default();
         checks::stop_token_ids(&stop_token_ids)?;
         Ok(Wish {
-            sampling: Sampling { top_tokens, seed: self.seed.unwrap_or_else(rand::random), ..sampling },
+            sampling: Sampling {
+                top_tokens,
+                seed: self.seed.unwrap_or_else(rand::random),
+                ..sampling
+            },
             max_new_tokens,
             stops,
             truncate: self.truncate,
@@ -154,7 +218,8 @@ mod tests {
     #[test]
     fn every_known_name_is_read() {
         for name in PARAMETERS.known {
-            let parameters: Parameters = serde_json::from_value(serde_json::json!({*name: null})).unwrap();
+            let parameters: Parameters =
+                serde_json::from_value(serde_json::json!({*name: null})).unwrap();
             assert!(parameters.extra.is_empty(), "{name} is listed and not read");
         }
     }

@@ -29,7 +29,12 @@ struct TopToken {
 }
 
 fn top_tokens(tokenizer: &Tokenizer, top: &[(u32, f32)]) -> Vec<TopToken> {
-    let object = |&(id, logprob): &(u32, f32)| TopToken { id, text: tokenizer.text_of(id), logprob, special: tokenizer.is_special(id) };
+    let object = |&(id, logprob): &(u32, f32)| TopToken {
+        id,
+        text: tokenizer.text_of(id),
+        logprob,
+        special: tokenizer.is_special(id),
+    };
     top.iter().map(object).collect()
 }
 
@@ -54,16 +59,33 @@ struct Details<'a> {
 
 impl<'a> Answer<'a> {
     /// `full_text` is the prompt, where it shall come first.
-    pub(crate) fn new(collected: &'a Collected, full_text: Option<String>, with_details: bool) -> Self {
+    pub(crate) fn new(
+        collected: &'a Collected,
+        full_text: Option<String>,
+        with_details: bool,
+    ) -> Self {
         let generated_text = full_text.unwrap_or_default() + &collected.text;
-        Self { generated_text, details: with_details.then(|| Details::new(collected)) }
+        Self {
+            generated_text,
+            details: with_details.then(|| Details::new(collected)),
+        }
     }
 }
 
 impl<'a> Details<'a> {
     fn new(collected: &'a Collected) -> Self {
-        let Collected { running, tokens, finish, .. } = collected;
-        let object = |t: &'a TokenText| TokenObject { id: t.token.id, text: &t.text, logprob: t.token.logprob, special: t.is_special };
+        let Collected {
+            running,
+            tokens,
+            finish,
+            ..
+        } = collected;
+        let object = |t: &'a TokenText| TokenObject {
+            id: t.token.id,
+            text: &t.text,
+            logprob: t.token.logprob,
+            special: t.is_special,
+        };
         let has_top = tokens.iter().any(|t| !t.token.top.is_empty());
         Self {
             finish_reason: *finish,
@@ -71,7 +93,12 @@ impl<'a> Details<'a> {
             seed: running.seed,
             prefill: [],
             tokens: tokens.iter().map(object).collect(),
-            top_tokens: has_top.then(|| tokens.iter().map(|t| top_tokens(&running.tokenizer, &t.token.top)).collect()),
+            top_tokens: has_top.then(|| {
+                tokens
+                    .iter()
+                    .map(|t| top_tokens(&running.tokenizer, &t.token.top))
+                    .collect()
+            }),
         }
     }
 }
@@ -103,7 +130,10 @@ pub(crate) struct NativeWriter {
 impl NativeWriter {
     /// `full_text` is the prompt, where the last event's text shall begin with it.
     pub(crate) fn new(full_text: Option<String>, with_details: bool) -> Self {
-        Self { with_details, text: full_text.unwrap_or_default() }
+        Self {
+            with_details,
+            text: full_text.unwrap_or_default(),
+        }
     }
 
     fn details(&self, sequence: &Running, finish_reason: FinishReason) -> Option<StreamDetails> {
@@ -124,10 +154,17 @@ impl EventWriter for NativeWriter {
         let text = special_text.as_deref().unwrap_or(sequence.piece());
         let data = StreamEvent {
             index: sequence.generated_tokens,
-            token: TokenObject { id, text, logprob: step.token.logprob, special: step.is_special },
+            token: TokenObject {
+                id,
+                text,
+                logprob: step.token.logprob,
+                special: step.is_special,
+            },
             top_tokens: top_tokens(&sequence.tokenizer, &step.token.top),
             generated_text: step.finish.map(|_| self.text.as_str()),
-            details: step.finish.and_then(|finish| self.details(sequence, finish)),
+            details: step
+                .finish
+                .and_then(|finish| self.details(sequence, finish)),
         };
         event(out, &data);
     }

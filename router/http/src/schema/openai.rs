@@ -8,7 +8,7 @@ use super::StopField;
 use crate::{
     checks,
     error::{ApiError, Cause},
-    fields::{EMPTY, FALSE, FieldRules, NONE, ONE, TRUE},
+    schema::openai_fields::RULES,
     settings::HttpSettings,
     wish::{Dialect, Wish},
 };
@@ -51,7 +51,10 @@ pub(crate) struct StreamOptions {
 
 /// `prompt` of `/v1/completions`.
 #[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "a string, a list of strings, a list of token ids, or a list of such lists")]
+#[serde(
+    untagged,
+    expecting = "a string, a list of strings, a list of token ids, or a list of such lists"
+)]
 pub(crate) enum Prompt {
     Text(String),
     Texts(Vec<String>),
@@ -70,29 +73,6 @@ pub(crate) enum UsageReport {
     Always,
 }
 
-const RULES: FieldRules = FieldRules {
-    known: &[
-        "model", "messages", "prompt", "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "min_p", "typical_p",
-        "repetition_penalty", "frequency_penalty", "presence_penalty", "seed", "stop", "stream", "stream_options", "logprobs",
-        "top_logprobs", "ignore_eos", "min_tokens", "stop_token_ids",
-    ],
-    unsupported: &[
-        ("n", ONE), ("best_of", ONE), ("echo", FALSE), ("suffix", NONE), ("logit_bias", EMPTY), ("tools", EMPTY),
-        ("tool_choice", |value| value == "none" || value == "auto"), ("tool_prompt", EMPTY), ("functions", EMPTY),
-        ("function_call", |value| value == "none" || value == "auto"),
-        ("response_format", |value| value.get("type").is_some_and(|kind| kind == "text")),
-        ("modalities", |value| *value == serde_json::json!(["text"])),
-        ("chat_template", NONE), ("chat_template_kwargs", EMPTY), ("documents", EMPTY), ("reasoning_effort", NONE), ("audio", NONE),
-        ("prediction", NONE), ("web_search_options", NONE), ("verbosity", NONE), ("guideline", NONE), ("adapter_id", NONE),
-        ("grammar", NONE), ("watermark", FALSE), ("guided_json", NONE), ("guided_regex", NONE), ("guided_choice", NONE),
-        ("guided_grammar", NONE), ("structured_outputs", NONE), ("prompt_logprobs", NONE), ("bad_words", EMPTY), ("priority", NONE),
-        ("truncate_prompt_tokens", NONE), ("use_beam_search", FALSE), ("skip_special_tokens", TRUE),
-        ("spaces_between_special_tokens", TRUE), ("include_stop_str_in_output", FALSE), ("add_generation_prompt", TRUE),
-        ("continue_final_message", FALSE), ("add_special_tokens", NONE),
-    ],
-    harmless: &["user", "service_tier", "store", "metadata", "safety_identifier", "prompt_cache_key", "parallel_tool_calls"],
-};
-
 impl OpenAiRequest {
     /// Checks every parameter and draws what is absent.
     ///
@@ -102,7 +82,11 @@ impl OpenAiRequest {
         RULES.check(&self.extra)?;
         self.check_stream_options()?;
         let max_new_tokens = self.max_new_tokens()?;
-        let stops = self.stop.take().map(StopField::into_strings).unwrap_or_default();
+        let stops = self
+            .stop
+            .take()
+            .map(StopField::into_strings)
+            .unwrap_or_default();
         checks::stop_strings(&stops, settings.max_stop_sequences)?;
         let stop_token_ids = self.stop_token_ids.take().unwrap_or_default();
         checks::stop_token_ids(&stop_token_ids)?;
@@ -126,22 +110,38 @@ impl OpenAiRequest {
         let wanted = match &self.logprobs {
             None => false,
             Some(Value::Bool(wanted)) => *wanted,
-            Some(other) => return Err(ApiError::invalid("logprobs", format!("`logprobs` is {other}; here it is true or false"))),
+            Some(other) => {
+                return Err(ApiError::invalid(
+                    "logprobs",
+                    format!("`logprobs` is {other}; here it is true or false"),
+                ));
+            }
         };
         let top = checks::top_tokens("top_logprobs", self.top_logprobs, limit)?;
         if top > 0 && !wanted {
-            return Err(ApiError::invalid("top_logprobs", "`top_logprobs` needs `logprobs: true`"));
+            return Err(ApiError::invalid(
+                "top_logprobs",
+                "`top_logprobs` needs `logprobs: true`",
+            ));
         }
         Ok(wanted.then_some(top))
     }
 
     /// Refuses what only chat has.
     pub(crate) fn check_completion_fields(&self) -> Result<(), ApiError> {
-        let refused = |name| Err(ApiError::invalid(name, format!("`{name}` is not supported by this version on this route; leave it out")));
+        let refused = |name| {
+            Err(ApiError::invalid(
+                name,
+                format!("`{name}` is not supported by this version on this route; leave it out"),
+            ))
+        };
         match (&self.logprobs, self.top_logprobs, &self.messages) {
             (Some(value), ..) if *value != Value::Bool(false) => refused("logprobs"),
             (_, Some(1..), _) => refused("top_logprobs"),
-            (.., Some(_)) => Err(ApiError::invalid("messages", "`messages` belongs to /v1/chat/completions; here it is `prompt`")),
+            (.., Some(_)) => Err(ApiError::invalid(
+                "messages",
+                "`messages` belongs to /v1/chat/completions; here it is `prompt`",
+            )),
             _ => Ok(()),
         }
     }
@@ -161,7 +161,10 @@ impl OpenAiRequest {
 
     fn check_stream_options(&self) -> Result<(), ApiError> {
         if self.stream_options.is_some() && !self.is_stream() {
-            return Err(ApiError::invalid("stream_options", "`stream_options` needs `stream: true`"));
+            return Err(ApiError::invalid(
+                "stream_options",
+                "`stream_options` needs `stream: true`",
+            ));
         }
         Ok(())
     }
@@ -170,7 +173,8 @@ impl OpenAiRequest {
         if let (Some(old), Some(new)) = (self.max_tokens, self.max_completion_tokens)
             && old != new
         {
-            let message = format!("`max_tokens` is {old} and `max_completion_tokens` is {new}; give one");
+            let message =
+                format!("`max_tokens` is {old} and `max_completion_tokens` is {new}; give one");
             return Err(ApiError::invalid("max_completion_tokens", message));
         }
         let newer = checks::max_new_tokens("max_completion_tokens", self.max_completion_tokens)?;
@@ -188,8 +192,16 @@ impl OpenAiRequest {
             min_p: checks::MIN_P.check("min_p", self.min_p, 0.0)?,
             typical_p: checks::SHARE.check("typical_p", self.typical_p, 1.0)?,
             repetition_penalty: checks::repetition_penalty(self.repetition_penalty)?,
-            presence_penalty: checks::PENALTY.check("presence_penalty", self.presence_penalty, 0.0)?,
-            count_penalty: checks::PENALTY.check("frequency_penalty", self.frequency_penalty, 0.0)?,
+            presence_penalty: checks::PENALTY.check(
+                "presence_penalty",
+                self.presence_penalty,
+                0.0,
+            )?,
+            count_penalty: checks::PENALTY.check(
+                "frequency_penalty",
+                self.frequency_penalty,
+                0.0,
+            )?,
             seed: self.checked_seed()?,
             ..Sampling::default()
         })
@@ -200,15 +212,24 @@ impl OpenAiRequest {
         match self.top_k.unwrap_or(0) {
             -1 => Ok(0),
             top_k if top_k >= 0 => Ok(checks::tokens(top_k.unsigned_abs())),
-            top_k => Err(ApiError::invalid("top_k", format!("`top_k` is {top_k}; it must be above 0, or 0 or -1 for off"))),
+            top_k => Err(ApiError::invalid(
+                "top_k",
+                format!("`top_k` is {top_k}; it must be above 0, or 0 or -1 for off"),
+            )),
         }
     }
 
     /// A negative seed is the same 64 bits.
     fn checked_seed(&self) -> Result<u64, ApiError> {
-        let Some(seed) = &self.seed else { return Ok(rand::random()) };
-        let bits = seed.as_u64().or_else(|| seed.as_i64().map(i64::cast_unsigned));
-        bits.ok_or_else(|| ApiError::new(Cause::Shape, format!("seed: {seed} is no 64-bit integer")))
+        let Some(seed) = &self.seed else {
+            return Ok(rand::random());
+        };
+        let bits = seed
+            .as_u64()
+            .or_else(|| seed.as_i64().map(i64::cast_unsigned));
+        bits.ok_or_else(|| {
+            ApiError::new(Cause::Shape, format!("seed: {seed} is no 64-bit integer"))
+        })
     }
 }
 
@@ -219,7 +240,8 @@ mod tests {
     #[test]
     fn every_known_name_is_read() {
         for name in RULES.known {
-            let request: OpenAiRequest = serde_json::from_value(serde_json::json!({*name: null})).unwrap();
+            let request: OpenAiRequest =
+                serde_json::from_value(serde_json::json!({*name: null})).unwrap();
             assert!(request.extra.is_empty(), "{name} is listed and not read");
         }
     }

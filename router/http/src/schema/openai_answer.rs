@@ -1,19 +1,15 @@
-//! Answers and events of the OpenAI routes.
+//! Answers of the OpenAI routes, and the objects that their events share.
 
 use std::time::SystemTime;
 
-use bytes::{BufMut, BytesMut};
 use ribbon_core::{FinishReason, Token};
 use ribbon_text::Tokenizer;
 use serde::Serialize;
 
 use crate::{
-    collect::Collected,
-    error::ApiError,
-    running::{Running, Step},
-    schema::openai::UsageReport,
+    collect::{Collected, TokenText},
+    running::Running,
     settings::HttpSettings,
-    sse::{EventWriter, event},
 };
 
 /// Chat or plain completions: the same answers under different names.
@@ -35,18 +31,27 @@ pub(crate) struct Head {
 
 impl Head {
     /// A new id; `model` is echoed unless it is `tgi`.
-    pub(crate) fn new(kind: Kind, is_stream: bool, model: Option<&str>, settings: &HttpSettings) -> Self {
+    pub(crate) fn new(
+        kind: Kind,
+        is_stream: bool,
+        model: Option<&str>,
+        settings: &HttpSettings,
+    ) -> Self {
         let (prefix, object) = match (kind, is_stream) {
             (Kind::Chat, false) => ("chatcmpl", "chat.completion"),
             (Kind::Chat, true) => ("chatcmpl", "chat.completion.chunk"),
             (Kind::Completion, _) => ("cmpl", "text_completion"),
         };
-        let model = model.filter(|name| *name != "tgi").unwrap_or(&settings.model_id);
+        let model = model
+            .filter(|name| *name != "tgi")
+            .unwrap_or(&settings.model_id);
         let label = settings.docker_label.as_deref().unwrap_or("native");
         Self {
             id: format!("{prefix}-{}", uuid::Uuid::new_v4().simple()),
             object,
-            created: SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
+            created: SystemTime::UNIX_EPOCH
+                .elapsed()
+                .map_or(0, |since| since.as_secs()),
             model: model.to_owned(),
             system_fingerprint: format!("{}-{label}", env!("CARGO_PKG_VERSION")),
         }
@@ -54,15 +59,20 @@ impl Head {
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
-struct Usage {
+#[expect(clippy::struct_field_names, reason = "OpenAI's names")]
+pub(super) struct Usage {
     prompt_tokens: u32,
     completion_tokens: u32,
     total_tokens: u32,
 }
 
 impl Usage {
-    fn of<'a>(sequences: impl IntoIterator<Item = &'a Running>) -> Self {
-        let zero = Self { prompt_tokens: 0, completion_tokens: 0, total_tokens: 0 };
+    pub(super) fn of<'a>(sequences: impl IntoIterator<Item = &'a Running>) -> Self {
+        let zero = Self {
+            prompt_tokens: 0,
+            completion_tokens: 0,
+            total_tokens: 0,
+        };
         sequences.into_iter().fold(zero, |sum, sequence| Self {
             prompt_tokens: sum.prompt_tokens + sequence.prompt_tokens,
             completion_tokens: sum.completion_tokens + sequence.generated_tokens,
@@ -72,12 +82,12 @@ impl Usage {
 }
 
 #[derive(Debug, Serialize)]
-struct Logprobs {
-    content: Vec<TokenLogprob>,
+pub(super) struct Logprobs {
+    pub(super) content: Vec<TokenLogprob>,
 }
 
 #[derive(Debug, Serialize)]
-struct TokenLogprob {
+pub(super) struct TokenLogprob {
     token: String,
     logprob: f32,
     bytes: Option<Vec<u8>>,
@@ -92,9 +102,13 @@ struct TopLogprob {
 }
 
 impl TokenLogprob {
-    fn new(tokenizer: &Tokenizer, token: &Token) -> Self {
+    pub(super) fn new(tokenizer: &Tokenizer, token: &Token) -> Self {
         let bytes = |id| tokenizer.bytes_of(id).map(<[u8]>::to_vec);
-        let top = |&(id, logprob): &(u32, f32)| TopLogprob { token: tokenizer.text_of(id), logprob, bytes: bytes(id) };
+        let top = |&(id, logprob): &(u32, f32)| TopLogprob {
+            token: tokenizer.text_of(id),
+            logprob,
+            bytes: bytes(id),
+        };
         Self {
             token: tokenizer.text_of(token.id),
             logprob: token.logprob,
@@ -105,39 +119,39 @@ impl TokenLogprob {
 }
 
 #[derive(Debug, Serialize)]
-struct Message<'a> {
+pub(super) struct Message<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
-    role: Option<&'static str>,
-    content: &'a str,
+    pub(super) role: Option<&'static str>,
+    pub(super) content: &'a str,
 }
 
 /// The part of a choice that differs: chat says it in a message (or delta), completions in `text`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Said<'a> {
+pub(super) enum Said<'a> {
     Message(Message<'a>),
     Delta(Message<'a>),
     Text(&'a str),
 }
 
 #[derive(Debug, Serialize)]
-struct Choice<'a> {
-    index: usize,
+pub(super) struct Choice<'a> {
+    pub(super) index: usize,
     #[serde(flatten)]
-    said: Said<'a>,
-    logprobs: Option<Logprobs>,
-    finish_reason: Option<&'static str>,
+    pub(super) said: Said<'a>,
+    pub(super) logprobs: Option<Logprobs>,
+    pub(super) finish_reason: Option<&'static str>,
 }
 
 #[derive(Debug, Serialize)]
-struct Object<'a> {
+pub(super) struct Object<'a> {
     #[serde(flatten)]
-    head: &'a Head,
-    choices: &'a [Choice<'a>],
-    usage: Option<Usage>,
+    pub(super) head: &'a Head,
+    pub(super) choices: &'a [Choice<'a>],
+    pub(super) usage: Option<Usage>,
 }
 
-fn spelled(finish: FinishReason) -> &'static str {
+pub(super) fn spelled(finish: FinishReason) -> &'static str {
     match finish {
         FinishReason::Length => "length",
         FinishReason::EosToken | FinishReason::StopSequence => "stop",
@@ -145,86 +159,50 @@ fn spelled(finish: FinishReason) -> &'static str {
 }
 
 /// The body of a complete answer, choices in the order of their prompts.
-pub(crate) fn body(head: &Head, kind: Kind, with_logprobs: bool, collected: &[Collected]) -> Vec<u8> {
+pub(crate) fn body(
+    head: &Head,
+    kind: Kind,
+    with_logprobs: bool,
+    collected: &[Collected],
+) -> Vec<u8> {
     let choice = |(index, collected): (usize, &'_ Collected)| {
-        let logprob = |t: &crate::collect::TokenText| TokenLogprob::new(&collected.running.tokenizer, &t.token);
-        (index, with_logprobs.then(|| Logprobs { content: collected.tokens.iter().map(logprob).collect() }))
+        let logprob = |t: &TokenText| TokenLogprob::new(&collected.running.tokenizer, &t.token);
+        (
+            index,
+            with_logprobs.then(|| Logprobs {
+                content: collected.tokens.iter().map(logprob).collect(),
+            }),
+        )
     };
     let logprobs = collected.iter().enumerate().map(choice);
-    let choices: Vec<Choice<'_>> = logprobs.zip(collected).map(|((index, logprobs), collected)| Choice {
-        index,
-        said: match kind {
-            Kind::Chat => Said::Message(Message { role: Some("assistant"), content: &collected.text }),
-            Kind::Completion => Said::Text(&collected.text),
-        },
-        logprobs,
-        finish_reason: Some(spelled(collected.finish)),
-    }).collect();
-    let usage = Some(Usage::of(collected.iter().map(|collected| &collected.running)));
+    let choices: Vec<Choice<'_>> = logprobs
+        .zip(collected)
+        .map(|((index, logprobs), collected)| Choice {
+            index,
+            said: match kind {
+                Kind::Chat => Said::Message(Message {
+                    role: Some("assistant"),
+                    content: &collected.text,
+                }),
+                Kind::Completion => Said::Text(&collected.text),
+            },
+            logprobs,
+            finish_reason: Some(spelled(collected.finish)),
+        })
+        .collect();
+    let usage = Some(Usage::of(
+        collected.iter().map(|collected| &collected.running),
+    ));
     let mut bytes = Vec::with_capacity(512);
     // Writing plain structs to memory does not fail; an empty body would show it if it did.
-    serde_json::to_writer(&mut bytes, &Object { head, choices: &choices, usage }).unwrap_or_default();
+    serde_json::to_writer(
+        &mut bytes,
+        &Object {
+            head,
+            choices: &choices,
+            usage,
+        },
+    )
+    .unwrap_or_default();
     bytes
-}
-
-/// Writes an OpenAI stream.
-pub(crate) struct OpenAiWriter {
-    head: Head,
-    kind: Kind,
-    usage: UsageReport,
-    with_logprobs: bool,
-    has_begun: bool,
-}
-
-impl OpenAiWriter {
-    pub(crate) fn new(head: Head, kind: Kind, usage: UsageReport, with_logprobs: bool) -> Self {
-        Self { head, kind, usage, with_logprobs, has_begun: false }
-    }
-
-    fn said<'a>(&self, text: &'a str) -> Said<'a> {
-        match self.kind {
-            Kind::Chat => Said::Delta(Message { role: (!self.has_begun).then_some("assistant"), content: text }),
-            Kind::Completion => Said::Text(text),
-        }
-    }
-
-    fn usage(&self, sequence: &Running, is_last: bool) -> Option<Usage> {
-        let shown = match self.usage {
-            UsageReport::Always => true,
-            UsageReport::Default => is_last && self.kind == Kind::Completion,
-            UsageReport::AtEnd => false,
-        };
-        shown.then(|| Usage::of([sequence]))
-    }
-}
-
-impl EventWriter for OpenAiWriter {
-    fn step(&mut self, index: usize, sequence: &Running, step: &Step, out: &mut BytesMut) {
-        let says_something = !sequence.piece().is_empty() || step.finish.is_some() || self.with_logprobs;
-        if self.has_begun && !says_something {
-            return;
-        }
-        let logprob = || Logprobs { content: vec![TokenLogprob::new(&sequence.tokenizer, &step.token)] };
-        let choice = Choice {
-            index,
-            said: self.said(sequence.piece()),
-            logprobs: self.with_logprobs.then(logprob),
-            finish_reason: step.finish.map(spelled),
-        };
-        let usage = self.usage(sequence, step.finish.is_some());
-        event(out, &Object { head: &self.head, choices: &[choice], usage });
-        self.has_begun = true;
-    }
-
-    fn end(&mut self, sequences: &[Running], out: &mut BytesMut) {
-        if self.usage != UsageReport::Default {
-            event(out, &Object { head: &self.head, choices: &[], usage: Some(Usage::of(sequences)) });
-        }
-        out.put_slice(b"data: [DONE]\n\n");
-    }
-
-    fn error(&mut self, error: &ApiError, out: &mut BytesMut) {
-        event(out, &error.openai_body());
-        out.put_slice(b"data: [DONE]\n\n");
-    }
 }

@@ -18,7 +18,9 @@ pub(crate) fn bundled() -> Arc<Tokenizer> {
 
 /// SentencePiece's shape: word joiners, and bytes for what has no token.
 fn byte_fallback() -> Arc<Tokenizer> {
-    let mut vocab: Vec<String> = (0..=255_u8).map(|byte| format!("\"<0x{byte:02X}>\": {byte}")).collect();
+    let mut vocab: Vec<String> = (0..=255_u8)
+        .map(|byte| format!("\"<0x{byte:02X}>\": {byte}"))
+        .collect();
     vocab.extend(["\"▁\": 256", "\"▁a\": 257", "\"b\": 258", "\"▁cd\": 259"].map(str::to_owned));
     let json = format!(
         r#"{{"version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null, "post_processor": null,
@@ -89,7 +91,9 @@ fn endless_broken_bytes_cost_no_more_each() {
     let mut out = String::new();
     for _ in 0..1000 {
         detokenizer.push(0xFF, &mut out);
-        let State::Window(window) = &detokenizer.state else { panic!("not a window") };
+        let State::Window(window) = &detokenizer.state else {
+            panic!("not a window")
+        };
         assert!(window.ids.len() <= 2 * MAX_PENDING_TOKENS);
     }
     assert!(out.chars().count() >= 990);

@@ -1,0 +1,189 @@
+//! A failed request: its cause, its words, and the two shapes it takes. What each cause means is in [`crate::error`].
+
+use std::{borrow::Cow, time::Duration};
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, Response, StatusCode, header},
+    response::IntoResponse,
+};
+use ribbon_core::{Refusal, StreamError};
+use ribbon_text::{EncodeError, TemplateError};
+use serde_json::{Value, json};
+
+use crate::error::Cause;
+
+/// A failed request, before it has taken a shape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiError {
+    /// Why.
+    pub cause: Cause,
+    /// What, value, limit, what to do; without the table's prefix.
+    pub message: String,
+    /// The parameter at fault.
+    pub param: Option<Cow<'static, str>>,
+    retry_after: Option<Duration>,
+}
+
+impl ApiError {
+    /// An error of this cause.
+    pub fn new(cause: Cause, message: impl Into<String>) -> Self {
+        Self {
+            cause,
+            message: message.into(),
+            param: None,
+            retry_after: None,
+        }
+    }
+
+    /// A parameter with a value it may not have.
+    pub fn invalid(param: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        Self {
+            param: Some(param.into()),
+            ..Self::new(Cause::Validation, message)
+        }
+    }
+
+    /// A body without the request's shape; `path` is where.
+    pub(crate) fn shape(path: Option<String>, message: String) -> Self {
+        Self {
+            param: path.map(Cow::Owned),
+            ..Self::new(Cause::Shape, message)
+        }
+    }
+
+    pub(crate) fn retry_after(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+
+    fn text(&self) -> String {
+        format!("{}{}", self.cause.row().prefix, self.message)
+    }
+
+    /// The native object, for bodies and events.
+    pub fn native_body(&self) -> Value {
+        json!({"error": self.text(), "error_type": self.cause.row().error_type.unwrap_or("validation")})
+    }
+
+    /// OpenAI's object, for bodies and events.
+    pub fn openai_body(&self) -> Value {
+        let row = self.cause.row();
+        json!({"error": {"message": self.text(), "type": row.openai_type, "param": self.param, "code": row.openai_code}})
+    }
+
+    fn native_response(&self) -> Response<Body> {
+        let row = self.cause.row();
+        match row.error_type {
+            Some(_) => self.respond(
+                row.native,
+                "application/json",
+                self.native_body().to_string(),
+            ),
+            None => self.respond(row.native, "text/plain; charset=utf-8", self.text()),
+        }
+    }
+
+    fn openai_response(&self) -> Response<Body> {
+        self.respond(
+            self.cause.row().openai,
+            "application/json",
+            self.openai_body().to_string(),
+        )
+    }
+
+    fn respond(
+        &self,
+        status: StatusCode,
+        content_type: &'static str,
+        body: String,
+    ) -> Response<Body> {
+        let mut response = (status, [(header::CONTENT_TYPE, content_type)], body).into_response();
+        if let Some(seconds) = self.retry_seconds() {
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response.extensions_mut().insert(self.clone());
+        response
+    }
+
+    /// Whole seconds, at least 1.
+    fn retry_seconds(&self) -> Option<u64> {
+        let hint = self.cause.row().retry_after?;
+        Some(
+            self.retry_after
+                .map_or(hint, |after| after.as_secs_f64().ceil().max(1.0) as u64),
+        )
+    }
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        let (cause, retry_after) = match &refusal {
+            Refusal::Overloaded { retry_after, .. } => (Cause::Overloaded, Some(*retry_after)),
+            Refusal::NotReady { retry_after } => (Cause::NotReady, Some(*retry_after)),
+            Refusal::NeverFits { .. } => (Cause::Validation, None),
+            Refusal::ShuttingDown => (Cause::ShuttingDown, None),
+        };
+        Self {
+            retry_after,
+            ..Self::new(cause, refusal.to_string())
+        }
+    }
+}
+
+impl From<StreamError> for ApiError {
+    fn from(error: StreamError) -> Self {
+        let cause = match &error {
+            StreamError::Generation(_) => Cause::Generation,
+            StreamError::RecoveryTimeout(_) => Cause::RecoveryTimeout,
+            StreamError::ShuttingDown => Cause::ShuttingDown,
+        };
+        Self::new(cause, error.to_string())
+    }
+}
+
+impl From<TemplateError> for ApiError {
+    fn from(error: TemplateError) -> Self {
+        Self::new(Cause::Template, error.to_string())
+    }
+}
+
+impl From<EncodeError> for ApiError {
+    fn from(error: EncodeError) -> Self {
+        Self::new(Cause::Validation, error.to_string())
+    }
+}
+
+/// An error on a native route: plain text, or `{error, error_type}`.
+#[derive(Debug)]
+pub struct NativeError(pub ApiError);
+
+/// An error on an OpenAI route: `{"error": {message, type, param, code}}`.
+#[derive(Debug)]
+pub struct OpenAiError(pub ApiError);
+
+impl<E: Into<ApiError>> From<E> for NativeError {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+impl<E: Into<ApiError>> From<E> for OpenAiError {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+impl IntoResponse for NativeError {
+    fn into_response(self) -> Response<Body> {
+        self.0.native_response()
+    }
+}
+
+impl IntoResponse for OpenAiError {
+    fn into_response(self) -> Response<Body> {
+        self.0.openai_response()
+    }
+}

@@ -1,0 +1,166 @@
+//! An engine that says what a script says, and remembers what it was asked.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::stream;
+use ribbon_core::{
+    Engine, EngineLoad, EngineState, FinishReason, Limits, Refusal, SequenceRequest,
+    ShardDescription, StreamError, Token, TokenEvent, TokenStream,
+};
+
+/// One thing the script does.
+#[derive(Clone, Debug)]
+pub(crate) enum Item {
+    Token(u32),
+    Pause(Duration),
+    Fail(StreamError),
+    /// The stream ends without a finish reason.
+    Break,
+}
+
+pub(crate) struct FakeEngine {
+    script: Vec<Item>,
+    pub(crate) refusal: Option<Refusal>,
+    pub(crate) state: Mutex<EngineState>,
+    pub(crate) limits: Option<Arc<Limits>>,
+    pub(crate) load: EngineLoad,
+    pub(crate) asked: Mutex<Vec<SequenceRequest>>,
+    /// Streams that are neither complete nor dropped.
+    pub(crate) alive: Arc<AtomicI64>,
+}
+
+impl FakeEngine {
+    pub(crate) fn new(script: Vec<Item>) -> Self {
+        let limits = Limits {
+            max_input_tokens: 200,
+            max_total_tokens: 256,
+            max_batch_prefill_tokens: 512,
+            max_batch_total_tokens: 8192,
+            max_concurrent_sequences: 8,
+            vocab_size: 2048,
+        };
+        Self {
+            script,
+            refusal: None,
+            state: Mutex::new(EngineState::Ready),
+            limits: Some(Arc::new(limits)),
+            load: EngineLoad::default(),
+            asked: Mutex::default(),
+            alive: Arc::default(),
+        }
+    }
+
+    /// The last request.
+    pub(crate) fn last(&self) -> SequenceRequest {
+        self.asked.lock().unwrap().last().unwrap().clone()
+    }
+
+    pub(crate) fn alive(&self) -> i64 {
+        self.alive.load(Ordering::SeqCst)
+    }
+}
+
+struct Playing {
+    items: VecDeque<Item>,
+    request: SequenceRequest,
+    generated: u32,
+    alive: Arc<AtomicI64>,
+}
+
+impl Drop for Playing {
+    fn drop(&mut self) {
+        self.alive.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Playing {
+    fn token(&mut self, id: u32) -> TokenEvent {
+        self.generated += 1;
+        let is_stop = self.request.stop_token_ids.contains(&id);
+        let is_last = self.generated == self.request.max_new_tokens;
+        let top = (0..self.request.sampling.top_tokens)
+            .map(|i| (id + i, -0.5 - i as f32))
+            .collect();
+        TokenEvent {
+            token: Token {
+                id,
+                logprob: -0.25 * self.generated as f32,
+                top,
+            },
+            finish: if is_stop {
+                Some(FinishReason::EosToken)
+            } else {
+                is_last.then_some(FinishReason::Length)
+            },
+            queued: Duration::from_millis(3),
+        }
+    }
+}
+
+impl Engine for FakeEngine {
+    fn submit(&self, request: SequenceRequest) -> Result<TokenStream, Refusal> {
+        if let Some(refusal) = &self.refusal {
+            return Err(refusal.clone());
+        }
+        self.asked.lock().unwrap().push(request.clone());
+        self.alive.fetch_add(1, Ordering::SeqCst);
+        let playing = Playing {
+            items: self.script.clone().into(),
+            request,
+            generated: 0,
+            alive: self.alive.clone(),
+        };
+        Ok(Box::pin(stream::unfold(Some(playing), async |playing| {
+            let mut playing = playing?;
+            loop {
+                match playing.items.pop_front() {
+                    None | Some(Item::Break) => return None,
+                    Some(Item::Pause(duration)) => tokio::time::sleep(duration).await,
+                    Some(Item::Fail(error)) => return Some((Err(error), None)),
+                    Some(Item::Token(id)) => {
+                        let event = playing.token(id);
+                        let rest = event.finish.is_none().then_some(playing);
+                        return Some((Ok(event), rest));
+                    }
+                }
+            }
+        })))
+    }
+
+    fn limits(&self) -> Option<Arc<Limits>> {
+        self.limits.clone()
+    }
+
+    fn description(&self) -> Option<Arc<ShardDescription>> {
+        self.limits.as_ref().map(|limits| {
+            Arc::new(ShardDescription {
+                architecture: "Fake".to_owned(),
+                dtype: "float32".to_owned(),
+                device: "cpu".to_owned(),
+                vocab_size: limits.vocab_size,
+                max_positions: 4096,
+                eos_token_ids: vec![super::EOS],
+                kv_groups: Vec::new(),
+                max_batch_prefill_tokens: 512,
+                max_total_tokens: limits.max_total_tokens,
+                slowest_step: Duration::from_millis(1),
+                revision: None,
+            })
+        })
+    }
+
+    fn state(&self) -> EngineState {
+        *self.state.lock().unwrap()
+    }
+
+    fn load(&self) -> EngineLoad {
+        self.load
+    }
+}

@@ -1,0 +1,144 @@
+//! Fields that are not read: refused by name, unless they ask for nothing.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+/// Every parameter of a route that is not built yet, with a value that asks for something.
+/// A field's name and a value for it.
+type Field = (&'static str, fn() -> Value);
+
+const NATIVE: [Field; 6] = [
+    ("watermark", || json!(true)),
+    ("decoder_input_details", || json!(true)),
+    ("grammar", || json!({"type": "regex", "value": "a"})),
+    ("adapter_id", || json!("mine")),
+    ("best_of", || json!(2)),
+    ("presence_penalty", || json!(1.0)),
+];
+
+const OPENAI: [Field; 14] = [
+    ("n", || json!(2)),
+    ("best_of", || json!(2)),
+    ("logit_bias", || json!({"5": 1})),
+    (
+        "tools",
+        || json!([{"type": "function", "function": {"name": "f"}}]),
+    ),
+    ("tool_choice", || json!("required")),
+    ("response_format", || json!({"type": "json_object"})),
+    ("echo", || json!(true)),
+    ("suffix", || json!("x")),
+    ("functions", || json!([{"name": "f"}])),
+    ("chat_template_kwargs", || json!({"a": 1})),
+    ("guided_json", || json!({})),
+    ("reasoning_effort", || json!("low")),
+    ("use_beam_search", || json!(true)),
+    ("top_logprobs", || json!(1)),
+];
+
+#[tokio::test]
+async fn what_is_not_built_is_refused_by_name() {
+    let server = Server::saying(ended("a"));
+    for (name, value) in NATIVE {
+        let answer = server
+            .post(
+                "/generate",
+                &json!({"inputs": "Hi", "parameters": {name: value()}}),
+            )
+            .await;
+        assert_eq!(
+            (answer.status.as_u16(), &answer.json()["error_type"]),
+            (422, &json!("validation")),
+            "{name}"
+        );
+        assert!(
+            answer.json()["error"]
+                .as_str()
+                .unwrap()
+                .contains(&format!("`{name}`")),
+            "{}",
+            answer.text
+        );
+    }
+    for (name, value) in OPENAI {
+        let answer = server
+            .post("/v1/completions", &json!({"prompt": "Hi", name: value()}))
+            .await;
+        let error = &answer.json()["error"];
+        assert_eq!(
+            (answer.status.as_u16(), &error["param"]),
+            (400, &json!(name)),
+            "{}",
+            answer.text
+        );
+    }
+    let logprobs = server
+        .post("/v1/completions", &json!({"prompt": "Hi", "logprobs": 3}))
+        .await;
+    assert_eq!(logprobs.json()["error"]["param"], "logprobs");
+    assert!(server.engine.asked.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn null_asks_for_nothing() {
+    let server = Server::saying(ended("a"));
+    for (name, _) in NATIVE {
+        let answer = server
+            .post(
+                "/generate",
+                &json!({"inputs": "Hi", "parameters": {name: null}}),
+            )
+            .await;
+        assert_eq!(answer.status, StatusCode::OK, "{name}: {}", answer.text);
+    }
+    for (name, _) in OPENAI {
+        let answer = server
+            .post("/v1/completions", &json!({"prompt": "Hi", name: null}))
+            .await;
+        assert_eq!(answer.status, StatusCode::OK, "{name}: {}", answer.text);
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_field_is_refused_with_the_nearest_name() {
+    let server = Server::saying(ended("a"));
+    let answer = server
+        .post(
+            "/generate",
+            &json!({"inputs": "Hi", "parameters": {"max_tokens": 3}}),
+        )
+        .await;
+    assert_eq!(answer.status.as_u16(), 422);
+    let answer = server
+        .post(
+            "/generate",
+            &json!({"inputs": "Hi", "parameters": {"temprature": 3}}),
+        )
+        .await;
+    assert_eq!(
+        answer.json()["error"],
+        "Input validation error: `temprature` is no parameter of this route; did you mean `temperature`?"
+    );
+    let answer = server
+        .post(
+            "/v1/completions",
+            &json!({"prompt": "Hi", "max_completion_token": 3}),
+        )
+        .await;
+    assert!(
+        answer.json()["error"]["message"]
+            .as_str()
+            .unwrap()
+            .ends_with("did you mean `max_completion_tokens`?")
+    );
+    let answer = server
+        .post("/generate", &json!({"inputs": "Hi", "paramters": {}}))
+        .await;
+    assert!(
+        answer.json()["error"]
+            .as_str()
+            .unwrap()
+            .ends_with("did you mean `parameters`?")
+    );
+}

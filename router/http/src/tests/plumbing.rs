@@ -1,0 +1,136 @@
+//! Unknown paths and methods, scrapes, and bodies at the limit.
+
+use axum::http::{Method, StatusCode};
+use serde_json::json;
+
+use super::*;
+
+async fn call(server: &Server, method: Method, path: &str) -> Answer {
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .body(Body::empty())
+        .unwrap();
+    Answer::read(server.call(request).await).await
+}
+
+#[tokio::test]
+async fn unknown_paths_and_methods_are_json_under_v1_only() {
+    let server = Server::saying(Vec::new());
+    for (method, path, status) in [
+        (Method::GET, "/v1/nothing", 404),
+        (Method::POST, "/v1/embeddings", 404),
+        (Method::GET, "/v1/completions", 405),
+    ] {
+        let answer = call(&server, method, path).await;
+        assert_eq!(answer.status.as_u16(), status);
+        assert_eq!(
+            answer.json()["error"]["type"],
+            "invalid_request_error",
+            "{path}"
+        );
+    }
+    for (method, path, status) in [
+        (Method::GET, "/nothing", 404),
+        (Method::GET, "/generate", 405),
+        (Method::PUT, "/", 405),
+    ] {
+        let answer = call(&server, method, path).await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.text.as_str()),
+            (status, ""),
+            "{path}"
+        );
+    }
+    assert_eq!(
+        call(&server, Method::GET, "/generate")
+            .await
+            .header("allow"),
+        "POST"
+    );
+    assert_eq!(
+        call(&server, Method::GET, "/v1/completions")
+            .await
+            .header("allow"),
+        "POST"
+    );
+}
+
+#[tokio::test]
+async fn metrics_answer_get_and_head_and_every_name_is_described() {
+    let server = Server::saying(ended("a"));
+    server.post("/generate", &json!({"inputs": "Hi"})).await;
+    let answer = server.get("/metrics").await;
+    assert!(answer.header("content-type").starts_with("text/plain"));
+    let head = call(&server, Method::HEAD, "/metrics").await;
+    assert_eq!((head.status, head.text.as_str()), (StatusCode::OK, ""));
+    let described: Vec<&str> = answer
+        .text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# HELP ")?.split(' ').next())
+        .collect();
+    for line in answer
+        .text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "))
+    {
+        let (name, kind) = line.split_once(' ').unwrap();
+        assert!(described.contains(&name), "{name} has no HELP");
+        assert!(
+            kind == "counter" || kind == "histogram",
+            "{name} is a {kind}"
+        );
+    }
+    assert!(
+        answer
+            .text
+            .contains("tgi_request_duration_bucket{le=\"0.00015000000000000001\"}"),
+        "{}",
+        answer.text
+    );
+    assert!(answer.text.lines().count() < 1200);
+}
+
+#[tokio::test]
+async fn a_body_may_be_as_large_as_the_limit() {
+    let settings = HttpSettings {
+        payload_limit: 64,
+        ..HttpSettings::new("demo")
+    };
+    let server = Server::with(FakeEngine::new(ended("a")), settings);
+    let body = |length: usize| format!("{:length$}", json!({"inputs": "Hi"}).to_string());
+    assert_eq!(
+        server.call(post("/generate", body(64))).await.status(),
+        StatusCode::OK
+    );
+    assert_eq!(
+        server.call(post("/generate", body(65))).await.status(),
+        StatusCode::PAYLOAD_TOO_LARGE
+    );
+    let chunks = futures_util::stream::iter([Ok::<_, std::io::Error>(body(65))]);
+    let undeclared = server
+        .call(post("/generate", Body::from_stream(chunks)))
+        .await;
+    assert_eq!(undeclared.status(), StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+#[tokio::test]
+async fn a_trace_context_goes_on_to_the_engine() {
+    let server = Server::saying(ended("a"));
+    let context = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    for (sent, passed) in [
+        (context, Some(context)),
+        ("00-xyz", None),
+        (
+            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            None,
+        ),
+    ] {
+        let mut request = post("/generate", json!({"inputs": "Hi"}).to_string());
+        request
+            .headers_mut()
+            .insert("traceparent", sent.parse().unwrap());
+        server.call(request).await;
+        assert_eq!(server.engine.last().traceparent.as_deref(), passed);
+    }
+}

@@ -1,0 +1,168 @@
+//! When a stream's headers go out, and what becomes of an error before and after.
+
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use ribbon_core::{Refusal, StreamError};
+use serde_json::json;
+
+use super::*;
+
+const ROUTES: [(&str, fn() -> Value); 3] = [
+    ("/generate_stream", || json!({"inputs": "Hi"})),
+    (
+        "/v1/chat/completions",
+        || json!({"messages": [{"role": "user", "content": "Hi"}], "stream": true}),
+    ),
+    (
+        "/v1/completions",
+        || json!({"prompt": "Hi", "stream": true}),
+    ),
+];
+
+fn failure() -> Item {
+    Item::Fail(StreamError::Generation("the shard died 3 times".to_owned()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_before_the_first_token_has_its_real_status() {
+    let server = Server::saying(vec![failure()]);
+    for (path, body) in ROUTES {
+        let answer = server.post(path, &body()).await;
+        let is_native = path == "/generate_stream";
+        assert_eq!(answer.status.as_u16(), if is_native { 424 } else { 500 });
+        assert_eq!(answer.header("content-type"), "application/json");
+        let kind = if is_native {
+            answer.json()["error_type"].clone()
+        } else {
+            answer.json()["error"]["type"].clone()
+        };
+        assert_eq!(
+            kind,
+            if is_native {
+                "generation"
+            } else {
+                "server_error"
+            }
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_after_the_first_token_is_the_last_event() {
+    let mut script = tokens("a");
+    script.extend([Item::Pause(Duration::from_secs(1)), failure()]);
+    let server = Server::saying(script);
+    for (path, body) in ROUTES {
+        let answer = server.post(path, &body()).await;
+        assert_eq!(answer.status, StatusCode::OK);
+        let error = answer.json_events().last().unwrap().clone();
+        if path == "/generate_stream" {
+            assert_eq!(error["error_type"], "generation");
+            assert!(!answer.text.contains("[DONE]"));
+        } else {
+            assert_eq!(error["error"]["code"], "generation");
+            assert_eq!(answer.events().last(), Some(&"[DONE]"));
+        }
+    }
+    assert_eq!(server.sample("tgi_request_failure{err=\"generation\"}"), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn headers_wait_for_the_first_token_but_not_longer_than_the_keep_alive() {
+    let mut script = vec![Item::Pause(Duration::from_secs(40))];
+    script.extend(ended("a"));
+    let server = Server::saying(script);
+    let before = tokio::time::Instant::now();
+    let response = server
+        .call(post(
+            "/generate_stream",
+            json!({"inputs": "Hi"}).to_string(),
+        ))
+        .await;
+    assert_eq!(before.elapsed().as_secs(), 15);
+    let answer = Answer::read(response).await;
+    assert_eq!(before.elapsed().as_secs(), 40);
+    assert!(
+        answer.text.starts_with(":\n\n:\n\ndata: "),
+        "{}",
+        answer.text
+    );
+    assert_eq!(answer.text.matches(":\n\n").count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn comments_come_only_in_silence() {
+    let mut script = Vec::new();
+    for _ in 0..5 {
+        script.extend(tokens("a"));
+        script.push(Item::Pause(Duration::from_secs(10)));
+    }
+    script.push(Item::Pause(Duration::from_secs(10)));
+    script.extend(ended("a"));
+    let answer = Server::saying(script)
+        .post("/generate_stream", &json!({"inputs": "Hi"}))
+        .await;
+    assert_eq!(answer.text.matches(":\n\n").count(), 1, "{}", answer.text);
+    assert!(answer.text.find(":\n\n").unwrap() > answer.text.find("\"index\":5").unwrap());
+}
+
+#[tokio::test]
+async fn tokens_that_end_too_early_are_an_error() {
+    let server = Server::saying(vec![Item::Token(9), Item::Break]);
+    let stream = server
+        .post("/generate_stream", &json!({"inputs": "Hi"}))
+        .await;
+    assert_eq!(
+        stream.json_events().last().unwrap()["error_type"],
+        "incomplete_generation_stream"
+    );
+    let answer = server.post("/generate", &json!({"inputs": "Hi"})).await;
+    assert_eq!(
+        (answer.status.as_u16(), &answer.json()["error_type"]),
+        (500, &json!("incomplete_generation"))
+    );
+}
+
+#[tokio::test]
+async fn a_full_house_says_when_to_come_back() {
+    let mut engine = FakeEngine::new(ended("a"));
+    let retry_after = Duration::from_millis(2300);
+    engine.refusal = Some(Refusal::Overloaded {
+        running: 8,
+        limit: 8,
+        retry_after,
+    });
+    let server = Server::with(engine, HttpSettings::new("demo"));
+    for (path, body) in ROUTES {
+        let answer = server.post(path, &body()).await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.header("retry-after")),
+            (429, "3"),
+            "{}",
+            answer.text
+        );
+    }
+    assert_eq!(server.sample("tgi_request_failure{err=\"overloaded\"}"), 3);
+}
+
+#[tokio::test]
+async fn overload_is_noticed_before_tokenizing() {
+    let mut engine = FakeEngine::new(ended("a"));
+    engine.load = ribbon_core::EngineLoad {
+        running: 100,
+        queued: 28,
+    };
+    let server = Server::with(engine, HttpSettings::new("demo"));
+    let answer = server.post("/generate", &json!({"inputs": "Hi"})).await;
+    assert_eq!(
+        (answer.status.as_u16(), answer.header("retry-after")),
+        (429, "1")
+    );
+    assert!(
+        answer.json()["error"]
+            .as_str()
+            .unwrap()
+            .starts_with("Model is overloaded")
+    );
+}
