@@ -6,6 +6,8 @@ use crate::lanes::Lanes;
 
 /// A stored number that is widened to float32 for computing.
 pub trait Element: Copy + Default + Send + Sync + 'static {
+    /// Its name at run time.
+    const DTYPE: DType;
     /// The exact float32 value.
     fn widen(self) -> f32;
     /// The nearest stored value, ties to even.
@@ -23,6 +25,8 @@ pub trait Element: Copy + Default + Send + Sync + 'static {
 }
 
 impl Element for f32 {
+    const DTYPE: DType = DType::Float32;
+
     #[inline(always)]
     fn widen(self) -> f32 {
         self
@@ -44,6 +48,8 @@ impl Element for f32 {
 }
 
 impl Element for bf16 {
+    const DTYPE: DType = DType::Bfloat16;
+
     #[inline(always)]
     fn widen(self) -> f32 {
         f32::from_bits(u32::from(self.to_bits()) << 16)

@@ -2,9 +2,12 @@
 
 mod pieces;
 mod rows;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 mod units;
 
-use crate::element::Element;
+use crate::element::{DType, Element};
+use crate::features::{self, Level};
 use crate::lanes::dispatch;
 use crate::runs::{Batch, LayerShape, Run};
 use crate::scratch::with_scratch;
@@ -76,6 +79,28 @@ pub fn attention<T: Element>(problem: &Problem<'_, T>) {
 }
 
 fn compute<T: Element>(problem: &Problem<'_, T>, unit: Unit, partials: &Partials) {
+    #[cfg(target_arch = "x86_64")]
+    if let (
+        Unit::Chunk {
+            run,
+            kv_head,
+            first_row,
+            last_row,
+        },
+        Some(problem),
+    ) = (unit, tiled(problem))
+    {
+        let rows = first_row..last_row;
+        let len = tiles::memory_len(&problem.shape, rows.len());
+        let chunk = tiles::Chunk {
+            problem,
+            run: problem.batch.runs[run],
+            kv_head,
+            rows,
+        };
+        // SAFETY: `tiled` saw the instruction set; the batch was checked against the region, so the keys are mapped.
+        return with_scratch(len, |memory| unsafe { chunk.run(memory) });
+    }
     with_scratch(memory_len(&problem.shape, &unit), |memory| {
         dispatch(Piece {
             problem,
@@ -84,4 +109,14 @@ fn compute<T: Element>(problem: &Problem<'_, T>, unit: Unit, partials: &Partials
             memory,
         })
     });
+}
+
+/// The problem as one of bfloat16, if its chunks can be computed with tiles.
+#[cfg(target_arch = "x86_64")]
+fn tiled<'a, 'b, T: Element>(problem: &'a Problem<'b, T>) -> Option<&'a Problem<'b, half::bf16>> {
+    let fits = T::DTYPE == DType::Bfloat16
+        && features::level() == Level::Amx
+        && tiles::fits(&problem.shape, problem.scale);
+    // SAFETY: T is bf16, so both types are the same.
+    fits.then(|| unsafe { &*std::ptr::from_ref(problem).cast() })
 }

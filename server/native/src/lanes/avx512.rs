@@ -30,6 +30,28 @@ pub unsafe fn run_bf16<K: Kernel>(kernel: K) -> K::Output {
     unsafe { kernel.run::<Avx512<true>>() }
 }
 
+impl Avx512<true> {
+    /// Writes pairs (even lane i, odd lane i) as bfloat16: 64 bytes.
+    ///
+    /// # Safety
+    /// The processor has AVX-512 BF16 and BW; 64 bytes may be written.
+    #[inline(always)]
+    pub unsafe fn store_pairs(even: Self, odd: Self, to: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (even, odd): (__m256i, __m256i) = (
+                core::mem::transmute(_mm512_cvtneps_pbh(even.0)),
+                core::mem::transmute(_mm512_cvtneps_pbh(odd.0)),
+            );
+            let high = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(odd));
+            _mm512_storeu_si512(
+                to.cast(),
+                _mm512_or_si512(_mm512_cvtepu16_epi32(even), high),
+            );
+        }
+    }
+}
+
 // SAFETY of every block below: the instruction set and the pointers are the caller's promise (trait `Lanes`).
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl<const DOTS: bool> Lanes for Avx512<DOTS> {

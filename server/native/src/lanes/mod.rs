@@ -10,6 +10,8 @@ mod portable;
 use half::bf16;
 
 use crate::features::{self, Level};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx512::Avx512;
 pub use portable::Portable;
 
 /// Numbers in one value of a `Lanes` type.

@@ -1,0 +1,409 @@
+//! Runs of several tokens with AMX tiles: bfloat16, heads of 32, 64, 96 or 128 numbers. Everything is computed transposed,
+//! keys by query rows, so that a lane is a query row: maxima and sums run over registers, never across one.
+
+use core::arch::x86_64::*;
+use std::f32::consts::LOG2_E;
+use std::ops::Range;
+
+use half::bf16;
+
+use crate::amx::{TILE, Tiles, tile_load, tile_multiply, tile_store, tile_zero};
+use crate::lanes::{Avx512, Lanes};
+use crate::runs::{LayerShape, Run};
+
+use super::{HeadView, Problem};
+
+/// Keys of a block.
+const KEYS: usize = 64;
+/// Numbers of a tile's row.
+const STEP: usize = 32;
+type Vector = Avx512<true>;
+
+/// Whether a layer's heads fit the tiles.
+pub fn fits(shape: &LayerShape, scale: f32) -> bool {
+    shape.head_dim % STEP == 0 && shape.head_dim <= 128 && scale > 0.0
+}
+
+/// Floats of working memory for `rows` query rows.
+pub fn memory_len(shape: &LayerShape, rows: usize) -> usize {
+    let (groups, dim) = (rows.div_ceil(TILE), shape.head_dim);
+    groups * (TILE * dim / 2 + TILE * dim + 3 * TILE) + KEYS * dim + KEYS * TILE + KEYS * TILE / 2
+}
+
+/// Sixteen query rows and what they have gathered.
+struct Group<'a> {
+    /// [dim / 32][16 pairs][16 rows][2]
+    query: &'a mut [f32],
+    /// [dim][16 rows]
+    sums: &'a mut [f32],
+    highest: &'a mut [f32],
+    total: &'a mut [f32],
+    /// Keys each row sees, as float bits of an i32.
+    visible: &'a mut [f32],
+}
+
+/// A block of keys and values, packed for the tiles, and the working memory of one group.
+struct Block<'a> {
+    /// [64 keys][dim] bfloat16
+    keys: &'a mut [f32],
+    /// [2][dim][32 keys] bfloat16
+    values: &'a mut [f32],
+    /// [64 keys][16 rows]
+    scores: &'a mut [f32],
+    /// [2][16 pairs][16 rows][2] bfloat16
+    weights: &'a mut [f32],
+}
+
+/// Some rows of one key head over all keys they see.
+pub struct Chunk<'a> {
+    /// The whole.
+    pub problem: &'a Problem<'a, bf16>,
+    /// The run.
+    pub run: Run,
+    /// The key head.
+    pub kv_head: usize,
+    /// Query rows: tokens × heads of the group.
+    pub rows: Range<usize>,
+}
+
+/// Cuts `len` floats off.
+fn take<'a>(memory: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
+    let (taken, rest) = std::mem::take(memory).split_at_mut(len);
+    *memory = rest;
+    taken
+}
+
+impl Chunk<'_> {
+    /// Computes the rows; `memory` holds `memory_len` floats, aligned to 64 bytes.
+    ///
+    /// # Safety
+    /// The processor has AMX and AVX-512 with bfloat16; the keys are mapped and nobody writes them.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]
+    pub unsafe fn run(&self, mut memory: &mut [f32]) {
+        let dim = self.problem.shape.head_dim;
+        let mut groups: Vec<Group<'_>> = Vec::with_capacity(self.rows.len().div_ceil(TILE));
+        for first in self.rows.clone().step_by(TILE) {
+            let mut part = |len| take(&mut memory, len);
+            let mut group = Group {
+                query: part(TILE * dim / 2),
+                sums: part(TILE * dim),
+                highest: part(TILE),
+                total: part(TILE),
+                visible: part(TILE),
+            };
+            // SAFETY: this function's instruction set.
+            unsafe { self.start(&mut group, first) };
+            groups.push(group);
+        }
+        let mut part = |len| take(&mut memory, len);
+        let mut block = Block {
+            keys: part(KEYS * dim / 2),
+            values: part(KEYS * dim / 2),
+            scores: part(KEYS * TILE),
+            weights: part(KEYS * TILE / 2),
+        };
+        let view = self.problem.head(&self.run, self.kv_head);
+        let last = self.visible(self.rows.end - 1);
+        // SAFETY: tiles exist (the caller's promise).
+        let _tiles = unsafe { Tiles::configure(TILE) };
+        for first in (0..last).step_by(KEYS) {
+            // SAFETY: keys before `last` are mapped (the caller's promise); the rest is this function's instruction set.
+            unsafe {
+                block.pack(view, first, (last - first).min(KEYS), dim);
+                for (index, group) in groups.iter_mut().enumerate() {
+                    let row = self.rows.start + index * TILE;
+                    let seen_by_last = self.visible((row + TILE).min(self.rows.end) - 1);
+                    if first < seen_by_last {
+                        let factor = self.problem.scale * LOG2_E;
+                        group.gather(
+                            &mut block,
+                            (first, first + KEYS > self.visible(row)),
+                            factor,
+                            dim,
+                        );
+                    }
+                }
+            }
+        }
+        for (index, group) in groups.iter().enumerate() {
+            // SAFETY: this function's instruction set.
+            unsafe { self.finish(group, self.rows.start + index * TILE) };
+        }
+    }
+
+    fn visible(&self, row: usize) -> usize {
+        self.run.num_tokens - self.run.num_queries + row / self.problem.shape.group() + 1
+    }
+
+    /// Where row `index` of the group at `first` lies; rows past the end repeat the last.
+    fn start_of(&self, first: usize, index: usize) -> usize {
+        self.problem.row_start(
+            &self.run,
+            self.kv_head,
+            (first + index).min(self.rows.end - 1),
+        )
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]
+    unsafe fn start(&self, group: &mut Group<'_>, first: usize) {
+        let dim = self.problem.shape.head_dim;
+        group.sums.fill(0.0);
+        group.total.fill(0.0);
+        group.highest.fill(f32::NEG_INFINITY);
+        for (index, visible) in group.visible.iter_mut().enumerate() {
+            *visible = f32::from_bits(self.visible((first + index).min(self.rows.end - 1)) as u32);
+        }
+        for step in 0..dim / STEP {
+            let mut rows = [_mm512_setzero_si512(); TILE];
+            for (index, row) in rows.iter_mut().enumerate() {
+                let at = self.start_of(first, index) + step * STEP;
+                // SAFETY: the row holds `dim` numbers from its start.
+                *row = unsafe {
+                    _mm512_loadu_si512(self.problem.query[at..at + STEP].as_ptr().cast())
+                };
+            }
+            for (pair, row) in transpose(rows).into_iter().enumerate() {
+                let to = &mut group.query[(step * TILE + pair) * TILE..][..TILE];
+                // SAFETY: sixteen floats.
+                unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), row) };
+            }
+        }
+    }
+
+    /// Divides by the weights, turns rows the right way and writes them out.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]
+    unsafe fn finish(&self, group: &Group<'_>, first: usize) {
+        let dim = self.problem.shape.head_dim;
+        // SAFETY: all slices hold what their shapes say; each row is written by one piece only.
+        unsafe {
+            let factor = _mm512_div_ps(_mm512_set1_ps(1.0), _mm512_loadu_ps(group.total.as_ptr()));
+            for unit in (0..dim).step_by(TILE) {
+                let mut columns = [_mm512_setzero_si512(); TILE];
+                for (index, column) in columns.iter_mut().enumerate() {
+                    let sums =
+                        _mm512_loadu_ps(group.sums[(unit + index) * TILE..][..TILE].as_ptr());
+                    *column = _mm512_castps_si512(_mm512_mul_ps(sums, factor));
+                }
+                let rows = transpose(columns);
+                for index in 0..TILE.min(self.rows.end - first) {
+                    let output = self
+                        .problem
+                        .output
+                        .piece(self.start_of(first, index) + unit, TILE);
+                    let rounded: __m256i =
+                        core::mem::transmute(_mm512_cvtneps_pbh(_mm512_castsi512_ps(rows[index])));
+                    _mm256_storeu_si256(output.as_mut_ptr().cast(), rounded);
+                }
+            }
+        }
+    }
+}
+
+impl Block<'_> {
+    /// Copies keys as they are and values transposed; what is missing to 64 is zero.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]
+    unsafe fn pack(&mut self, view: HeadView, first: usize, count: usize, dim: usize) {
+        let keys: *mut bf16 = self.keys.as_mut_ptr().cast();
+        for key in 0..KEYS {
+            // SAFETY: keys below `count` are mapped (the caller's promise); `keys` holds 64 times `dim` numbers.
+            unsafe {
+                let to = keys.add(key * dim);
+                match key < count {
+                    true => core::ptr::copy_nonoverlapping(
+                        (view.key + (first + key) * view.stride) as *const bf16,
+                        to,
+                        dim,
+                    ),
+                    false => core::ptr::write_bytes(to, 0, dim),
+                }
+            }
+        }
+        for half in 0..2 {
+            for unit in (0..dim).step_by(TILE) {
+                let mut pairs = [_mm512_setzero_si512(); TILE];
+                for (pair, row) in pairs.iter_mut().enumerate() {
+                    let key = half * STEP + pair * 2;
+                    let value = |key: usize| {
+                        let at = view.key
+                            + (first + key) * view.stride
+                            + view.value_offset
+                            + unit * size_of::<bf16>();
+                        // SAFETY: the key is below `count`, so mapped.
+                        if key < count {
+                            unsafe { _mm256_loadu_si256(at as *const __m256i) }
+                        } else {
+                            _mm256_setzero_si256()
+                        }
+                    };
+                    let (even, odd) = (
+                        _mm512_cvtepu16_epi32(value(key)),
+                        _mm512_cvtepu16_epi32(value(key + 1)),
+                    );
+                    *row = _mm512_or_si512(even, _mm512_slli_epi32::<16>(odd));
+                }
+                for (index, row) in transpose(pairs).into_iter().enumerate() {
+                    let to = &mut self.values[(half * dim + unit + index) * TILE..][..TILE];
+                    // SAFETY: sixteen floats.
+                    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), row) };
+                }
+            }
+        }
+    }
+}
+
+impl Group<'_> {
+    /// Gathers a block. `place` is its first key and whether some row does not see all of it.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]
+    unsafe fn gather(
+        &mut self,
+        block: &mut Block<'_>,
+        place: (usize, bool),
+        factor: f32,
+        dim: usize,
+    ) {
+        // SAFETY: tiles are configured; all slices hold what their shapes say.
+        unsafe {
+            self.scores(block, dim);
+            if place.1 {
+                self.hide(block, place.0);
+            }
+            self.weigh(block, factor, dim);
+            for unit in (0..dim).step_by(STEP) {
+                self.add_values(block, unit, dim);
+            }
+        }
+    }
+
+    /// scores [64 keys, 16 rows]
+    unsafe fn scores(&self, block: &mut Block<'_>, dim: usize) {
+        let keys: *const bf16 = block.keys.as_ptr().cast();
+        let row_bytes = dim * size_of::<bf16>();
+        // SAFETY: the caller's promise.
+        unsafe {
+            tile_zero!(0);
+            tile_zero!(1);
+            tile_zero!(2);
+            tile_zero!(3);
+            for step in 0..dim / STEP {
+                let keys = keys.add(step * STEP);
+                tile_load!(6, self.query.as_ptr().add(step * TILE * TILE), 64usize);
+                tile_load!(4, keys, row_bytes);
+                tile_multiply!(0, 4, 6);
+                tile_load!(5, keys.add(TILE * dim), row_bytes);
+                tile_multiply!(1, 5, 6);
+                tile_load!(4, keys.add(2 * TILE * dim), row_bytes);
+                tile_multiply!(2, 4, 6);
+                tile_load!(5, keys.add(3 * TILE * dim), row_bytes);
+                tile_multiply!(3, 5, 6);
+            }
+            let scores = block.scores.as_mut_ptr();
+            tile_store!(0, scores, 64usize);
+            tile_store!(1, scores.add(TILE * TILE), 64usize);
+            tile_store!(2, scores.add(2 * TILE * TILE), 64usize);
+            tile_store!(3, scores.add(3 * TILE * TILE), 64usize);
+        }
+    }
+
+    /// Scores of keys that a row does not see become −inf.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]
+    unsafe fn hide(&self, block: &mut Block<'_>, first: usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let visible = _mm512_loadu_si512(self.visible.as_ptr().cast());
+            for key in 0..KEYS {
+                let at = block.scores.as_mut_ptr().add(key * TILE);
+                let hidden =
+                    _mm512_cmple_epi32_mask(visible, _mm512_set1_epi32((first + key) as i32));
+                _mm512_mask_storeu_ps(at, hidden, _mm512_set1_ps(f32::NEG_INFINITY));
+            }
+        }
+    }
+
+    /// Scores become weights in pairs of keys; what was gathered shrinks where the highest score rises.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]
+    unsafe fn weigh(&mut self, block: &mut Block<'_>, factor: f32, dim: usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let scores = block.scores.as_ptr();
+            let mut tops = [Vector::splat(f32::NEG_INFINITY); 4];
+            for key in 0..KEYS {
+                tops[key % 4] = tops[key % 4].max(Vector::load(scores.add(key * TILE)));
+            }
+            let factor = Vector::splat(factor);
+            let before = Vector::load(self.highest.as_ptr());
+            let highest = before.max(tops[0].max(tops[1]).max(tops[2].max(tops[3])).mul(factor));
+            let shrink = before.sub(highest).exp2();
+            highest.store(self.highest.as_mut_ptr());
+            let mut totals = [
+                Vector::load(self.total.as_ptr()).mul(shrink),
+                Vector::splat(0.0),
+            ];
+            let negative = Vector::splat(0.0).sub(highest);
+            for pair in 0..KEYS / 2 {
+                let even = Vector::load(scores.add(2 * pair * TILE))
+                    .fma(factor, negative)
+                    .exp2();
+                let odd = Vector::load(scores.add((2 * pair + 1) * TILE))
+                    .fma(factor, negative)
+                    .exp2();
+                totals = [totals[0].add(even), totals[1].add(odd)];
+                Vector::store_pairs(even, odd, block.weights.as_mut_ptr().add(pair * TILE));
+            }
+            totals[0].add(totals[1]).store(self.total.as_mut_ptr());
+            for number in 0..dim {
+                let at = self.sums.as_mut_ptr().add(number * TILE);
+                Vector::load(at).mul(shrink).store(at);
+            }
+        }
+    }
+
+    /// sums [32 numbers from `unit`, 16 rows] += values · weights
+    unsafe fn add_values(&mut self, block: &Block<'_>, unit: usize, dim: usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let sums = self.sums.as_mut_ptr().add(unit * TILE);
+            tile_load!(0, sums, 64usize);
+            tile_load!(1, sums.add(TILE * TILE), 64usize);
+            for half in 0..2 {
+                let values = block.values.as_ptr().add((half * dim + unit) * TILE);
+                tile_load!(6, block.weights.as_ptr().add(half * TILE * TILE), 64usize);
+                tile_load!(4, values, 64usize);
+                tile_multiply!(0, 4, 6);
+                tile_load!(5, values.add(TILE * TILE), 64usize);
+                tile_multiply!(1, 5, 6);
+            }
+            tile_store!(0, sums, 64usize);
+            tile_store!(1, sums.add(TILE * TILE), 64usize);
+        }
+    }
+}
+
+/// Rows become columns: dword j of row i goes to dword i of row j.
+#[target_feature(enable = "avx512f")]
+fn transpose(rows: [__m512i; TILE]) -> [__m512i; TILE] {
+    let mut pairs = rows;
+    for i in (0..TILE).step_by(2) {
+        pairs[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+        pairs[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+    }
+    let mut quads = pairs;
+    for i in (0..TILE).step_by(4) {
+        for j in 0..2 {
+            quads[i + 2 * j] = _mm512_unpacklo_epi64(pairs[i + j], pairs[i + j + 2]);
+            quads[i + 2 * j + 1] = _mm512_unpackhi_epi64(pairs[i + j], pairs[i + j + 2]);
+        }
+    }
+    // quads[4a + c] now holds, in 128-bit lane l, column 4l + c of rows 4a to 4a + 3.
+    let mut columns = quads;
+    for c in 0..4 {
+        let low = _mm512_shuffle_i32x4::<0b01_00_01_00>(quads[c], quads[4 + c]);
+        let high = _mm512_shuffle_i32x4::<0b11_10_11_10>(quads[c], quads[4 + c]);
+        let more_low = _mm512_shuffle_i32x4::<0b01_00_01_00>(quads[8 + c], quads[12 + c]);
+        let more_high = _mm512_shuffle_i32x4::<0b11_10_11_10>(quads[8 + c], quads[12 + c]);
+        columns[c] = _mm512_shuffle_i32x4::<0b10_00_10_00>(low, more_low);
+        columns[4 + c] = _mm512_shuffle_i32x4::<0b11_01_11_01>(low, more_low);
+        columns[8 + c] = _mm512_shuffle_i32x4::<0b10_00_10_00>(high, more_high);
+        columns[12 + c] = _mm512_shuffle_i32x4::<0b11_01_11_01>(high, more_high);
+    }
+    columns
+}
