@@ -11,3 +11,5 @@ mod tests;
 pub(crate) use describe::{check, description};
 pub(crate) use outcome::outcome;
 pub(crate) use plan::plan;
+#[cfg(test)]
+pub(crate) use tests::warm as tests_warm;

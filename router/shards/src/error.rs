@@ -63,6 +63,17 @@ impl ShardError {
         }
     }
 
+    /// The shard's words, if it refuses the operator's settings.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        match self {
+            Self::Call {
+                call: "Warmup",
+                status,
+            } if status.code() == tonic::Code::InvalidArgument => Some(status.message().to_owned()),
+            _ => None,
+        }
+    }
+
     /// The error and what caused it, in one line.
     pub(crate) fn chain(&self) -> String {
         let mut line = self.to_string();

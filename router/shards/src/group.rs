@@ -13,7 +13,7 @@ use ribbon_core::{ShardEvent, Shards};
 use tokio::sync::mpsc;
 
 use self::generation::Generation;
-use crate::ShardSettings;
+use crate::{ShardError, ShardSettings};
 
 /// Messages of the launcher that wait; each generation makes two.
 const COMMANDS: usize = 16;
@@ -28,7 +28,7 @@ enum Command {
 }
 
 /// A shard that has to be replaced, for the launcher.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hung {
     /// Which of the group.
     pub rank: u32,
@@ -36,6 +36,8 @@ pub struct Hung {
     pub generation: u64,
     /// The step it hangs in; 0 where it is no step that failed.
     pub step: u64,
+    /// It refuses what the operator asked for, with these words: another start would end the same way.
+    pub refused: Option<String>,
 }
 
 /// Passes on what the launcher says about generations.
@@ -98,7 +100,7 @@ impl ShardGroups {
             let event = tokio::select! {
                 biased;
                 command = self.commands.recv() => self.on_command(command?),
-                event = progress(&mut self.current) => Some(self.on_event(event)),
+                event = progress(&mut self.current) => Some(self.on_progress(event)),
             };
             if event.is_some() {
                 return event;
@@ -130,32 +132,35 @@ impl ShardGroups {
     }
 
     /// A generation that broke is over, even before the launcher notices; it is told in case the process still lives.
-    fn on_event(&mut self, event: ShardEvent) -> ShardEvent {
-        if matches!(event, ShardEvent::Lost { .. }) {
-            if let Some(current) = self.current.take() {
-                generation::report(&self.hung, current.number(), 0);
-            }
+    fn on_progress(&mut self, event: Result<ShardEvent, ShardError>) -> ShardEvent {
+        let error = match event {
+            Ok(event) => return event,
+            Err(error) => error,
+        };
+        let reason = error.chain();
+        if let Some(current) = self.current.take() {
+            let generation = current.number();
+            tracing::error!(generation, reason, "the shard cannot be used");
+            let refused = error.refusal();
+            generation::report(
+                &self.hung,
+                Hung {
+                    rank: 0,
+                    generation,
+                    step: 0,
+                    refused,
+                },
+            );
         }
-        event
+        ShardEvent::Lost { reason }
     }
 }
 
 /// The next event of the current generation; never comes while there is none.
-async fn progress(current: &mut Option<Generation>) -> ShardEvent {
+async fn progress(current: &mut Option<Generation>) -> Result<ShardEvent, ShardError> {
     match current {
         None => std::future::pending().await,
-        Some(generation) => match generation.next().await {
-            Ok(event) => event,
-            Err(error) => {
-                let reason = error.chain();
-                tracing::error!(
-                    generation = generation.number(),
-                    reason,
-                    "the shard cannot be used"
-                );
-                ShardEvent::Lost { reason }
-            }
-        },
+        Some(generation) => generation.next().await,
     }
 }
 

@@ -6,7 +6,7 @@
 //! // groups: `Shards`, for the scheduler's actor.
 //! control.shards(1, vec!["unix:///run/ribbon/1/0".into()]).await;  // launcher: {"type":"shards",...}
 //! control.lost(1, "killed by signal 9".into()).await;              // launcher: {"type":"lost",...}
-//! while let Some(Hung { rank, generation, step }) = hung.next().await { .. } // to the launcher: {"type":"hung",...}
+//! while let Some(Hung { rank, generation, step, refused }) = hung.next().await { .. } // to the launcher: {"type":"hung",...}
 //! ```
 //!
 //! A generation that cannot be reached, warmed or whose stream breaks is reported both as `ShardEvent::Lost` and as

@@ -1,1 +1,269 @@
+use std::sync::Arc;
 
+use ribbon_core::{
+    Admission, KvKind, RibbonOp, RowResult, Sampling, Slot, StepPlan, Storage, Wanted, WorkItem,
+};
+
+use super::*;
+use crate::{ShardError, wire};
+
+fn bytes(values: &[u32]) -> Vec<u8> {
+    values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect()
+}
+
+#[test]
+fn a_plan_becomes_columns() {
+    let sampling = Sampling {
+        seed: u64::MAX,
+        logit_bias: vec![(7, -1.5)],
+        ..Sampling::default()
+    };
+    let plan = StepPlan {
+        step_id: 3,
+        admitted: vec![Admission {
+            slot: Slot(2),
+            sequence_id: 9,
+            token_ids: vec![1, 70_000],
+            prompt_tokens: 1,
+            sampling: Arc::new(sampling),
+            stop_token_ids: Arc::from([5]),
+            min_tokens: 4,
+            traceparent: Some("00-ab-cd-01".into()),
+        }],
+        ops: vec![
+            RibbonOp::Close {
+                slot: Slot(1),
+                keep: false,
+            },
+            RibbonOp::Open {
+                slot: Slot(2),
+                storage: Storage(2),
+                tokens: 0,
+            },
+            RibbonOp::Share {
+                slot: Slot(2),
+                storage: Storage(3),
+                end: 64,
+            },
+            RibbonOp::Grow {
+                slot: Slot(2),
+                end: 300,
+            },
+            RibbonOp::Close {
+                slot: Slot(4),
+                keep: true,
+            },
+            RibbonOp::Truncate {
+                storage: Storage(5),
+                end: 6,
+            },
+            RibbonOp::Drop {
+                storage: Storage(7),
+            },
+        ],
+        work: vec![
+            WorkItem {
+                slot: Slot(2),
+                count: 2,
+                wanted: Wanted::Sample,
+            },
+            WorkItem {
+                slot: Slot(9),
+                count: 64,
+                wanted: Wanted::Nothing,
+            },
+        ],
+    };
+    let wire = super::plan(&plan);
+    let ops = wire.ops.unwrap();
+    assert_eq!(ops.kind, [5, 1, 2, 3, 5, 6, 7]);
+    assert_eq!(ops.group, [0; 7]);
+    assert_eq!(ops.slot, bytes(&[1, 2, 2, 2, 4, 0, 0]));
+    assert_eq!(ops.storage, bytes(&[0, 2, 3, 0, 0, 5, 7]));
+    assert_eq!(ops.tokens, bytes(&[0, 0, 64, 300, 1, 6, 0]));
+    let work = wire.work.unwrap();
+    assert_eq!((work.slot, work.count), (bytes(&[2, 9]), bytes(&[2, 64])));
+    assert_eq!(work.wanted, [1, 0]);
+    let admitted = &wire.admitted[0];
+    assert_eq!(admitted.token_ids, bytes(&[1, 70_000]));
+    assert_eq!((admitted.prompt_tokens, admitted.min_tokens), (1, 4));
+    assert_eq!(admitted.traceparent, "00-ab-cd-01");
+    let sampling = admitted.sampling.as_ref().unwrap();
+    assert_eq!(sampling.seed, u64::MAX);
+    assert_eq!(sampling.bias_values, (-1.5f32).to_le_bytes());
+}
+
+fn good_outcome() -> wire::StepOutcome {
+    wire::StepOutcome {
+        step_id: 4,
+        slot: bytes(&[1, 2, 3, 4]),
+        status: vec![1, 2, 3, 6],
+        token_id: bytes(&[0, 70_000, 2, 0]),
+        logprob: [0.0f32, -0.5, -1.0, 0.0]
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect(),
+        top_count: vec![0, 2, 1, 0],
+        top_token_id: bytes(&[8, 9, 2]),
+        top_logprob: [-0.1f32, -0.2, -0.3]
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect(),
+        errors: vec![wire::RowError {
+            row: 3,
+            message: "not finite".into(),
+        }],
+        timings: Some(wire::Timings {
+            total_ns: 1_500,
+            ..wire::Timings::default()
+        }),
+        pages_available: Some(77),
+        failure: String::new(),
+    }
+}
+
+#[test]
+fn an_outcome_is_read_row_by_row() {
+    let outcome = super::outcome(good_outcome()).unwrap();
+    assert_eq!((outcome.step_id, outcome.pages_available), (4, Some(77)));
+    assert_eq!(outcome.timings.total.as_nanos(), 1_500);
+    let results: Vec<_> = outcome.rows.into_iter().map(|row| row.result).collect();
+    let sampled = |token_id, logprob, top, stopped| RowResult::Sampled {
+        token_id,
+        logprob,
+        top,
+        stopped,
+    };
+    assert_eq!(
+        results,
+        [
+            RowResult::Fed,
+            sampled(70_000, -0.5, vec![(8, -0.1), (9, -0.2)], false),
+            sampled(2, -1.0, vec![(2, -0.3)], true),
+            RowResult::Failed {
+                message: "not finite".into()
+            },
+        ]
+    );
+}
+
+#[test]
+fn of_a_failed_step_only_the_reason_counts() {
+    let failed = wire::StepOutcome {
+        failure: "out of pages".into(),
+        step_id: 2,
+        ..Default::default()
+    };
+    let outcome = super::outcome(failed).unwrap();
+    assert_eq!(outcome.failure.as_deref(), Some("out of pages"));
+    assert!(outcome.rows.is_empty());
+}
+
+#[test]
+fn every_broken_column_is_refused_by_name() {
+    type Spoil = fn(&mut wire::StepOutcome);
+    let spoils: [(&str, Spoil); 8] = [
+        ("slot", |outcome| drop(outcome.slot.pop())),
+        ("status", |outcome| outcome.status.push(1)),
+        ("token_id", |outcome| drop(outcome.token_id.pop())),
+        ("logprob", |outcome| outcome.logprob.clear()),
+        ("top_count", |outcome| drop(outcome.top_count.pop())),
+        ("top_token_id", |outcome| outcome.top_count[0] = 3),
+        ("top_logprob", |outcome| drop(outcome.top_logprob.pop())),
+        ("status 9", |outcome| outcome.status[0] = 9),
+    ];
+    for (name, spoil) in spoils {
+        let mut outcome = good_outcome();
+        spoil(&mut outcome);
+        let message = super::outcome(outcome).unwrap_err().to_string();
+        assert!(message.contains(name), "{name}: {message}");
+    }
+}
+
+pub(crate) fn warm() -> wire::WarmupResponse {
+    wire::WarmupResponse {
+        description: Some(wire::DescribeResponse {
+            architecture: "LlamaForCausalLM".into(),
+            dtype: "bfloat16".into(),
+            device: "cpu".into(),
+            vocab_size: 2048,
+            max_positions: 4096,
+            eos_token_ids: vec![0, 1],
+            prompt_runs: wire::PromptRuns::Causal as i32,
+            kv_groups: vec![wire::KvGroup {
+                kind: wire::KvKind::Full as i32,
+                stride_bytes: 3072,
+                page_bytes: 4096,
+                num_pages: 1000,
+                slot_tokens: 512,
+                num_slots: 9,
+                num_storages: 9,
+                ..Default::default()
+            }],
+            world_size: 1,
+            generation: 1,
+            ..Default::default()
+        }),
+        max_batch_prefill_tokens: 256,
+        max_total_tokens: 512,
+        slowest_step_ns: 180_000_000,
+        ..Default::default()
+    }
+}
+
+#[test]
+fn a_warm_shard_is_described() {
+    let shard = description(warm()).unwrap();
+    assert_eq!((shard.vocab_size, shard.max_total_tokens), (2048, 512));
+    assert_eq!(shard.slowest_step.as_millis(), 180);
+    assert_eq!(shard.kv_groups[0].kind, KvKind::Full);
+    assert_eq!(shard.revision, None);
+}
+
+#[test]
+fn what_is_missing_or_not_built_is_refused_by_name() {
+    type Spoil = fn(&mut wire::DescribeResponse);
+    let spoils: [(&str, Spoil); 6] = [
+        ("vocab_size", |shard| shard.vocab_size = 0),
+        ("kv_groups", |shard| shard.kv_groups.clear()),
+        ("2 KV groups", |shard| {
+            shard.kv_groups.push(shard.kv_groups[0].clone())
+        }),
+        ("windowed", |shard| {
+            shard.kv_groups[0].kind = wire::KvKind::Window as i32
+        }),
+        ("num_slots", |shard| shard.kv_groups[0].num_slots = 1),
+        ("storages", |shard| shard.kv_groups[0].num_storages = 3),
+    ];
+    for (name, spoil) in spoils {
+        let mut warm = warm();
+        spoil(warm.description.as_mut().unwrap());
+        let message = description(warm).unwrap_err().to_string();
+        assert!(message.contains(name), "{name}: {message}");
+    }
+}
+
+#[test]
+fn a_shard_of_another_start_or_kind_is_not_warmed() {
+    let shard = warm().description.unwrap();
+    assert!(check(&shard, 1).is_ok());
+    assert!(
+        check(&shard, 2)
+            .unwrap_err()
+            .to_string()
+            .contains("generation 1, not 2")
+    );
+    let whole = wire::DescribeResponse {
+        prompt_runs: wire::PromptRuns::Whole as i32,
+        ..shard.clone()
+    };
+    assert!(matches!(check(&whole, 1), Err(ShardError::Unsupported(_))));
+    let two = wire::DescribeResponse {
+        world_size: 2,
+        ..shard
+    };
+    assert!(matches!(check(&two, 1), Err(ShardError::WorldSize(2))));
+}

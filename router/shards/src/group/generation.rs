@@ -98,16 +98,9 @@ impl fmt::Debug for Generation {
 }
 
 /// Tells the launcher that a generation has to be replaced.
-pub(super) fn report(hung: &mpsc::Sender<Hung>, generation: u64, step: u64) {
-    if hung
-        .try_send(Hung {
-            rank: 0,
-            generation,
-            step,
-        })
-        .is_err()
-    {
-        tracing::error!(generation, step, "the launcher takes no reports");
+pub(super) fn report(reports: &mpsc::Sender<Hung>, hung: Hung) {
+    if let Err(error) = reports.try_send(hung) {
+        tracing::error!("the launcher takes no reports: {error}");
     }
 }
 
@@ -129,6 +122,12 @@ impl PlanSink for Plans {
     }
 
     fn report_hung(&self, step_id: u64) {
-        report(&self.hung, self.generation, step_id);
+        let hung = Hung {
+            rank: 0,
+            generation: self.generation,
+            step: step_id,
+            refused: None,
+        };
+        report(&self.hung, hung);
     }
 }

@@ -1,1 +1,314 @@
+//! Against a small server over a real unix socket, generated from the same proto.
 
+use std::{
+    path::PathBuf,
+    pin::Pin,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use futures_core::Stream;
+use futures_util::{StreamExt, stream};
+use ribbon_core::{PlanSink, RowResult, ShardEvent, Shards, Slot, StepPlan, Wanted, WorkItem};
+use tokio::{net::UnixListener, task::JoinSet, time::timeout};
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::{Request, Response, Status, Streaming, transport::Server};
+
+use super::*;
+use crate::{
+    convert::tests_warm,
+    wire::{
+        self,
+        shard_server::{Shard, ShardServer},
+    },
+};
+
+const SOON: Duration = Duration::from_secs(20);
+
+type Outcomes = Pin<Box<dyn Stream<Item = Result<wire::StepOutcome, Status>> + Send>>;
+
+/// Feeds every row; step 3 breaks the stream.
+struct FakeShard {
+    generation: u64,
+}
+
+fn u32s(bytes: &[u8]) -> Vec<u32> {
+    bytes
+        .chunks_exact(4)
+        .map(|value| u32::from_le_bytes(value.try_into().unwrap()))
+        .collect()
+}
+
+fn answer(plan: &wire::StepPlan) -> Result<wire::StepOutcome, Status> {
+    if plan.step_id == 3 {
+        return Err(Status::internal("the third step is too much"));
+    }
+    let slot = plan.work.as_ref().unwrap().slot.clone();
+    let rows = u32s(&slot).len();
+    Ok(wire::StepOutcome {
+        step_id: plan.step_id,
+        slot,
+        status: vec![1; rows],
+        token_id: vec![0; rows * 4],
+        logprob: vec![0; rows * 4],
+        top_count: vec![0; rows],
+        ..Default::default()
+    })
+}
+
+#[tonic::async_trait]
+impl Shard for FakeShard {
+    type RunStream = Outcomes;
+
+    async fn describe(
+        &self,
+        _: Request<wire::DescribeRequest>,
+    ) -> Result<Response<wire::DescribeResponse>, Status> {
+        let shard = tests_warm().description.unwrap();
+        Ok(Response::new(wire::DescribeResponse {
+            generation: self.generation,
+            ..shard
+        }))
+    }
+
+    async fn warmup(
+        &self,
+        request: Request<wire::WarmupRequest>,
+    ) -> Result<Response<wire::WarmupResponse>, Status> {
+        let request = request.into_inner();
+        if request.max_total_tokens == 13 {
+            return Err(Status::resource_exhausted("13 tokens bring bad luck"));
+        }
+        let budget = request.max_batch_prefill_tokens;
+        Ok(Response::new(wire::WarmupResponse {
+            max_batch_prefill_tokens: budget,
+            ..tests_warm()
+        }))
+    }
+
+    async fn run(
+        &self,
+        plans: Request<Streaming<wire::StepPlan>>,
+    ) -> Result<Response<Outcomes>, Status> {
+        // As grpc's Python server does: no answer before the first outcome.
+        let mut plans = plans.into_inner();
+        let first = plans
+            .message()
+            .await?
+            .ok_or_else(|| Status::cancelled("no plan"))?;
+        let outcomes = stream::once(async move { answer(&first) });
+        let rest = plans.map(|plan| answer(&plan?));
+        Ok(Response::new(Box::pin(outcomes.chain(rest))))
+    }
+}
+
+static SOCKETS: AtomicU32 = AtomicU32::new(0);
+
+/// A shard that listens, and everything that faces it.
+struct House {
+    uri: String,
+    path: PathBuf,
+    servers: JoinSet<()>,
+    control: GenerationControl,
+    hung: HungReports,
+    events: Pin<Box<dyn Stream<Item = ShardEvent> + Send>>,
+}
+
+impl House {
+    fn new(generation: u64, max_total_tokens: Option<u32>) -> Self {
+        let number = SOCKETS.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("ribbon-{}-{number}", std::process::id()));
+        let listener = UnixListener::bind(&path).unwrap();
+        let server = Server::builder().add_service(ShardServer::new(FakeShard { generation }));
+        let mut servers = JoinSet::new();
+        servers.spawn(async move {
+            server
+                .serve_with_incoming(UnixListenerStream::new(listener))
+                .await
+                .unwrap();
+        });
+        let (groups, control, hung) = ShardGroups::new(ShardSettings {
+            max_batch_prefill_tokens: Some(96),
+            max_total_tokens,
+            max_concurrent_requests: 8,
+        });
+        let events = Box::new(groups).events();
+        Self {
+            uri: format!("unix://{}", path.display()),
+            path,
+            servers,
+            control,
+            hung,
+            events,
+        }
+    }
+
+    async fn next(&mut self) -> ShardEvent {
+        timeout(SOON, self.events.next()).await.unwrap().unwrap()
+    }
+
+    async fn ready(&mut self) -> Box<dyn PlanSink> {
+        self.control.shards(1, vec![self.uri.clone()]).await;
+        match self.next().await {
+            ShardEvent::Ready {
+                description,
+                plans,
+                generation: 1,
+            } => {
+                assert_eq!(description.max_batch_prefill_tokens, 96);
+                plans
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn lost(&mut self) -> String {
+        match self.next().await {
+            ShardEvent::Lost { reason } => reason,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn hung(&mut self) -> Hung {
+        timeout(SOON, self.hung.next()).await.unwrap().unwrap()
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.path).ok();
+    }
+}
+
+fn plan(step_id: u64) -> StepPlan {
+    let work = vec![WorkItem {
+        slot: Slot(4),
+        count: 2,
+        wanted: Wanted::Nothing,
+    }];
+    StepPlan {
+        step_id,
+        work,
+        ..StepPlan::default()
+    }
+}
+
+#[tokio::test]
+async fn plans_go_down_and_outcomes_come_up() {
+    let mut house = House::new(1, None);
+    let mut plans = house.ready().await;
+    plans.send(plan(1));
+    plans.send(plan(2));
+    for step in [1, 2] {
+        let ShardEvent::Outcome(outcome) = house.next().await else {
+            panic!("no outcome")
+        };
+        assert_eq!(outcome.step_id, step);
+        assert_eq!(
+            (outcome.rows[0].slot, &outcome.rows[0].result),
+            (Slot(4), &RowResult::Fed)
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_broken_stream_is_a_loss_and_the_launcher_hears_of_it() {
+    let mut house = House::new(1, None);
+    let mut plans = house.ready().await;
+    plans.send(plan(3));
+    assert!(house.lost().await.contains("the third step is too much"));
+    assert_eq!(
+        house.hung().await,
+        Hung {
+            rank: 0,
+            generation: 1,
+            step: 0
+        }
+    );
+    plans.send(plan(4));
+    // The launcher's own word about the same generation comes too late to matter; the next generation is not touched.
+    house.control.lost(1, "killed by signal 9".into()).await;
+    house.control.shards(1, vec![house.uri.clone()]).await;
+    assert!(matches!(house.next().await, ShardEvent::Ready { .. }));
+}
+
+#[tokio::test]
+async fn what_the_launcher_loses_is_lost_and_only_that() {
+    let mut house = House::new(1, None);
+    let _plans = house.ready().await;
+    house.control.lost(7, "another one".into()).await;
+    house.control.lost(1, "killed by signal 9".into()).await;
+    assert_eq!(house.lost().await, "killed by signal 9");
+}
+
+#[tokio::test]
+async fn a_new_generation_replaces_one_that_lives() {
+    let mut house = House::new(1, None);
+    let _old = house.ready().await;
+    house.control.shards(1, vec![house.uri.clone()]).await;
+    assert_eq!(house.lost().await, "replaced by a new generation");
+    assert!(matches!(house.next().await, ShardEvent::Ready { .. }));
+}
+
+#[tokio::test]
+async fn a_hung_step_is_passed_on() {
+    let mut house = House::new(1, None);
+    let plans = house.ready().await;
+    plans.report_hung(17);
+    assert_eq!(
+        house.hung().await,
+        Hung {
+            rank: 0,
+            generation: 1,
+            step: 17
+        }
+    );
+}
+
+#[tokio::test]
+async fn what_cannot_be_warmed_is_lost_with_the_reason() {
+    let missing = "unix:///tmp/ribbon-no-such-socket".to_owned();
+    let house = House::new(1, None);
+    let uri = house.uri.clone();
+    drop(house);
+    let cases: [(Option<u32>, u64, Vec<String>, &str); 5] = [
+        (Some(13), 1, vec![], "13 tokens bring bad luck"),
+        (None, 2, vec![], "generation 2, not 1"),
+        (None, 1, vec![missing], "cannot connect"),
+        (None, 1, vec!["http://127.0.0.1:1".into()], "only `unix://`"),
+        (None, 1, vec![uri.clone(), uri], "2 shards"),
+    ];
+    for (max_total_tokens, generation, uris, reason) in cases {
+        let mut house = House::new(generation, max_total_tokens);
+        let uris = if uris.is_empty() {
+            vec![house.uri.clone()]
+        } else {
+            uris
+        };
+        house.control.shards(1, uris).await;
+        let said = house.lost().await;
+        assert!(said.contains(reason), "{reason}: {said}");
+        assert_eq!(house.hung().await.generation, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_dead_server_is_a_loss() {
+    let mut house = House::new(1, None);
+    let _plans = house.ready().await;
+    house.servers.abort_all();
+    // The stream's answer never came, so the broken connection shows there.
+    assert!(!house.lost().await.is_empty());
+}
+
+#[tokio::test]
+async fn without_a_launcher_the_events_end() {
+    let (groups, control, _hung) = ShardGroups::new(ShardSettings {
+        max_batch_prefill_tokens: None,
+        max_total_tokens: None,
+        max_concurrent_requests: 1,
+    });
+    let mut events = Box::new(groups).events();
+    drop(control);
+    assert!(timeout(SOON, events.next()).await.unwrap().is_none());
+}
