@@ -1,1 +1,439 @@
-//! Placeholder until the property tests of the region.
+//! Random operations against a plain-memory model: contents, pages and refusals.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::memfd::{Memfd, page_bytes};
+use super::{Layout, Operation, Region, RegionError, StorageState};
+
+const SLOTS: u32 = 5;
+const STORAGES: u32 = 7;
+const TOKENS: u32 = 60;
+const POOL: u64 = 150;
+
+fn region(stride_bytes: u32) -> Region {
+    let layout = Layout {
+        num_slots: SLOTS,
+        num_storages: STORAGES,
+        slot_tokens: TOKENS,
+        stride_bytes,
+        page_bytes: page_bytes(),
+        num_pages: POOL,
+    };
+    let layout = layout.checked().unwrap();
+    let memory = Memfd::new(layout.range_start(SLOTS), layout.range_start(STORAGES)).unwrap();
+    Region::new(layout, Box::new(memory)).unwrap()
+}
+
+/// A region and what every open slot should show: a byte per token.
+struct Model {
+    region: Region,
+    slots: HashMap<u32, Vec<u8>>,
+    storages: HashMap<u32, Vec<u8>>,
+    next: u8,
+}
+
+impl Model {
+    fn new(stride: u32) -> Self {
+        Self {
+            region: region(stride),
+            slots: HashMap::new(),
+            storages: HashMap::new(),
+            next: 1,
+        }
+    }
+
+    fn token(&self, slot: u32, token: u32) -> *mut u8 {
+        let layout = self.region.layout();
+        (self.region.address() + (layout.range_start(slot) + layout.token_byte(token)) as usize)
+            as *mut u8
+    }
+
+    fn write(&self, slot: u32, token: u32, value: u8) {
+        // SAFETY: the slot has just grown over this token.
+        unsafe {
+            self.token(slot, token)
+                .write_bytes(value, self.region.layout().stride_bytes as usize)
+        };
+    }
+
+    fn read(&self, slot: u32, token: u32) -> &[u8] {
+        // SAFETY: the slot shows this token.
+        unsafe {
+            std::slice::from_raw_parts(
+                self.token(slot, token),
+                self.region.layout().stride_bytes as usize,
+            )
+        }
+    }
+
+    /// Applies an operation to both; the region may refuse, then nothing may change.
+    fn apply(&mut self, operation: Operation) -> Result<(), RegionError> {
+        let before = (self.region.pages_used(), self.region.resident_bytes()?);
+        if let Err(error) = self.region.apply(operation) {
+            assert_eq!(
+                before,
+                (self.region.pages_used(), self.region.resident_bytes()?),
+                "{operation:?}: {error}"
+            );
+            return Err(error);
+        }
+        match operation {
+            Operation::Open {
+                slot,
+                storage,
+                tokens,
+            } => {
+                let mut known = self.storages.remove(&storage).unwrap_or_default();
+                known.truncate(tokens as usize);
+                self.slots.insert(slot, known);
+            }
+            Operation::Share { slot, storage, end } => self.share(slot, storage, end),
+            Operation::Grow { slot, end } => self.grow(slot, end),
+            Operation::Close { slot, keep } => {
+                let shown = self.slots.remove(&slot).unwrap();
+                if keep {
+                    self.storages.insert(self.just_cached(), shown);
+                }
+            }
+            Operation::Truncate { storage, end } => self.truncate(storage, end),
+            Operation::Drop { storage } => drop(self.storages.remove(&storage)),
+        }
+        Ok(())
+    }
+
+    fn share(&mut self, slot: u32, storage: u32, end: u32) {
+        let owner = self.contents(storage);
+        let shown = self.slots.get_mut(&slot).unwrap();
+        if shown.len() < end as usize {
+            shown.extend_from_slice(&owner[shown.len()..end as usize]);
+        }
+    }
+
+    fn grow(&mut self, slot: u32, end: u32) {
+        for token in self.slots[&slot].len() as u32..end {
+            self.next = self.next % 250 + 1;
+            self.write(slot, token, self.next);
+            self.slots.get_mut(&slot).unwrap().push(self.next);
+        }
+    }
+
+    fn truncate(&mut self, storage: u32, end: u32) {
+        if let Some(known) = self.storages.get_mut(&storage) {
+            known.truncate(end as usize);
+        } else if let Some(slot) = self.writer(storage) {
+            self.slots.get_mut(&slot).unwrap().truncate(end as usize);
+        }
+    }
+
+    /// The storage that a close has just left behind: the cached one the model does not know yet.
+    fn just_cached(&self) -> u32 {
+        let cached = |id: &u32| {
+            self.region
+                .book()
+                .storage(*id)
+                .is_ok_and(|found| found.state == StorageState::Cached)
+        };
+        (1..STORAGES)
+            .filter(cached)
+            .find(|id| !self.storages.contains_key(id))
+            .unwrap()
+    }
+
+    fn writer(&self, storage: u32) -> Option<u32> {
+        (1..SLOTS).find(|slot| {
+            self.region
+                .book()
+                .slot(*slot)
+                .is_ok_and(|open| open.own == storage)
+        })
+    }
+
+    fn contents(&self, storage: u32) -> Vec<u8> {
+        match self.writer(storage) {
+            Some(slot) => self.slots[&slot].clone(),
+            None => self.storages.get(&storage).cloned().unwrap_or_default(),
+        }
+    }
+
+    fn check(&self) {
+        let book = self.region.book();
+        let owned: u64 = (1..STORAGES)
+            .map(|id| book.owned_pages(book.storage(id).unwrap()))
+            .sum();
+        assert_eq!(owned, self.region.pages_used());
+        assert!(owned <= POOL);
+        assert_eq!(owned * page_bytes(), self.region.resident_bytes().unwrap());
+        for (slot, known) in &self.slots {
+            let shown = book.shown_tokens(*slot).unwrap();
+            let complete = book.storage(book.slot(*slot).unwrap().own).unwrap().start <= shown;
+            for token in 0..shown.min(known.len() as u32) {
+                let expected = known[token as usize];
+                assert!(
+                    self.read(*slot, token).iter().all(|byte| *byte == expected),
+                    "slot {slot} token {token}"
+                );
+            }
+            assert!(!complete || known.len() >= shown as usize);
+        }
+    }
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let (slot, storage, tokens) = (0..SLOTS + 1, 0..STORAGES + 1, 0..TOKENS + 2);
+    prop_oneof![
+        2 => (slot.clone(), storage.clone()).prop_map(|(slot, storage)| Operation::Open { slot, storage, tokens: 0 }),
+        1 => (slot.clone(), storage.clone(), tokens.clone())
+            .prop_map(|(slot, storage, tokens)| Operation::Open { slot, storage, tokens }),
+        4 => (slot.clone(), storage.clone(), tokens.clone())
+            .prop_map(|(slot, storage, end)| Operation::Share { slot, storage, end }),
+        4 => (slot.clone(), tokens.clone()).prop_map(|(slot, end)| Operation::Grow { slot, end }),
+        2 => (slot, any::<bool>()).prop_map(|(slot, keep)| Operation::Close { slot, keep }),
+        1 => (storage.clone(), tokens).prop_map(|(storage, end)| Operation::Truncate { storage, end }),
+        1 => storage.prop_map(|storage| Operation::Drop { storage }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// A page has one owner, shows what was written, and is counted as the kernel counts it.
+    #[test]
+    fn region_behaves_like_plain_memory(
+        stride in prop::sample::select(vec![64u32, 192, 3072, 4096, 5056, 12_288]),
+        operations in prop::collection::vec(operation(), 1..120),
+    ) {
+        let mut model = Model::new(stride);
+        for operation in operations {
+            let _refused = model.apply(operation);
+            model.check();
+        }
+        model.region.reset().unwrap();
+        prop_assert_eq!(model.region.pages_used(), 0);
+        prop_assert_eq!(model.region.resident_bytes().unwrap(), 0);
+        prop_assert_eq!(model.region.book().extra_maps(), 0);
+    }
+}
+
+fn all(model: &mut Model, operations: &[Operation]) {
+    for operation in operations {
+        model.apply(*operation).unwrap();
+        model.check();
+    }
+}
+
+#[test]
+fn a_donor_may_close_before_those_who_show_it() {
+    let mut model = Model::new(3072);
+    all(
+        &mut model,
+        &[
+            Operation::Open {
+                slot: 1,
+                storage: 1,
+                tokens: 0,
+            },
+            Operation::Grow { slot: 1, end: 40 },
+            Operation::Open {
+                slot: 2,
+                storage: 2,
+                tokens: 0,
+            },
+            Operation::Share {
+                slot: 2,
+                storage: 1,
+                end: 33,
+            },
+            Operation::Close {
+                slot: 1,
+                keep: true,
+            },
+            Operation::Truncate {
+                storage: 1,
+                end: 33,
+            },
+            Operation::Grow { slot: 2, end: 45 },
+        ],
+    );
+    assert!(model.apply(Operation::Drop { storage: 1 }).is_err());
+    assert!(
+        model
+            .apply(Operation::Truncate {
+                storage: 1,
+                end: 30
+            })
+            .is_err()
+    );
+    all(
+        &mut model,
+        &[
+            Operation::Close {
+                slot: 2,
+                keep: false,
+            },
+            Operation::Drop { storage: 1 },
+        ],
+    );
+    assert_eq!(model.region.pages_used(), 0);
+}
+
+#[test]
+fn a_chain_maps_the_later_owner_of_a_common_page() {
+    let mut model = Model::new(3072);
+    all(
+        &mut model,
+        &[
+            Operation::Open {
+                slot: 1,
+                storage: 1,
+                tokens: 0,
+            },
+            Operation::Grow { slot: 1, end: 21 },
+            Operation::Open {
+                slot: 2,
+                storage: 2,
+                tokens: 0,
+            },
+            Operation::Share {
+                slot: 2,
+                storage: 1,
+                end: 21,
+            },
+            Operation::Grow { slot: 2, end: 34 },
+            Operation::Open {
+                slot: 3,
+                storage: 3,
+                tokens: 0,
+            },
+            Operation::Share {
+                slot: 3,
+                storage: 1,
+                end: 21,
+            },
+            Operation::Share {
+                slot: 3,
+                storage: 2,
+                end: 34,
+            },
+            Operation::Grow { slot: 3, end: 50 },
+            Operation::Close {
+                slot: 1,
+                keep: true,
+            },
+            Operation::Close {
+                slot: 2,
+                keep: true,
+            },
+        ],
+    );
+    // The cached storage in the middle goes on where it was cut, behind its own prefix.
+    all(
+        &mut model,
+        &[
+            Operation::Close {
+                slot: 3,
+                keep: true,
+            },
+            Operation::Open {
+                slot: 4,
+                storage: 2,
+                tokens: 30,
+            },
+            Operation::Share {
+                slot: 4,
+                storage: 1,
+                end: 21,
+            },
+            Operation::Grow { slot: 4, end: 44 },
+        ],
+    );
+    let shared = model.region.book().slot(4).unwrap().shared_end();
+    assert_eq!(
+        (shared, model.region.book().shown_tokens(4).unwrap()),
+        (21, 44)
+    );
+}
+
+#[test]
+fn an_exhausted_pool_refuses_and_stays_usable() {
+    let mut model = Model::new(12_288);
+    all(
+        &mut model,
+        &[
+            Operation::Open {
+                slot: 1,
+                storage: 1,
+                tokens: 0,
+            },
+            Operation::Grow { slot: 1, end: 50 },
+        ],
+    );
+    let refused = model.apply(Operation::Open {
+        slot: 2,
+        storage: 2,
+        tokens: 0,
+    });
+    assert!(refused.is_ok());
+    let refused = model.apply(Operation::Grow { slot: 2, end: 1 });
+    assert!(matches!(
+        refused,
+        Err(RegionError::OutOfPages {
+            needed: 3,
+            available: 0,
+            total: 150
+        })
+    ));
+    all(
+        &mut model,
+        &[
+            Operation::Close {
+                slot: 1,
+                keep: false,
+            },
+            Operation::Grow { slot: 2, end: 50 },
+        ],
+    );
+}
+
+#[test]
+fn sizes_that_cannot_be_are_named() {
+    let good = Layout {
+        num_slots: 2,
+        num_storages: 2,
+        slot_tokens: 8,
+        stride_bytes: 64,
+        page_bytes: 4096,
+        num_pages: 4,
+    };
+    let message = |layout: Layout| layout.checked().unwrap_err().to_string();
+    assert!(
+        message(Layout {
+            num_slots: 0,
+            ..good
+        })
+        .contains("num_slots")
+    );
+    assert!(
+        message(Layout {
+            slot_tokens: 0,
+            ..good
+        })
+        .contains("slot_tokens")
+    );
+    assert!(
+        message(Layout {
+            stride_bytes: 100,
+            ..good
+        })
+        .contains("stride_bytes is 100")
+    );
+    assert!(
+        message(Layout {
+            slot_tokens: u32::MAX,
+            stride_bytes: u32::MAX & !63,
+            ..good
+        })
+        .contains("address space")
+    );
+}
