@@ -49,7 +49,11 @@ class Session:
         self.shape = shape
         self.generators = [torch.Generator().manual_seed(slot) for slot in range(slots)]
         self.region = _native.Region(
-            num_slots=slots, num_storages=2 * slots, slot_tokens=slot_tokens, stride_bytes=shape.stride, num_pages=1 << 20
+            num_slots=slots,
+            num_storages=2 * slots,
+            slot_tokens=slot_tokens,
+            stride_bytes=shape.stride,
+            num_pages=1 << 20,
         )
         self.keys: dict[int, np.ndarray] = {}
         self.values: dict[int, np.ndarray] = {}
@@ -76,9 +80,7 @@ class Session:
         query = torch.empty(total, shape.heads, shape.dim, dtype=qkv.dtype)
         output = torch.full_like(query, float("nan"))
         place = shape.layer(layer)
-        runs.rope_store(
-            qkv=qkv.data_ptr(), query_out=query.data_ptr(), cos=cos.data_ptr(), sin=sin.data_ptr(), **place
-        )
+        runs.rope_store(qkv=qkv.data_ptr(), query_out=query.data_ptr(), cos=cos.data_ptr(), sin=sin.data_ptr(), **place)
         runs.attention(query=query.data_ptr(), output=output.data_ptr(), scale=shape.dim**-0.5, **place)
         expected_query = self.remember(feeds, qkv, cos.double().numpy(), sin.double().numpy())
         np.testing.assert_allclose(query.double().numpy(), expected_query, atol=2e-2 if "b" in shape.dtype else 1e-5)
@@ -241,4 +243,6 @@ def test_shapes_that_cannot_be_are_refused(change: dict[str, object], message: s
     runs = _native.Runs(session.region, *(np.array(x, np.uint32) for x in ([1], [0, 1], [1])))
     query = torch.zeros(4096)
     with pytest.raises(ValueError, match=message):
-        runs.attention(query=query.data_ptr(), output=query.data_ptr(), scale=1.0, **{**session.shape.layer(0), **change})
+        runs.attention(
+            query=query.data_ptr(), output=query.data_ptr(), scale=1.0, **{**session.shape.layer(0), **change}
+        )

@@ -10,7 +10,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 RTOL = {"float32": 2e-6, "bfloat16": 2**-8}
 
 
-@pytest.mark.parametrize(("out", "width"), [(64, 32), (768, 768), (2048, 768), (130, 100), (1, 1), (63, 31), (200, 2048)])
+@pytest.mark.parametrize(
+    ("out", "width"), [(64, 32), (768, 768), (2048, 768), (130, 100), (1, 1), (63, 31), (200, 2048)]
+)
 def test_packed_linear(features: str, out: int, width: int) -> None:
     generator = torch.Generator().manual_seed(out)
     weight = torch.randn(out, width, generator=generator).bfloat16()
