@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use ribbon_core::Engine;
 use ribbon_scheduler::SchedulerHandle;
-use ribbon_shards::{GenerationControl, HungReports};
+use ribbon_shards::{GenerationControl, Hung, HungReports};
 use tokio::task::{JoinError, JoinSet};
 
 use crate::{
@@ -26,6 +26,8 @@ pub(crate) struct Conversation {
     pub(crate) engine: SchedulerHandle,
     /// Where generations of shards are announced.
     pub(crate) control: GenerationControl,
+    /// Shards that have to be replaced.
+    pub(crate) hung: HungReports,
     /// To the launcher.
     pub(crate) outbox: Outbox,
     /// Where we listen.
@@ -64,6 +66,7 @@ impl Conversation {
                     starting = false;
                     self.on_warm().await?;
                 }
+                Some(hung) = self.hung.next() => self.on_hung(hung, starting).await?,
                 Some(ended) = tasks.join_next() => return Err(broken(ended)),
             }
         }
@@ -78,6 +81,29 @@ impl Conversation {
         startup::show(phases);
         self.startup.restart_clock();
         self.control.shards(generation, uris).await;
+    }
+
+    /// A shard has to be replaced; at the first start one that refuses its settings ends the router instead.
+    async fn on_hung(&mut self, hung: Hung, starting: bool) -> Result<(), RouterError> {
+        match hung.refused {
+            Some(words) if starting => Err(RouterError::Limits(words)),
+            _ => {
+                let Hung {
+                    rank,
+                    generation,
+                    step,
+                    ..
+                } = hung;
+                self.outbox
+                    .say(ToLauncher::Hung {
+                        rank,
+                        generation,
+                        step,
+                    })
+                    .await;
+                Ok(())
+            }
+        }
     }
 
     async fn on_warm(&mut self) -> Result<(), RouterError> {
@@ -117,20 +143,6 @@ fn check_limits(max_input_tokens: Option<u32>, max_total_tokens: u32) -> Result<
 async fn drain(engine: SchedulerHandle, outbox: Outbox) {
     engine.drain().await;
     outbox.say(ToLauncher::Drained).await;
-}
-
-/// Reports shards that have to be replaced.
-pub(crate) async fn report_hung(mut reports: HungReports, outbox: Outbox) -> &'static str {
-    while let Some(hung) = reports.next().await {
-        outbox
-            .say(ToLauncher::Hung {
-                rank: hung.rank,
-                generation: hung.generation,
-                step: hung.step,
-            })
-            .await;
-    }
-    "the shard client"
 }
 
 /// Reports whether suspects ran when a generation was lost.

@@ -13,7 +13,7 @@ use tokio::{net::TcpListener, sync::oneshot, time::timeout};
 
 use crate::{
     config::Config,
-    conversation::{Conversation, Tasks, report_hung, report_losses},
+    conversation::{Conversation, Tasks, report_losses},
     error::RouterError,
     launcher_link::{self, Inbox, Outbox, Writer},
     startup::{self, Startup},
@@ -99,7 +99,6 @@ impl House {
             actor.run().await;
             "the scheduler"
         });
-        tasks.spawn(report_hung(hung, outbox.clone()));
         tasks.spawn(report_losses(engine.clone(), outbox.clone()));
         tasks.spawn(async {
             writer.run().await;
@@ -120,6 +119,7 @@ impl House {
         let conversation = Conversation {
             engine,
             control,
+            hung,
             outbox,
             port,
             max_input_tokens,
