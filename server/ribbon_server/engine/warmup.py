@@ -18,7 +18,7 @@ SMALLEST_BUDGET = 64
 LARGEST_BUDGET = 4096  # TGI's default for a device it does not know
 SLOWEST_CHUNK_NS = 200_000_000
 REPEATS = 3
-REPEAT_BELOW_NS = 100_000_000
+HOPELESS_NS = 3 * SLOWEST_CHUNK_NS  # no repeat of a busy machine's step comes below the limit from here
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,10 @@ class Warmup:
         return budget, budget_ns
 
     def _best(self, num_tokens: int) -> int:
-        """The fastest of a few steps of `num_tokens`, or the only one where it is slow."""
+        """The fastest of a few steps of `num_tokens`, or the only one where it is hopeless."""
         best_ns = self._measure(num_tokens)
         for _ in range(REPEATS - 1):
-            if best_ns > 2 * REPEAT_BELOW_NS:
+            if best_ns > HOPELESS_NS:
                 break
             best_ns = min(best_ns, self._measure(num_tokens))
         return best_ns

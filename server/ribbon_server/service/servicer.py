@@ -81,7 +81,8 @@ class ShardServicer(shard_pb2_grpc.ShardServicer):
         yield from stream.outcomes()
         finished.exception()  # waits until every slot is closed
         if stream.error:
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, stream.error)
+            code = grpc.StatusCode.INTERNAL if stream.broke else grpc.StatusCode.INVALID_ARGUMENT
+            context.abort(code, stream.error)
 
     def _start(
         self, stream: RunStream, messages: Iterator[pb.StepPlan], context: grpc.ServicerContext

@@ -38,6 +38,7 @@ class RunStream:
     def __init__(self, engine: Engine, step_log: StepLog | None) -> None:
         """Nothing runs yet."""
         self.error = ""  # why the stream ended, where it did not end well
+        self.broke = False  # for a reason of ours, not of the plans
         self._engine = engine
         self._step_log = step_log
         self._plans: queue.Queue[Received | None] = queue.Queue(QUEUED_PLANS)
@@ -68,7 +69,7 @@ class RunStream:
             while (received := self._next_plan()) is not None and not self.error:
                 _put(self._outcomes, outcome_to_wire(self._step(received)), self._client_gone)
         except BaseException as error:
-            self.error = f"the step loop broke: {error!r}"
+            self.error, self.broke = f"the step loop broke: {error!r}", True
             raise
         finally:
             self._computed.set()
