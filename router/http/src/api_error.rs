@@ -44,6 +44,14 @@ impl ApiError {
         }
     }
 
+    /// More tokens than fit; `param` asks for them.
+    pub(crate) fn too_long(param: &'static str, message: String) -> Self {
+        Self {
+            param: Some(param.into()),
+            ..Self::new(Cause::TooLong, message)
+        }
+    }
+
     /// A body without the request's shape; `path` is where.
     pub(crate) fn shape(path: Option<String>, message: String) -> Self {
         Self {
@@ -123,7 +131,7 @@ impl From<Refusal> for ApiError {
         let (cause, retry_after) = match &refusal {
             Refusal::Overloaded { retry_after, .. } => (Cause::Overloaded, Some(*retry_after)),
             Refusal::NotReady { retry_after } => (Cause::NotReady, Some(*retry_after)),
-            Refusal::NeverFits { .. } => (Cause::Validation, None),
+            Refusal::NeverFits { .. } => (Cause::TooLong, None),
             Refusal::ShuttingDown => (Cause::ShuttingDown, None),
         };
         Self {

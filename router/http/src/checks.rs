@@ -100,7 +100,10 @@ pub(crate) fn max_new_tokens(
     }
 }
 
-/// Stop strings: not too many, none empty.
+/// Longest stop string; matching one costs eight times its bytes of memory.
+const MAX_STOP_BYTES: usize = 16 << 10;
+
+/// Stop strings: not too many, none empty, none beyond any use.
 pub(crate) fn stop_strings(stops: &[String], limit: usize) -> Result<(), ApiError> {
     if stops.len() > limit {
         let message = format!(
@@ -109,13 +112,17 @@ pub(crate) fn stop_strings(stops: &[String], limit: usize) -> Result<(), ApiErro
         );
         return Err(ApiError::invalid("stop", message));
     }
-    if stops.iter().any(String::is_empty) {
-        return Err(ApiError::invalid(
-            "stop",
-            "`stop` has an empty string, which every text ends with; leave it out",
-        ));
-    }
-    Ok(())
+    let lengths = || stops.iter().map(String::len);
+    let message = match (lengths().min(), lengths().max()) {
+        (Some(0), _) => {
+            "`stop` has an empty string, which every text ends with; leave it out".to_owned()
+        }
+        (_, Some(longest)) if longest > MAX_STOP_BYTES => {
+            format!("`stop` has a string of {longest} bytes; the limit is {MAX_STOP_BYTES}")
+        }
+        _ => return Ok(()),
+    };
+    Err(ApiError::invalid("stop", message))
 }
 
 /// How many top tokens are reported.

@@ -18,6 +18,8 @@ pub enum Cause {
     Shape,
     /// A value is out of its range, or a parameter is not supported.
     Validation,
+    /// Prompt, or prompt and generation, are longer than the model or its memory allows.
+    TooLong,
     /// The chat template is missing or refused the messages.
     Template,
     /// Too many requests.
@@ -112,6 +114,7 @@ static TABLE: &[Row] = &[
     row(Cause::Syntax, (400, None), (400, INVALID, Some("invalid_json")), "validation", ""),
     row(Cause::Shape, (422, None), (400, INVALID, Some("invalid_body")), "validation", ""),
     row(Cause::Validation, (422, Some("validation")), (400, INVALID, Some("invalid_value")), "validation", "Input validation error: "),
+    row(Cause::TooLong, (422, Some("validation")), (400, INVALID, Some("context_length_exceeded")), "validation", "Input validation error: "),
     row(Cause::Template, (422, Some("template_error")), (400, INVALID, Some("template_error")), "template", "Template error: "),
     row(Cause::Overloaded, (429, Some("overloaded")), (429, "rate_limit_error", Some("overloaded")), "overloaded", "Model is overloaded: ").retry(1),
     row(Cause::NotReady, (503, Some("not_ready")), (503, SERVER, Some("not_ready")), "not_ready", "").retry(5),

@@ -171,8 +171,8 @@ impl<W: EventWriter> Events<W> {
                 Poll::Pending => return Ok(Poll::Pending),
                 Poll::Ready(None) => return Ok(Poll::Ready(())),
                 Poll::Ready(Some(step)) => {
-                    self.writer
-                        .step(index, sequence, &step.map_err(streaming)?, &mut self.out)
+                    let step = step.map_err(streaming)?;
+                    self.writer.step(index, sequence, &step, &mut self.out);
                 }
             }
         }

@@ -64,7 +64,7 @@ impl AppState {
         prometheus: PrometheusHandle,
     ) -> Self {
         let workers = Workers::new(
-            settings.validation_workers,
+            settings.validation_workers.max(1),
             settings.max_concurrent_requests as usize,
         );
         let instruments = Arc::new(Instruments::new());

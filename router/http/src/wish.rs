@@ -17,6 +17,14 @@ pub(crate) enum Dialect {
 }
 
 impl Dialect {
+    /// What clients call the prompt, and the limit on what is generated.
+    fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Native => ("inputs", "max_new_tokens"),
+            Self::OpenAi => ("prompt", "max_tokens"),
+        }
+    }
+
     pub(crate) fn stop_text(self) -> StopText {
         match self {
             Self::Native => StopText::Keep,
@@ -88,7 +96,7 @@ impl Wish {
         choice: u32,
         model: &Model,
     ) -> Result<SequenceRequest, ApiError> {
-        let max_new_tokens = self.fitting(checked_length(&prompt)?, &model.limits)?;
+        let max_new_tokens = self.fitting(self.checked_length(&prompt)?, &model.limits)?;
         if self.min_tokens > max_new_tokens {
             let message = format!(
                 "`min_tokens` is {}; the request may generate {max_new_tokens}",
@@ -113,21 +121,34 @@ impl Wish {
     /// Tokens that may be generated after so many of the prompt.
     fn fitting(&self, input: u32, limits: &Limits) -> Result<u32, ApiError> {
         let (max_input, max_total) = (limits.max_input_tokens, limits.max_total_tokens);
+        let (prompt_name, length_name) = self.dialect.names();
         let room = max_total.saturating_sub(input);
         let asked = self.max_new_tokens.unwrap_or(room.max(1));
-        if asked > room && input <= max_input {
-            let message = format!(
-                "prompt and `max_new_tokens` need {input} + {asked} tokens; this server allows {max_total} together (`--max-total-tokens`)"
-            );
-            return Err(ApiError::invalid("max_new_tokens", message));
-        }
         if input > max_input {
             let message = format!(
                 "the prompt has {input} tokens; this server allows {max_input} (`--max-input-tokens`)"
             );
-            return Err(ApiError::invalid("inputs", message));
+            return Err(ApiError::too_long(prompt_name, message));
+        }
+        if asked > room {
+            let message = format!(
+                "prompt and `{length_name}` need {input} + {asked} tokens; this server allows {max_total} together (`--max-total-tokens`)"
+            );
+            return Err(ApiError::too_long(length_name, message));
         }
         Ok(asked)
+    }
+
+    fn checked_length(&self, prompt: &[u32]) -> Result<u32, ApiError> {
+        let (name, _) = self.dialect.names();
+        match u32::try_from(prompt.len()) {
+            Ok(0) => Err(ApiError::invalid(name, "the prompt has no tokens")),
+            Ok(length) => Ok(length),
+            Err(_) => Err(ApiError::too_long(
+                name,
+                "the prompt has more than 4 billion tokens".to_owned(),
+            )),
+        }
     }
 
     fn stop_tokens(&self, model: &Model) -> Arc<[u32]> {
@@ -155,17 +176,6 @@ impl Wish {
         text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         })
-    }
-}
-
-fn checked_length(prompt: &[u32]) -> Result<u32, ApiError> {
-    match u32::try_from(prompt.len()) {
-        Ok(0) => Err(ApiError::invalid("inputs", "the prompt has no tokens")),
-        Ok(length) => Ok(length),
-        Err(_) => Err(ApiError::invalid(
-            "inputs",
-            "the prompt has more than 4 billion tokens",
-        )),
     }
 }
 

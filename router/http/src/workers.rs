@@ -70,6 +70,11 @@ fn internal() -> ApiError {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        future::{Future, poll_fn},
+        task::Poll,
+    };
+
     use super::*;
 
     #[tokio::test]
@@ -77,7 +82,8 @@ mod tests {
         let workers = Workers::new(1, 0);
         let (release, wait) = std::sync::mpsc::channel::<()>();
         let mut first = Box::pin(workers.run(move || wait.recv()));
-        assert!(futures_util::poll!(&mut first).is_pending());
+        let is_pending = poll_fn(|cx| Poll::Ready(first.as_mut().poll(cx).is_pending())).await;
+        assert!(is_pending);
         assert_eq!(
             workers.run(|| ()).await.unwrap_err().cause,
             Cause::Overloaded

@@ -10,10 +10,12 @@ mod tokenize;
 use axum::{
     Router,
     extract::Request,
-    http::StatusCode,
+    http::{Method, StatusCode, header},
     middleware,
     response::{IntoResponse, Response},
 };
+
+use tower_http::cors::{Any, CorsLayer};
 
 use crate::{
     error::{ApiError, Cause, OpenAiError},
@@ -36,7 +38,16 @@ pub fn router(state: AppState) -> Router {
         .method_not_allowed_fallback(async |request: Request| {
             refuse(&request, Cause::MethodNotAllowed)
         })
+        .layer(cors())
         .with_state(state)
+}
+
+/// Web pages of any origin may call, as with TGI.
+fn cors() -> CorsLayer {
+    CorsLayer::new()
+        .allow_origin(Any)
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers([header::CONTENT_TYPE, header::AUTHORIZATION])
 }
 
 /// An object under `/v1`, nothing elsewhere.

@@ -160,6 +160,16 @@ async fn no_row_passes_a_server_that_always_says_yes() {
 }
 
 #[tokio::test]
+async fn a_stop_string_may_be_long_but_not_endless() {
+    let server = Server::saying(ended("a"));
+    for (length, status) in [(16 << 10, 200), ((16 << 10) + 1, 422)] {
+        let parameters = serde_json::json!({"stop": ["x".repeat(length)]});
+        let body = serde_json::json!({"inputs": "Hi", "parameters": parameters});
+        assert_eq!(server.post(GENERATE, &body).await.status.as_u16(), status);
+    }
+}
+
+#[tokio::test]
 async fn a_body_must_be_declared_as_json() {
     let server = Server::saying(ended("a"));
     let native = row(

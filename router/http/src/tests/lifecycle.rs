@@ -167,6 +167,7 @@ async fn each_request_is_counted_once() {
         .await;
     server.post("/tokenize", &json!({"inputs": "Hi"})).await;
     server.get("/health").await;
+    server.get("/v1/completions").await;
     assert_eq!(server.sample("tgi_request_count"), 5);
     assert_eq!(server.sample("tgi_request_success"), 3);
     assert_eq!(server.sample("tgi_request_failure{err=\"validation\"}"), 2);

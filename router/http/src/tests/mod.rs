@@ -8,6 +8,8 @@ mod lifecycle;
 mod native;
 mod openai;
 mod plumbing;
+mod same_text;
+mod speed;
 mod streams;
 
 use std::{

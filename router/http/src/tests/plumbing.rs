@@ -134,3 +134,38 @@ async fn a_trace_context_goes_on_to_the_engine() {
         assert_eq!(server.engine.last().traceparent.as_deref(), passed);
     }
 }
+
+#[tokio::test]
+async fn web_pages_may_call() {
+    let server = Server::saying(ended("a"));
+    let preflight = Request::options("/generate")
+        .header("origin", "http://page.example")
+        .header("access-control-request-method", "POST")
+        .header("access-control-request-headers", "content-type");
+    let answer = Answer::read(server.call(preflight.body(Body::empty()).unwrap()).await).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert_eq!(answer.header("access-control-allow-methods"), "GET,POST");
+    assert_eq!(
+        answer.header("access-control-allow-headers"),
+        "content-type,authorization"
+    );
+    assert_eq!(
+        server
+            .get("/health")
+            .await
+            .header("access-control-allow-origin"),
+        "*"
+    );
+}
+
+#[tokio::test]
+async fn too_long_has_openais_code() {
+    let server = Server::saying(ended("a"));
+    let body = json!({"prompt": "Hi", "max_tokens": 500});
+    let answer = server.post("/v1/completions", &body).await;
+    let error = &answer.json()["error"];
+    assert_eq!(
+        (&error["code"], &error["param"]),
+        (&json!("context_length_exceeded"), &json!("max_tokens"))
+    );
+}

@@ -8,7 +8,10 @@ use serde_json::json;
 
 use super::*;
 
-const ROUTES: [(&str, fn() -> Value); 3] = [
+/// A route and a body for it.
+type Route = (&'static str, fn() -> Value);
+
+const ROUTES: [Route; 3] = [
     ("/generate_stream", || json!({"inputs": "Hi"})),
     (
         "/v1/chat/completions",

@@ -88,7 +88,7 @@ fn the_clock_is_the_one_passed_in() {
         "05 Mar 2026True"
     );
     assert!(matches!(
-        render("{{ strftime_now('%Q!') }}", &json!([])),
+        render("{{ strftime_now('%!') }}", &json!([])),
         Err(TemplateError::Failed(_))
     ));
 }
