@@ -87,7 +87,7 @@ class PackedLinear:
     def __init__(self, weight: int, out_features: int, in_features: int) -> None:
         """Copies `weight` [out, in] bfloat16 into its own layout; the original may be freed."""
     def forward(self, x: int, output: int, rows: int) -> None:
-        """x [rows, in], output [rows, out], bfloat16; rows <= max_rows."""
+        """x [rows, in], output [rows, out], bfloat16; rows <= max_rows: 16 with AMX, 8 without."""
     @property
     def max_rows(self) -> int: ...
 
@@ -120,7 +120,7 @@ def sample(
 ) -> None:
     """Filters, noise, argmax and logprobs for all rows in one call (design section 4, rule 1).
 
-    logits float32 [rows, vocab], already through the processors (not divided by temperature; changed in place is allowed).
+    logits float32 [rows, vocab], already through the processors, not divided by temperature; changed in place.
     Per row: greedy uint8, temperature top_p min_p typical_p float32, top_k uint32 (0 off), seed uint64, position uint32 (index
     of the new token in its history), choice uint32, num_top uint32. Outputs: token_id uint32 [rows], logprob float32 [rows],
     top_token_id uint32 and top_logprob float32 [rows, max_top], top_count uint32 [rows]: ties at the n-th place extend the
@@ -134,7 +134,7 @@ def gumbel_noise(seed: int, position: int, choice: int, token_ids: np.ndarray, o
 def set_num_threads(num_threads: int) -> None: ...
 def num_threads() -> int: ...
 def cpu_features() -> list[str]:
-    """Of avx2, avx512f, avx512bf16: those the kernels use."""
+    """Of avx2, avx512f, avx512bf16, amx_bf16: those the kernels use."""
 
 def set_cpu_features(limit: str) -> None:
-    """Tests only: "portable", "avx2", "avx512" or "best"."""
+    """Tests only: "portable", "avx2", "avx512", "avx512bf16" or "best"."""

@@ -1,6 +1,7 @@
 //! RMS norm and the gated activation: row by row, sums in float32.
 
 use crate::element::Element;
+use crate::lanes::{Kernel, LANES, Lanes, dispatch};
 use crate::tensor::Pieces;
 use crate::threads;
 
@@ -52,27 +53,50 @@ impl<T: Element> RmsNorm<'_, T> {
 }
 
 fn normalize<T: Element>(x: &[T], weight: &[T], output: &mut [T], eps: f32) {
-    let scale = 1.0 / (sum_of_squares(x) / x.len() as f32 + eps).sqrt();
-    for ((out, x), w) in output.iter_mut().zip(x).zip(weight) {
-        *out = T::narrow(x.widen() * scale * w.widen());
-    }
+    dispatch(Normalize {
+        x,
+        weight,
+        output,
+        eps,
+    });
 }
 
-/// Sixteen partial sums, so that the loop vectorizes.
-fn sum_of_squares<T: Element>(x: &[T]) -> f32 {
-    let mut sums = [0.0f32; 16];
-    let chunks = x.chunks_exact(16);
-    let rest: f32 = chunks
-        .remainder()
-        .iter()
-        .map(|v| v.widen() * v.widen())
-        .sum();
-    for chunk in chunks {
-        sums.iter_mut()
-            .zip(chunk)
-            .for_each(|(sum, v)| *sum += v.widen() * v.widen());
+struct Normalize<'a, T> {
+    x: &'a [T],
+    weight: &'a [T],
+    output: &'a mut [T],
+    eps: f32,
+}
+
+impl<T: Element> Kernel for Normalize<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        let whole = self.x.len() / LANES * LANES;
+        let rest = &self.x[whole..];
+        // SAFETY: `whole` numbers are read and written; the rest is the caller's promise.
+        unsafe {
+            let mut squares = L::splat(0.0);
+            for at in (0..whole).step_by(LANES) {
+                let x: L = T::load(self.x.as_ptr().add(at));
+                squares = x.fma(x, squares);
+            }
+            let total = squares.sum() + rest.iter().map(|x| x.widen() * x.widen()).sum::<f32>();
+            let scale = 1.0 / (total / self.x.len() as f32 + self.eps).sqrt();
+            for at in (0..whole).step_by(LANES) {
+                let x: L = T::load(self.x.as_ptr().add(at));
+                let weight: L = T::load(self.weight.as_ptr().add(at));
+                T::store(
+                    x.mul(L::splat(scale)).mul(weight),
+                    self.output.as_mut_ptr().add(at),
+                );
+            }
+            for at in whole..self.x.len() {
+                self.output[at] = T::narrow(self.x[at].widen() * scale * self.weight[at].widen());
+            }
+        }
     }
-    sums.iter().sum::<f32>() + rest
 }
 
 /// gate_up [rows, 2 * dim] to output [rows, dim] = silu(gate) * up.
@@ -81,9 +105,36 @@ pub fn silu_mul<T: Element>(gate_up: &[T], output: Pieces<T>, rows: usize, dim: 
         let (gate, up) = gate_up[row * 2 * dim..][..2 * dim].split_at(dim);
         // SAFETY: each row is written by one call only.
         let output = unsafe { output.piece(row * dim, dim) };
-        for ((out, gate), up) in output.iter_mut().zip(gate).zip(up) {
-            let gate = gate.widen();
-            *out = T::narrow(gate / (1.0 + (-gate).exp()) * up.widen());
-        }
+        dispatch(SiluMul { gate, up, output });
     });
+}
+
+struct SiluMul<'a, T> {
+    gate: &'a [T],
+    up: &'a [T],
+    output: &'a mut [T],
+}
+
+impl<T: Element> Kernel for SiluMul<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        let whole = self.gate.len() / LANES * LANES;
+        for at in (0..whole).step_by(LANES) {
+            // SAFETY: `whole` numbers are read and written; the rest is the caller's promise.
+            unsafe {
+                let gate: L = T::load(self.gate.as_ptr().add(at));
+                let up: L = T::load(self.up.as_ptr().add(at));
+                let one = L::splat(1.0);
+                // Where exp overflows to infinity the quotient is 0, as it should.
+                let shrink = one.add(L::splat(0.0).sub(gate).exp());
+                T::store(gate.div(shrink).mul(up), self.output.as_mut_ptr().add(at));
+            }
+        }
+        for at in whole..self.gate.len() {
+            let gate = self.gate[at].widen();
+            self.output[at] = T::narrow(gate / (1.0 + (-gate).exp()) * self.up[at].widen());
+        }
+    }
 }

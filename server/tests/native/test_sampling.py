@@ -25,7 +25,7 @@ DEFAULTS = {
 def sample(
     logits: np.ndarray, max_top: int = 8, status: np.ndarray | None = None, **given: object
 ) -> dict[str, np.ndarray]:
-    """Parameters not given have their defaults; scalars hold for all rows."""
+    """Parameters not given have their defaults; scalars hold for all rows. The logits are copied: the call changes its own."""
     rows = len(logits)
     columns = {
         name: np.ascontiguousarray(np.broadcast_to(given.pop(name, default), rows)).astype(kind)
@@ -39,7 +39,7 @@ def sample(
         "top_logprob": np.zeros((rows, max_top), np.float32),
         "top_count": np.full(rows, 99, np.uint32),
     }
-    _native.sample(logits=np.ascontiguousarray(logits, np.float32), **columns, **outputs, status=status)
+    _native.sample(logits=np.array(logits, np.float32), **columns, **outputs, status=status)
     return outputs
 
 
@@ -121,7 +121,7 @@ def test_filters_noise_and_logprob(features: str, setting: dict[str, float], voc
         kept = filtered(logits[row] / temperature, **limits)
         noisy = kept + noise(int(seeds[row]), int(positions[row]), 3, np.arange(vocab))
         token = int(ours["token_id"][row])
-        if token != noisy.argmax() or abs(ours["logprob"][row] - np.log(softmax(kept))[token]) > 1e-4:
+        if token != noisy.argmax() or abs(ours["logprob"][row] - np.log(softmax(kept)[token])) > 1e-4:
             margin += 1
     assert margin <= 1
 

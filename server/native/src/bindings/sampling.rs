@@ -83,7 +83,7 @@ impl SampleArguments {
 }
 
 impl Outputs {
-    fn sample_row(&self, row: usize, choice: &Choice, logits: &[f32]) {
+    fn sample_row(&self, row: usize, choice: &Choice, logits: &mut [f32]) {
         // SAFETY: each row is written by one call only.
         let (token_id, logprob, top_count, status) = unsafe {
             (
@@ -147,11 +147,15 @@ pub fn sample(
     let mut faults = vec![0; rows];
     let choices = given.choices(rows)?;
     let outputs = given.outputs(rows, &mut faults)?;
-    let logits = given.logits.slice();
+    // Logits are changed in place: each row becomes its scores.
+    let logits = Pieces::new(given.logits.output("logits", &[rows, vocab])?);
     py.detach(|| {
         threads::for_each(rows, |row| {
-            outputs.sample_row(row, &choices[row], &logits[row * vocab..][..vocab])
-        })
+            // SAFETY: each row is changed by one call only.
+            outputs.sample_row(row, &choices[row], unsafe {
+                logits.piece(row * vocab, vocab)
+            });
+        });
     });
     if let Some(mut status) = status {
         status.output("status", &[rows])?.copy_from_slice(&faults);

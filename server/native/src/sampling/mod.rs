@@ -3,7 +3,9 @@
 
 mod filters;
 pub mod philox;
+mod scan;
 
+use crate::scratch::with_scratch;
 pub use philox::Stream;
 
 /// One row's parameters.
@@ -69,6 +71,8 @@ pub struct Picked {
 
 /// Tokens that the noise can never lift to the top: 16.64 + 2.82 < 20.
 const OUT_OF_REACH: f32 = 20.0;
+/// No noise is higher.
+const HIGHEST_NOISE: f32 = 16.65;
 
 impl Choice {
     fn check(&self) -> Result<(), RowFault> {
@@ -86,43 +90,45 @@ impl Choice {
         }
     }
 
-    /// Picks a row's next token. At most `max_top` top tokens are reported.
+    /// Picks a row's next token; `logits` become scores. At most `max_top` top tokens are reported.
     ///
     /// # Errors
     /// Says what is wrong with the row.
-    pub fn pick(&self, logits: &[f32], max_top: usize) -> Result<Picked, RowFault> {
+    pub fn pick(&self, logits: &mut [f32], max_top: usize) -> Result<Picked, RowFault> {
         self.check()?;
-        let highest = check_row(logits)?;
         let divisor = if self.greedy { 1.0 } else { self.temperature };
-        let highest = highest / divisor;
-        let mut kept: Vec<Token> = Vec::with_capacity(logits.len());
-        for (id, logit) in logits.iter().enumerate() {
-            let score = logit / divisor;
-            if score > f32::NEG_INFINITY {
-                kept.push(Token {
-                    id: id as u32,
-                    score,
-                    weight: (score - highest).exp(),
-                });
+        let highest = scan::highest(logits)? / divisor;
+        with_scratch(logits.len(), |weights| {
+            let total = scan::weigh(logits, weights, divisor, highest);
+            if self.greedy && self.num_top == 0 {
+                return Ok(first_highest(logits, highest, total));
             }
-        }
-        if !self.greedy {
-            filters::top_k(&mut kept, self.top_k as usize);
-            filters::top_p(&mut kept, self.top_p);
-            filters::min_p(&mut kept, self.min_p, highest);
-            filters::typical(&mut kept, self.typical_p, highest);
-        }
+            let mut kept = tokens(logits, weights);
+            if !self.greedy {
+                self.filter(&mut kept, highest);
+            }
+            Ok(self.pick_from(&mut kept, highest, max_top))
+        })
+    }
+
+    fn filter(&self, kept: &mut Vec<Token>, highest: f32) {
+        filters::top_k(kept, self.top_k as usize);
+        filters::top_p(kept, self.top_p);
+        filters::min_p(kept, self.min_p, highest);
+        filters::typical(kept, self.typical_p, highest);
+    }
+
+    fn pick_from(&self, kept: &mut Vec<Token>, highest: f32, max_top: usize) -> Picked {
         let total: f64 = kept.iter().map(|token| f64::from(token.weight)).sum();
         let log_total = total.ln() as f32;
-        let winner = self.winner(&kept, highest);
+        let winner = self.winner(kept, highest);
         let logprob = |token: &Token| (token.score - highest) - log_total;
-        let top = top_tokens(&mut kept.clone(), self.num_top, max_top);
-        let top = top.iter().map(|token| (token.id, logprob(token))).collect();
-        Ok(Picked {
+        let top = top_tokens(kept, self.num_top, max_top);
+        Picked {
             token: winner.id,
             logprob: logprob(&winner),
-            top,
-        })
+            top: top.iter().map(|token| (token.id, logprob(token))).collect(),
+        }
     }
 
     fn winner(&self, kept: &[Token], highest: f32) -> Token {
@@ -132,14 +138,18 @@ impl Choice {
             weight: 0.0,
         };
         let mut best_value = f32::NEG_INFINITY;
+        let mut noise = self.stream.reader();
         for token in kept
             .iter()
             .filter(|token| token.score >= highest - OUT_OF_REACH)
         {
+            if token.score + HIGHEST_NOISE < best_value {
+                continue;
+            }
             let value = if self.greedy {
                 token.score
             } else {
-                token.score + self.stream.noise(token.id)
+                token.score + noise.of(token.id)
             };
             if value > best_value || (value == best_value && token.id < best.id) {
                 (best, best_value) = (*token, value);
@@ -149,15 +159,29 @@ impl Choice {
     }
 }
 
-/// The row's highest logit.
-fn check_row(logits: &[f32]) -> Result<f32, RowFault> {
-    if logits.iter().any(|logit| logit.is_nan()) {
-        return Err(RowFault::Nan);
-    }
-    match logits.iter().copied().fold(f32::NEG_INFINITY, f32::max) {
-        f32::NEG_INFINITY => Err(RowFault::Empty),
-        f32::INFINITY => Err(RowFault::Infinite),
-        highest => Ok(highest),
+/// Tokens that are allowed at all.
+fn tokens(scores: &[f32], weights: &[f32]) -> Vec<Token> {
+    let all = scores.iter().zip(weights).enumerate();
+    let allowed = all.filter(|(_, (score, _))| **score > f32::NEG_INFINITY);
+    allowed
+        .map(|(id, (score, weight))| Token {
+            id: id as u32,
+            score: *score,
+            weight: *weight,
+        })
+        .collect()
+}
+
+/// The greedy answer when nothing else is asked.
+fn first_highest(scores: &[f32], highest: f32, total: f64) -> Picked {
+    let token = scores
+        .iter()
+        .position(|score| *score == highest)
+        .unwrap_or(0) as u32;
+    Picked {
+        token,
+        logprob: -(total.ln() as f32),
+        top: Vec::new(),
     }
 }
 

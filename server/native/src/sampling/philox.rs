@@ -48,8 +48,54 @@ impl Stream {
         philox([block, self.position, self.choice, 0], self.seed)
     }
 
+    /// Noise of many tokens; those of one block share its words.
+    pub fn reader(&self) -> Reader {
+        Reader {
+            stream: *self,
+            block: 0,
+            words: self.block(0),
+        }
+    }
+
     /// Noise of one token.
     pub fn noise(&self, token: u32) -> f32 {
         gumbel(self.block(token / 4)[(token % 4) as usize])
+    }
+}
+
+/// Reads noise token by token.
+#[derive(Clone, Copy, Debug)]
+pub struct Reader {
+    stream: Stream,
+    block: u32,
+    words: [u32; 4],
+}
+
+impl Reader {
+    /// Noise of one token.
+    #[inline(always)]
+    pub fn of(&mut self, token: u32) -> f32 {
+        if token / 4 != self.block {
+            self.block = token / 4;
+            self.words = self.stream.block(self.block);
+        }
+        gumbel(self.words[(token % 4) as usize])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn published_answers() {
+        assert_eq!(
+            philox([0; 4], 0),
+            [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]
+        );
+        assert_eq!(
+            philox([u32::MAX; 4], u64::MAX),
+            [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]
+        );
     }
 }
