@@ -55,13 +55,11 @@ fn row(arg: &Arg) -> Option<String> {
         .unwrap_or_default();
     let variable = arg
         .get_env()
-        .map(|name| format!("`{}`", name.to_string_lossy()))
-        .unwrap_or_else(|| "–".to_owned());
+        .map_or_else(dash, |name| format!("`{}`", name.to_string_lossy()));
     let default = arg
         .get_default_values()
         .first()
-        .map(|value| format!("`{}`", value.to_string_lossy()))
-        .unwrap_or_else(|| "–".to_owned());
+        .map_or_else(dash, |value| format!("`{}`", value.to_string_lossy()));
     let values: Vec<String> = arg
         .get_possible_values()
         .iter()
@@ -76,6 +74,11 @@ fn row(arg: &Arg) -> Option<String> {
     Some(format!(
         "| `--{long}`{short} | {variable} | {default} | {help}.{values} |\n"
     ))
+}
+
+/// Nothing there.
+fn dash() -> String {
+    "–".to_owned()
 }
 
 fn refused(flag: &UnbuiltFlag) -> String {

@@ -17,9 +17,9 @@ pub(crate) fn start(level: &str, json: bool, colours: bool) -> Result<&'static s
         .with_env_filter(filter)
         .with_ansi(colours);
     if json {
-        builder.json().init()
+        builder.json().init();
     } else {
-        builder.compact().init()
+        builder.compact().init();
     }
     Ok(shard_level)
 }

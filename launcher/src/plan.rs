@@ -33,6 +33,10 @@ pub(crate) struct LaunchPlan {
 }
 
 /// The model, as `ribbon-server download` resolved it.
+#[expect(
+    clippy::struct_field_names,
+    reason = "the names are those of the JSON and of the flags"
+)]
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) struct Model {
     /// Local directory.

@@ -427,7 +427,7 @@ impl Supervisor {
                 Ok(Some(Event::Shard(generation, ShardEvent::Ended(_))))
                     if generation == self.generation =>
                 {
-                    self.shard = None
+                    self.shard = None;
                 }
                 Ok(None | Some(Event::Signal(_))) | Err(_) => return true,
                 Ok(Some(_)) => {}

@@ -111,7 +111,7 @@ async fn watch(mut child: Child, link: OwnedReadHalf, events: Sender<Event>) {
                 let _ = events.send(Event::Router(RouterEvent::Says(message))).await;
             }
             Err(error) => {
-                tracing::warn!("the router said what the launcher does not know: {line} ({error})")
+                tracing::warn!("the router said what the launcher does not know: {line} ({error})");
             }
         }
     }
