@@ -1,7 +1,7 @@
 //! Against a small server over a real unix socket, generated from the same proto.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     pin::Pin,
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
@@ -10,7 +10,7 @@ use std::{
 use futures_core::Stream;
 use futures_util::{StreamExt, stream};
 use ribbon_core::{PlanSink, RowResult, ShardEvent, Shards, Slot, StepPlan, Wanted, WorkItem};
-use tokio::{net::UnixListener, task::JoinSet, time::timeout};
+use tokio::{net::UnixListener, runtime::Runtime, time::timeout};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status, Streaming, transport::Server};
 
@@ -79,6 +79,9 @@ impl Shard for FakeShard {
         if request.max_total_tokens == 13 {
             return Err(Status::resource_exhausted("13 tokens bring bad luck"));
         }
+        if request.max_total_tokens == 14 {
+            return Err(Status::invalid_argument("14 tokens are too many"));
+        }
         let budget = request.max_batch_prefill_tokens;
         Ok(Response::new(wire::WarmupResponse {
             max_batch_prefill_tokens: budget,
@@ -108,7 +111,8 @@ static SOCKETS: AtomicU32 = AtomicU32::new(0);
 struct House {
     uri: String,
     path: PathBuf,
-    servers: JoinSet<()>,
+    /// The shard's process, as it were: everything in it ends with it.
+    process: Option<Runtime>,
     control: GenerationControl,
     hung: HungReports,
     events: Pin<Box<dyn Stream<Item = ShardEvent> + Send>>,
@@ -118,15 +122,7 @@ impl House {
     fn new(generation: u64, max_total_tokens: Option<u32>) -> Self {
         let number = SOCKETS.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("ribbon-{}-{number}", std::process::id()));
-        let listener = UnixListener::bind(&path).unwrap();
-        let server = Server::builder().add_service(ShardServer::new(FakeShard { generation }));
-        let mut servers = JoinSet::new();
-        servers.spawn(async move {
-            server
-                .serve_with_incoming(UnixListenerStream::new(listener))
-                .await
-                .unwrap();
-        });
+        let process = serve(&path, FakeShard { generation });
         let (groups, control, hung) = ShardGroups::new(ShardSettings {
             max_batch_prefill_tokens: Some(96),
             max_total_tokens,
@@ -136,7 +132,7 @@ impl House {
         Self {
             uri: format!("unix://{}", path.display()),
             path,
-            servers,
+            process: Some(process),
             control,
             hung,
             events,
@@ -174,8 +170,29 @@ impl House {
     }
 }
 
+/// A server with threads of its own at `path`, listening on return.
+fn serve(path: &Path, shard: FakeShard) -> Runtime {
+    let runtime = Runtime::new().unwrap();
+    let inside = runtime.enter();
+    let listener = UnixListener::bind(path).unwrap();
+    let server = Server::builder().add_service(ShardServer::new(shard));
+    let serving = server.serve_with_incoming(UnixListenerStream::new(listener));
+    drop(runtime.spawn(serving));
+    drop(inside);
+    runtime
+}
+
+impl House {
+    fn kill(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.shutdown_background();
+        }
+    }
+}
+
 impl Drop for House {
     fn drop(&mut self) {
+        self.kill();
         std::fs::remove_file(&self.path).ok();
     }
 }
@@ -222,7 +239,8 @@ async fn a_broken_stream_is_a_loss_and_the_launcher_hears_of_it() {
         Hung {
             rank: 0,
             generation: 1,
-            step: 0
+            step: 0,
+            refused: None,
         }
     );
     plans.send(plan(4));
@@ -260,7 +278,8 @@ async fn a_hung_step_is_passed_on() {
         Hung {
             rank: 0,
             generation: 1,
-            step: 17
+            step: 17,
+            refused: None,
         }
     );
 }
@@ -293,11 +312,22 @@ async fn what_cannot_be_warmed_is_lost_with_the_reason() {
 }
 
 #[tokio::test]
+async fn a_refusal_of_the_settings_is_passed_on_in_the_shards_words() {
+    let mut house = House::new(1, Some(14));
+    house.control.shards(1, vec![house.uri.clone()]).await;
+    assert!(house.lost().await.contains("14 tokens are too many"));
+    assert_eq!(
+        house.hung().await.refused.as_deref(),
+        Some("14 tokens are too many")
+    );
+}
+
+#[tokio::test]
 async fn a_dead_server_is_a_loss() {
     let mut house = House::new(1, None);
     let _plans = house.ready().await;
-    house.servers.abort_all();
-    // The stream's answer never came, so the broken connection shows there.
+    // The stream's answer has not come yet, so the broken connection shows there.
+    house.kill();
     assert!(!house.lost().await.is_empty());
 }
 
