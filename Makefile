@@ -31,7 +31,7 @@ integration: setup proto native build ## Tests through the launcher, real proces
 	$(PYTEST) integration-tests -q -m "not slow and not gpu"
 
 test-long: setup proto native build ## The long tests: soak, overload, full simulation, full parity (at most 35 minutes)
-	RIBBON_SIMULATION_STEPS=1000000 cargo test --release -p ribbon-scheduler --quiet -- --include-ignored
+	cargo test --workspace --quiet --test simulation -- --ignored
 	$(PYTEST) server/tests integration-tests -q -m "slow and not gpu"
 
 setup: $(VENV)/.ready ## Python environment with pinned packages
@@ -51,8 +51,9 @@ native: setup ## The native module, always optimized
 	cargo build --release --quiet -p ribbon-native
 	cmp -s target/release/lib_native.so $(NATIVE) || { cp target/release/lib_native.so $(NATIVE).new && mv $(NATIVE).new $(NATIVE); }
 
+# The whole workspace with its tests: the same set of features as `cargo test --workspace`, so nothing is compiled twice.
 build: ## Launcher and router, for the tests
-	cargo build --quiet -p ribbon-launcher -p ribbon-router
+	cargo build --workspace --all-targets --quiet
 
 build-release: ## Launcher and router, optimized
 	cargo build --release -p ribbon-launcher -p ribbon-router
