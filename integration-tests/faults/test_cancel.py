@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import sys
 import time
 from pathlib import Path
 
@@ -21,7 +22,8 @@ CLIENTS = 96
 # KV memory for a few of the clients only, and small chunks: some wait, some are in their prompt, some generate.
 FLAGS = ("--dtype", "float32", "--kv-memory", "16MiB", "--max-batch-prefill-tokens", "64")
 MEMORY_GROWTH = 1.05
-SETTLE_SECONDS = 13.0  # the runtime's idle threads, and the memory they keep for themselves, go after 10 s
+SETTLE_SECONDS = 20.0  # idle threads, and the memory they keep for themselves, go after 10 s
+POLLS = 200
 STAGES = ("queued", "prefill", "decode")
 
 
@@ -106,6 +108,17 @@ def test_a_client_that_leaves_during_its_prompt_is_counted_there(serve: Serve, t
     pytest.fail(f"never counted as prefill: {cancelled(served)}")
 
 
+def settled_pss(served: Served) -> dict[str, int]:
+    """Least memory of router and shard while nothing but scrapes runs: the allocator gives pages back when it is used."""
+    lowest = {"router": sys.maxsize, "shard": sys.maxsize}
+    processes = {"router": served.router(), "shard": served.shard()}
+    for _ in range(POLLS):
+        served.get("/metrics")
+        time.sleep(SETTLE_SECONDS / POLLS)
+        lowest = {name: min(lowest[name], pss_bytes(process.pid)) for name, process in processes.items()}
+    return lowest
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_memory_does_not_grow_with_cancelled_requests(serve: Serve, tiny_model: Path) -> None:
@@ -113,8 +126,7 @@ def test_memory_does_not_grow_with_cancelled_requests(serve: Serve, tiny_model: 
     found = []
     for seed in (1, 2):
         round_of(served, tiny_model, 1_000, seed)
-        time.sleep(SETTLE_SECONDS)
-        found.append({"router": pss_bytes(served.router().pid), "shard": pss_bytes(served.shard().pid)})
+        found.append(settled_pss(served))
     show(f"Pss after the first and second thousand: {found}")
     for process in ("router", "shard"):
         assert found[1][process] <= MEMORY_GROWTH * found[0][process], f"{process}: {found}"
