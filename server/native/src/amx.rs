@@ -72,7 +72,7 @@ impl Drop for Tiles {
             match self.before.0[0] {
                 0 => asm!("tilerelease", options(nostack, preserves_flags)),
                 _ => {
-                    asm!("ldtilecfg [{}]", in(reg) &raw const self.before, options(nostack, preserves_flags))
+                    asm!("ldtilecfg [{}]", in(reg) &raw const self.before, options(nostack, preserves_flags));
                 }
             }
         }

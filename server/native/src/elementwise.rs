@@ -11,7 +11,7 @@ const ELEMENTS_PER_PIECE: usize = 16 * 1024;
 fn for_row_blocks(rows: usize, dim: usize, work: impl Fn(usize) + Send + Sync) {
     let block = (ELEMENTS_PER_PIECE / dim.max(1)).max(1);
     threads::for_each(rows.div_ceil(block), |piece| {
-        (piece * block..((piece + 1) * block).min(rows)).for_each(&work)
+        (piece * block..((piece + 1) * block).min(rows)).for_each(&work);
     });
 }
 

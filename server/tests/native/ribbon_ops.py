@@ -1,6 +1,7 @@
 """Ribbon operations in the numbering of the wire, for the native module's tests."""
 
 import numpy as np
+
 from ribbon_server import _native
 
 OPEN, SHARE, GROW, TRIM_FRONT, CLOSE, TRUNCATE, DROP = range(1, 8)

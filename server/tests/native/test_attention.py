@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from native.ribbon_ops import CLOSE, GROW, OPEN, SHARE, apply
+
 from ribbon_server import _native
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -119,7 +120,8 @@ class Session:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("group", [1, 2, 3, 4, 8])
-def test_ragged_batch_mixes_decodes_and_chunks(features: str, dtype: str, group: int) -> None:
+@pytest.mark.usefixtures("features")
+def test_ragged_batch_mixes_decodes_and_chunks(dtype: str, group: int) -> None:
     session = Session(Shape(heads=2 * group, kv_heads=2, dim=64, dtype=dtype))
     for slot in range(1, 6):
         session.open(slot)
@@ -130,7 +132,8 @@ def test_ragged_batch_mixes_decodes_and_chunks(features: str, dtype: str, group:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("dim", [16, 32, 48, 64, 80, 96, 112, 128, 192, 256])
-def test_head_sizes(features: str, dtype: str, dim: int) -> None:
+@pytest.mark.usefixtures("features")
+def test_head_sizes(dtype: str, dim: int) -> None:
     session = Session(Shape(heads=6, kv_heads=2, dim=dim, dtype=dtype))
     for slot in (1, 2, 3):
         session.open(slot)
@@ -139,7 +142,8 @@ def test_head_sizes(features: str, dtype: str, dim: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_long_sequences_are_cut_and_added_up(features: str, dtype: str) -> None:
+@pytest.mark.usefixtures("features")
+def test_long_sequences_are_cut_and_added_up(dtype: str) -> None:
     session = Session(Shape(heads=4, kv_heads=2, dim=64, dtype=dtype))
     session.open(1)
     session.open(2)
@@ -149,14 +153,16 @@ def test_long_sequences_are_cut_and_added_up(features: str, dtype: str) -> None:
     session.check({1: 200, 2: 1})
 
 
-def test_many_query_heads_on_one_key_head(features: str) -> None:
+@pytest.mark.usefixtures("features")
+def test_many_query_heads_on_one_key_head() -> None:
     session = Session(Shape(heads=40, kv_heads=1, dim=32, dtype="bfloat16"))
     session.open(1)
     session.check({1: 9})
     session.check({1: 1})
 
 
-def test_a_decode_does_not_depend_on_its_batch(features: str) -> None:
+@pytest.mark.usefixtures("features")
+def test_a_decode_does_not_depend_on_its_batch() -> None:
     """Bit for bit: the cut into pieces depends on the sequence alone."""
     alone, batched = (Session(Shape(heads=6, kv_heads=2, dim=64)) for _ in range(2))
     for session in (alone, batched):
@@ -182,7 +188,8 @@ def test_threads_do_not_change_the_result() -> None:
 
 
 @pytest.mark.parametrize("end", [5, 64, 100])
-def test_shared_prefix_is_attended(features: str, end: int) -> None:
+@pytest.mark.usefixtures("features")
+def test_shared_prefix_is_attended(end: int) -> None:
     session = Session(Shape(heads=6, kv_heads=2, dim=80, dtype="bfloat16"))
     session.open(1)
     session.check({1: 130})

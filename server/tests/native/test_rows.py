@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from ribbon_server import _native
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -13,7 +14,8 @@ RTOL = {"float32": 2e-6, "bfloat16": 2**-8}
 @pytest.mark.parametrize(
     ("out", "width"), [(64, 32), (768, 768), (2048, 768), (130, 100), (1, 1), (63, 31), (200, 2048)]
 )
-def test_packed_linear(features: str, out: int, width: int) -> None:
+@pytest.mark.usefixtures("features")
+def test_packed_linear(out: int, width: int) -> None:
     generator = torch.Generator().manual_seed(out)
     weight = torch.randn(out, width, generator=generator).bfloat16()
     linear = _native.PackedLinear(weight.data_ptr(), out, width)
@@ -41,7 +43,8 @@ def test_packed_linear_refuses_too_many_rows() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("rows", "dim"), [(1, 256), (3, 768), (50, 100), (600, 48)])
 @pytest.mark.parametrize("with_residual", [False, True])
-def test_rms_norm(features: str, dtype: str, rows: int, dim: int, with_residual: bool) -> None:
+@pytest.mark.usefixtures("features")
+def test_rms_norm(dtype: str, rows: int, dim: int, with_residual: bool) -> None:
     x, residual = torch.randn(2, rows, dim).to(DTYPES[dtype])
     weight = torch.randn(dim).to(DTYPES[dtype])
     output = torch.full_like(x, float("nan"))
@@ -64,7 +67,8 @@ def test_rms_norm(features: str, dtype: str, rows: int, dim: int, with_residual:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("rows", "dim"), [(1, 704), (3, 2048), (40, 100)])
-def test_silu_mul(features: str, dtype: str, rows: int, dim: int) -> None:
+@pytest.mark.usefixtures("features")
+def test_silu_mul(dtype: str, rows: int, dim: int) -> None:
     gate_up = (torch.randn(rows, 2 * dim) * 8).to(DTYPES[dtype])
     gate_up[0, :3] = torch.tensor([-200.0, 200.0, 0.0])
     output = torch.full((rows, dim), float("nan"), dtype=gate_up.dtype)

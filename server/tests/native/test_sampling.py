@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from ribbon_server import _native
 
 GOLDEN = json.loads(Path(__file__).with_name("philox_golden.json").read_text())
@@ -78,7 +79,8 @@ def filtered(scores: np.ndarray, top_k: int, top_p: float, min_p: float, typical
     return scores
 
 
-def test_noise_equals_the_golden_vectors(features: str) -> None:
+@pytest.mark.usefixtures("features")
+def test_noise_equals_the_golden_vectors() -> None:
     for row in GOLDEN["gumbel"]:
         ours = noise(row["seed"], row["position"], row["choice"], np.array([row["token"]]))[0]
         assert ours == pytest.approx(row["noise"], rel=2e-6, abs=2e-6)
@@ -108,7 +110,8 @@ SETTINGS = [
 
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("vocab", [7, 1000, 32_000])
-def test_filters_noise_and_logprob(features: str, setting: dict[str, float], vocab: int) -> None:
+@pytest.mark.usefixtures("features")
+def test_filters_noise_and_logprob(setting: dict[str, float], vocab: int) -> None:
     generator = np.random.default_rng(vocab)
     logits = (generator.standard_normal((24, vocab)) * 3).astype(np.float32)
     seeds, positions = generator.integers(0, 2**63, 24), generator.integers(0, 5000, 24)
@@ -135,7 +138,8 @@ def test_samples_follow_the_distribution() -> None:
     assert (((seen - expected) ** 2) / expected).sum() < 20.5  # chi-square, 4 degrees of freedom, p = 4e-4
 
 
-def test_greedy_ignores_filters_and_breaks_ties_low(features: str) -> None:
+@pytest.mark.usefixtures("features")
+def test_greedy_ignores_filters_and_breaks_ties_low() -> None:
     logits = np.zeros((2, 1000), np.float32)
     logits[0, [17, 400, 401]] = 5.0
     logits[1, 999] = 1.0
@@ -156,7 +160,8 @@ def test_top_tokens_are_of_the_filtered_scores() -> None:
     np.testing.assert_allclose(ours["top_logprob"][0, :2], np.log(softmax(np.array([3.0, 2.0]))), rtol=1e-5)
 
 
-def test_a_row_does_not_depend_on_its_batch_or_threads(features: str) -> None:
+@pytest.mark.usefixtures("features")
+def test_a_row_does_not_depend_on_its_batch_or_threads() -> None:
     logits = np.random.default_rng(1).standard_normal((9, 32_000)).astype(np.float32)
     together = sample(logits, position=np.arange(9), top_p=0.9, num_top=3)
     for row in range(9):
@@ -165,7 +170,8 @@ def test_a_row_does_not_depend_on_its_batch_or_threads(features: str) -> None:
             assert np.array_equal(values[row], alone[name][0]), name
 
 
-def test_a_faulty_row_is_named_and_hurts_nobody(features: str) -> None:
+@pytest.mark.usefixtures("features")
+def test_a_faulty_row_is_named_and_hurts_nobody() -> None:
     logits = np.random.default_rng(1).standard_normal((5, 100)).astype(np.float32)
     fine = sample(logits)
     logits[1, 50], logits[2, 3], logits[3] = np.nan, np.inf, -np.inf

@@ -64,14 +64,14 @@ impl<T: Element> Problem<'_, T> {
 /// Computes the whole batch.
 pub fn attention<T: Element>(problem: &Problem<'_, T>) {
     let Units {
-        units,
+        pieces: units,
         merges,
         num_partials,
     } = Units::new(problem.batch, &problem.shape);
     let mut memory = vec![0.0; num_partials * Partials::len(&problem.shape)];
     let partials = Partials::new(&mut memory, &problem.shape);
     threads::for_each(units.len(), |index| {
-        compute(problem, units[index], &partials)
+        compute(problem, units[index], &partials);
     });
     for merge in merges {
         partials.merge(problem, merge);
@@ -107,7 +107,7 @@ fn compute<T: Element>(problem: &Problem<'_, T>, unit: Unit, partials: &Partials
             unit,
             partials,
             memory,
-        })
+        });
     });
 }
 

@@ -42,13 +42,15 @@ impl<T: Element> Kernel for Piece<'_, T> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(mut self) {
         match self.unit {
-            // SAFETY: the caller's promise.
             Unit::Decode {
                 run,
                 first,
                 last,
                 partial,
-            } => unsafe { self.decode::<L>(run, (first, last), partial) },
+            } => {
+                // SAFETY: the caller's promise.
+                unsafe { self.decode::<L>(run, (first, last), partial) }
+            }
             Unit::Chunk {
                 run,
                 kv_head,
@@ -59,7 +61,7 @@ impl<T: Element> Kernel for Piece<'_, T> {
                 for first in (first_row..last_row).step_by(CHUNK_STEP) {
                     // SAFETY: the caller's promise.
                     unsafe {
-                        self.chunk::<L>(&run, kv_head, first..(first + CHUNK_STEP).min(last_row))
+                        self.chunk::<L>(&run, kv_head, first..(first + CHUNK_STEP).min(last_row));
                     };
                 }
             }
@@ -179,7 +181,7 @@ impl<T: Element> Piece<'_, T> {
                         count: (last - first).min(BLOCK),
                     },
                     room,
-                )
+                );
             };
         }
         self.problem

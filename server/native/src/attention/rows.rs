@@ -195,7 +195,7 @@ impl Rows<'_> {
             unsafe {
                 L::load(sums.add(unit))
                     .mul(L::splat(factor))
-                    .store(sums.add(unit))
+                    .store(sums.add(unit));
             };
         }
     }

@@ -21,7 +21,7 @@ type Vector = Avx512<true>;
 
 /// Whether a layer's heads fit the tiles.
 pub fn fits(shape: &LayerShape, scale: f32) -> bool {
-    shape.head_dim % STEP == 0 && shape.head_dim <= 128 && scale > 0.0
+    shape.head_dim.is_multiple_of(STEP) && shape.head_dim <= 128 && scale > 0.0
 }
 
 /// Floats of working memory for `rows` query rows.
@@ -228,12 +228,11 @@ impl Block<'_> {
                             + (first + key) * view.stride
                             + view.value_offset
                             + unit * size_of::<bf16>();
-                        // SAFETY: the key is below `count`, so mapped.
-                        if key < count {
-                            unsafe { _mm256_loadu_si256(at as *const __m256i) }
-                        } else {
-                            _mm256_setzero_si256()
+                        if key >= count {
+                            return _mm256_setzero_si256();
                         }
+                        // SAFETY: the key is below `count`, so mapped.
+                        unsafe { _mm256_loadu_si256(at as *const __m256i) }
                     };
                     let (even, odd) = (
                         _mm512_cvtepu16_epi32(value(key)),

@@ -42,7 +42,7 @@ pub struct Merge {
 #[derive(Debug, Default)]
 pub struct Units {
     /// The pieces, costly ones first.
-    pub units: Vec<Unit>,
+    pub pieces: Vec<Unit>,
     /// What to add up afterwards.
     pub merges: Vec<Merge>,
     /// Number of pieces that are added up.
@@ -60,7 +60,7 @@ impl Units {
             }
         }
         // Later rows of a chunk see more keys: starting with them leaves the small pieces for the end.
-        all.units.reverse();
+        all.pieces.reverse();
         all
     }
 
@@ -70,7 +70,7 @@ impl Units {
         for piece in 0..count {
             let first = piece * DECODE_KEYS;
             let partial = (count > 1).then_some(first_partial + piece);
-            self.units.push(Unit::Decode {
+            self.pieces.push(Unit::Decode {
                 run,
                 first,
                 last: (first + DECODE_KEYS).min(num_tokens),
@@ -90,7 +90,7 @@ impl Units {
     fn add_chunk(&mut self, run: usize, rows: usize, kv_heads: usize) {
         for first_row in (0..rows).step_by(CHUNK_ROWS) {
             let last_row = (first_row + CHUNK_ROWS).min(rows);
-            self.units.extend((0..kv_heads).map(|kv_head| Unit::Chunk {
+            self.pieces.extend((0..kv_heads).map(|kv_head| Unit::Chunk {
                 run,
                 kv_head,
                 first_row,

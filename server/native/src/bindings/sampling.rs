@@ -111,7 +111,7 @@ impl Outputs {
             }
             Err(fault) => {
                 (token_id[0], logprob[0], top_count[0], status[0]) =
-                    (0, f32::NEG_INFINITY, 0, fault as u8)
+                    (0, f32::NEG_INFINITY, 0, fault as u8);
             }
         }
     }

@@ -72,7 +72,7 @@ pub trait Lanes: Copy {
 /// Coefficients of 2^r for r in [−½, ½]: a minimax polynomial, relative error below 2e-7.
 pub(crate) const EXP2: [f32; 7] = [
     1.0,
-    0.693_147_2,
+    std::f32::consts::LN_2,
     0.240_226_5,
     0.055_503_58,
     0.009_618_351,

@@ -63,7 +63,7 @@ impl Lanes for Portable {
         // SAFETY: the caller's promise.
         unsafe {
             to.cast::<[bf16; LANES]>()
-                .write_unaligned(self.0.map(Element::narrow))
+                .write_unaligned(self.0.map(Element::narrow));
         }
     }
     #[inline(always)]
@@ -125,7 +125,7 @@ impl Lanes for Portable {
         };
         let mut sums = self.0;
         sums.iter_mut().zip(pairs).for_each(|(sum, pair)| {
-            *sum += pair[0].widen() * x[0].widen() + pair[1].widen() * x[1].widen()
+            *sum += pair[0].widen() * x[0].widen() + pair[1].widen() * x[1].widen();
         });
         Self(sums)
     }

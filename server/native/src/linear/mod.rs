@@ -90,7 +90,7 @@ impl PackedLinear {
         // Pieces of whole panels, a few for each thread.
         let pieces = panels.min(4 * threads::num_threads());
         threads::for_each(pieces, |piece| {
-            call.compute(piece * panels / pieces..(piece + 1) * panels / pieces)
+            call.compute(piece * panels / pieces..(piece + 1) * panels / pieces);
         });
     }
 

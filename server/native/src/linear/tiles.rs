@@ -72,7 +72,7 @@ fn ask_ahead(weights: *const bf16) {
         unsafe {
             core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T1 }>(
                 begin.wrapping_add(64 * line),
-            )
+            );
         };
     }
 }

@@ -43,7 +43,7 @@ impl Layout {
         }
         let ranges = u64::from(self.num_slots.max(self.num_storages));
         match self.slot_bytes().checked_mul(ranges) {
-            Some(bytes) if bytes <= i64::MAX as u64 => Ok(self),
+            Some(bytes) if i64::try_from(bytes).is_ok() => Ok(self),
             _ => refuse(format!(
                 "{ranges} ranges of {} bytes do not fit an address space",
                 self.slot_bytes()

@@ -54,7 +54,7 @@ impl Model {
         // SAFETY: the slot has just grown over this token.
         unsafe {
             self.token(slot, token)
-                .write_bytes(value, self.region.layout().stride_bytes as usize)
+                .write_bytes(value, self.region.layout().stride_bytes as usize);
         };
     }
 
@@ -431,7 +431,7 @@ fn sizes_that_cannot_be_are_named() {
     assert!(
         message(Layout {
             slot_tokens: u32::MAX,
-            stride_bytes: u32::MAX & !63,
+            stride_bytes: !63,
             ..good
         })
         .contains("address space")
