@@ -34,7 +34,7 @@ use crate::{
 /// How often the gauges are brought up to date while something runs.
 const SHOW_EVERY: Duration = Duration::from_millis(50);
 /// How long to sleep when nothing is due.
-const FOREVER: Duration = Duration::from_secs(86_400);
+const FOREVER: Duration = Duration::from_hours(24);
 
 /// A generation of shards was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

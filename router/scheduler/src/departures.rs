@@ -6,7 +6,7 @@ use std::{
 };
 
 /// How far back the rate looks.
-const WINDOW: Duration = Duration::from_secs(60);
+const WINDOW: Duration = Duration::from_mins(1);
 /// Most departures remembered.
 const REMEMBERED: usize = 256;
 /// Advice in seconds while nothing has left yet.

@@ -8,6 +8,7 @@ use crate::{
     batch::Seat,
     gate::SequenceId,
     scheduler::{Live, Scheduler},
+    sequence::Sequence,
     step::Draft,
 };
 
@@ -72,7 +73,7 @@ impl Scheduler {
             let tokens = self
                 .sequences
                 .get(&suspect.id)
-                .map_or(0, |sequence| sequence.kv_tokens());
+                .map_or(0, Sequence::kv_tokens);
             let rest = pages.checked_sub(live.ribbons.pages(tokens));
             pages = rest.unwrap_or_default();
             rest.is_some()

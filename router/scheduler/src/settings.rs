@@ -31,7 +31,7 @@ impl Default for SchedulerSettings {
             max_concurrent_requests: 128,
             max_input_tokens: None,
             step_timeout: None,
-            recovery_timeout: Duration::from_secs(120),
+            recovery_timeout: Duration::from_mins(2),
             pipeline_depth: 2,
         }
     }

@@ -52,7 +52,7 @@ fn everything_holds_through_twenty_thousand_steps_of_trouble() {
         world.run(20_000);
         world.drain();
         let tally = &world.clients.tally;
-        println!(
+        eprintln!(
             "seed {seed}, depth {depth}: {tally:?}, {} losses",
             world.losses
         );
@@ -73,7 +73,7 @@ fn in_peace_nobody_fails_and_nobody_starves() {
     world.run(20_000);
     world.drain();
     let tally = &world.clients.tally;
-    println!("in peace: {tally:?}");
+    eprintln!("in peace: {tally:?}");
     assert_eq!((tally.given_up, tally.timed_out, world.losses), (0, 0, 0));
     assert!(tally.longest_wait_steps < 600, "starved: {tally:?}");
 }
@@ -91,7 +91,7 @@ fn of_32_streams_with_one_that_kills_the_shard_31_complete() {
             }
             world.drain();
             let tally = &world.clients.tally;
-            println!(
+            eprintln!(
                 "poison {poison} at {place}: {} losses, {} failed steps, {} steps",
                 world.losses, world.failed_steps, world.step
             );
@@ -113,7 +113,7 @@ fn tiny_budgets_and_pools_still_serve_everyone() {
         world.run(2_000);
         world.drain();
         let tally = &world.clients.tally;
-        println!("budget {budget}, {pages} pages: {tally:?}");
+        eprintln!("budget {budget}, {pages} pages: {tally:?}");
         assert!(tally.finished > 10);
     }
 }

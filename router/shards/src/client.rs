@@ -18,7 +18,7 @@ use crate::{
 const CONNECT: Duration = Duration::from_secs(10);
 const DESCRIBE: Duration = Duration::from_secs(30);
 /// Loading is over by then, but the largest step of a large model on a small machine takes its time.
-const WARMUP: Duration = Duration::from_secs(600);
+const WARMUP: Duration = Duration::from_mins(10);
 /// gRPC's default of 4 MiB is a few long prompts.
 const MAX_MESSAGE_BYTES: usize = 256 << 20;
 /// Plans that wait for the socket; the pipeline is two deep, so more than that means that nobody reads.

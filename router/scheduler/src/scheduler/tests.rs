@@ -387,15 +387,15 @@ fn recovery_times_out_only_while_no_shard_is_live() {
     scheduler.on_time(lost);
     scheduler.on_lost("killed", lost);
     let late = scheduler
-        .submit(request(10, 9), lost + Duration::from_secs(60))
+        .submit(request(10, 9), lost + Duration::from_mins(1))
         .unwrap();
-    assert_eq!(scheduler.deadline(), Some(lost + Duration::from_secs(120)));
+    assert_eq!(scheduler.deadline(), Some(lost + Duration::from_mins(2)));
     scheduler.on_time(lost + Duration::from_secs(119));
     assert_eq!(errors(&mut scheduler), []);
-    let timeout = StreamError::RecoveryTimeout(Duration::from_secs(120));
-    scheduler.on_time(lost + Duration::from_secs(120));
+    let timeout = StreamError::RecoveryTimeout(Duration::from_mins(2));
+    scheduler.on_time(lost + Duration::from_mins(2));
     assert_eq!(errors(&mut scheduler), [(early, timeout.clone())]);
-    scheduler.on_time(lost + Duration::from_secs(180));
+    scheduler.on_time(lost + Duration::from_mins(3));
     assert_eq!(errors(&mut scheduler), [(late, timeout)]);
 }
 

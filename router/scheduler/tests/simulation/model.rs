@@ -17,7 +17,9 @@ pub(crate) struct History(u64);
 impl History {
     pub(crate) fn of(tokens: &[u32]) -> Self {
         let mut history = Self::default();
-        tokens.iter().for_each(|token| history.push(*token));
+        for token in tokens {
+            history.push(*token);
+        }
         history
     }
 

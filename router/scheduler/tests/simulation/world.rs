@@ -124,11 +124,11 @@ impl World {
             let request = clients::request(&mut self.rng, self.chances.poison);
             self.submit(&request);
         }
-        if self.rng.chance(self.chances.cancel) {
-            if let Some(id) = self.clients.pick(&mut self.rng) {
-                self.clients.cancel(id);
-                self.scheduler.cancel(id, self.now);
-            }
+        if self.rng.chance(self.chances.cancel)
+            && let Some(id) = self.clients.pick(&mut self.rng)
+        {
+            self.clients.cancel(id);
+            self.scheduler.cancel(id, self.now);
         }
         self.check();
     }

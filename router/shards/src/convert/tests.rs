@@ -230,10 +230,10 @@ fn what_is_missing_or_not_built_is_refused_by_name() {
         ("vocab_size", |shard| shard.vocab_size = 0),
         ("kv_groups", |shard| shard.kv_groups.clear()),
         ("2 KV groups", |shard| {
-            shard.kv_groups.push(shard.kv_groups[0].clone())
+            shard.kv_groups.push(shard.kv_groups[0].clone());
         }),
         ("windowed", |shard| {
-            shard.kv_groups[0].kind = wire::KvKind::Window as i32
+            shard.kv_groups[0].kind = wire::KvKind::Window as i32;
         }),
         ("num_slots", |shard| shard.kv_groups[0].num_slots = 1),
         ("storages", |shard| shard.kv_groups[0].num_storages = 3),

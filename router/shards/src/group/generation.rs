@@ -79,7 +79,7 @@ impl Generation {
         let (plans, answer) = warm.run();
         self.phase = Phase::Opening(Box::pin(answer));
         let plans = Plans {
-            plans,
+            to_shard: plans,
             hung: self.hung.clone(),
             generation: self.number,
         };
@@ -107,14 +107,14 @@ pub(super) fn report(reports: &mpsc::Sender<Hung>, hung: Hung) {
 /// Where the plans of one generation go.
 #[derive(Debug)]
 struct Plans {
-    plans: mpsc::Sender<wire::StepPlan>,
+    to_shard: mpsc::Sender<wire::StepPlan>,
     hung: mpsc::Sender<Hung>,
     generation: u64,
 }
 
 impl PlanSink for Plans {
     fn send(&mut self, plan: StepPlan) {
-        match self.plans.try_send(convert::plan(&plan)) {
+        match self.to_shard.try_send(convert::plan(&plan)) {
             // Closed: the generation is lost, which comes up as an event of its own.
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
             Err(mpsc::error::TrySendError::Full(_)) => self.report_hung(plan.step_id),
