@@ -55,7 +55,12 @@ def save_tiny(folder: Path, **fields: object) -> TinyModel:
 
 
 def make_engine(
-    folder: Path, *, dtype: DType | None = DType.FLOAT32, kernels: Kernels | None = None, concurrent: int = 8, kv_bytes: int = 64 * 2**20
+    folder: Path,
+    *,
+    dtype: DType | None = DType.FLOAT32,
+    kernels: Kernels | None = None,
+    concurrent: int = 8,
+    kv_bytes: int = 64 * 2**20,
 ) -> Engine:
     """A warm engine over the model in `folder`."""
     model = open_model(folder, dtype, kernels or native_kernels())
