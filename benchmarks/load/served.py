@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -52,7 +53,7 @@ def free_port() -> int:
 
 
 class Served:
-    """One server. Use it as a context manager; `base` is its URL, `directory` holds its log and step log."""
+    """One server. Use it as a context manager; `base` is its URL, `directory` holds its log and step log, and stays where the end was not clean."""
 
     def __init__(
         self,
@@ -179,6 +180,8 @@ class Served:
         for process in alive:
             with contextlib.suppress(psutil.Error):
                 process.kill()
+        if code == 0:
+            shutil.rmtree(self.directory, ignore_errors=True)
         return code
 
     def _family(self) -> list[psutil.Process]:
