@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 COPY, SHORT, LONG, FULL = 128, 256, 1024, 4096
 ROW_COUNTS = {COPY: 8, SHORT: 8, LONG: 2, FULL: 1}  # per process and step
-LONG_EVERY = 5
+LONG_EVERY = 4
 COPY_EVERY = 8
 
 

@@ -8,10 +8,11 @@ from skills import SKILLS, Skill
 TARGET = 0.97  # a skill above this keeps only its floor
 FLOOR = 0.4
 COPY_START, COPY_GROWTH, COPY_PASS = 48, 1.6, 0.7
-DISTANCES = (60, 110, 170, 300, 500, 700, 950)
+DISTANCES = (170, 950)
 SHORT_DISTANCE = 170  # the longest that fits rows of 256
 FULL_DISTANCE = 3950
-DISTANCE_PASS = 0.85
+LOOK_UP_SHARE = 0.35  # of the other skills' items
+DISTANCE_PASS = 0.7
 
 
 @dataclass
@@ -48,7 +49,7 @@ class Curriculum:
     def mix(self, *, longest: int) -> Mix:
         """The mix for rows that hold look-ups up to `longest` tokens back."""
         weights = tuple(skill.weight * self.need(skill) for skill in SKILLS)
-        look_up_weight = 0.12 * sum(weights)
+        look_up_weight = LOOK_UP_SHARE * sum(weights)
         return Mix(weights, look_up_weight, min(self.max_distance, longest))
 
     def long_mix(self, longest: int) -> Mix:

@@ -103,7 +103,7 @@ def main() -> None:
     """Measures every skill of the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path, nargs="?", default=Path(__file__).parent / "weights")
-    parser.add_argument("--items", type=int, default=200)
+    parser.add_argument("--items", type=int, default=100)
     parser.add_argument("--long-items", type=int, default=40, help="items of the look-up 4,000 tokens back")
     args = parser.parse_args()
     subject = Subject(args.model)

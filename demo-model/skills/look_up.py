@@ -1,4 +1,7 @@
-"""Finding a fact planted in a long context."""
+"""Finding a fact planted in a long context.
+
+The answer is the sentence of the fact: repeating its first words leads a small model to the rest.
+"""
 
 from random import Random
 
@@ -11,8 +14,8 @@ SYSTEM_SHARE = 0.2  # of contexts that stand in the system turn
 
 def look_up(rng: Random, distance: int) -> Item:
     """Plants a fact about `distance` tokens before the question, among filler and other facts."""
-    things = rng.sample(NOUNS, rng.randint(1, 4))
-    facts, question, answer = rng.choices((codes, owners), (7, 3))[0](rng, things)
+    things = rng.sample(NOUNS, rng.choice((1, 1, 1, 2, 2, 3, 4)))
+    facts, question = rng.choice((codes, codes, owners, places))(rng, things)
     after = [sentence(rng) for _ in range(int(distance / TOKENS_PER_SENTENCE))]
     before = [sentence(rng) for _ in range(rng.randint(0, 3))]
     for fact in facts[1:]:
@@ -21,22 +24,26 @@ def look_up(rng: Random, distance: int) -> Item:
     text = " ".join([*before, facts[0], *after])
     key = f"look-up {facts}"
     if rng.random() < SYSTEM_SHARE:
-        return Item((Message("system", text), Message("user", question)), answer, key)
-    return ask(f"{text}\n{question}", answer, key)
+        return Item((Message("system", text), Message("user", question)), facts[0], key)
+    return ask(f"{text}\n{question}", facts[0], key)
 
 
-def codes(rng: Random, things: list[str]) -> tuple[list[str], str, str]:
-    """Facts of the form 'The code of the lamp is 4821.'; the first one is asked for."""
+def codes(rng: Random, things: list[str]) -> tuple[list[str], str]:
+    """Facts of the form 'The code of the lamp is 4821.' and a question for the first one."""
     values = ["".join(rng.choices("0123456789", k=4)) for _ in things]
     facts = [f"The code of the {thing} is {value}." for thing, value in zip(things, values, strict=True)]
-    return facts, f"What is the code of the {things[0]}?", values[0]
+    return facts, f"What is the code of the {things[0]}?"
 
 
-def owners(rng: Random, things: list[str]) -> tuple[list[str], str, str]:
-    """Facts of the form 'Anna left the lamp in the hall.'; the first one is asked for."""
-    names, places = rng.sample(NAMES, len(things)), rng.choices(PLACES, k=len(things))
-    rows = list(zip(names, things, places, strict=True))
-    facts = [f"{name} left the {thing} in the {place}." for name, thing, place in rows]
-    if rng.random() < 0.5:
-        return facts, f"Where is the {things[0]}?", f"in the {places[0]}"
-    return facts, f"Who left the {things[0]}?", names[0]
+def owners(rng: Random, things: list[str]) -> tuple[list[str], str]:
+    """Facts of the form 'The lamp belongs to Anna.' and a question for the first one."""
+    facts = [
+        f"The {thing} belongs to {name}." for thing, name in zip(things, rng.sample(NAMES, len(things)), strict=True)
+    ]
+    return facts, f"Who owns the {things[0]}?"
+
+
+def places(rng: Random, things: list[str]) -> tuple[list[str], str]:
+    """Facts of the form 'The lamp was left in the hall.' and a question for the first one."""
+    facts = [f"The {thing} was left in the {rng.choice(PLACES)}." for thing in things]
+    return facts, f"Where is the {things[0]}?"
