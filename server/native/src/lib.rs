@@ -16,5 +16,6 @@ pub mod rope;
 pub mod runs;
 pub mod sampling;
 pub mod scratch;
+mod team;
 pub mod tensor;
 pub mod threads;

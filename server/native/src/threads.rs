@@ -1,29 +1,14 @@
-//! The thread pool of the kernels and how work is dealt to it. Knows counts; not kernels.
+//! How many threads the kernels use, and how work is dealt to them. Knows counts; not kernels.
 
 use std::fs;
-use std::sync::{Arc, PoisonError, RwLock};
-
-use rayon::prelude::*;
-use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::error::{NativeError, invalid};
-
-static POOL: RwLock<Option<Arc<ThreadPool>>> = RwLock::new(None);
+use crate::team;
 
 /// More threads than any machine this runs on has.
 const MAX_THREADS: usize = 1024;
 
-fn build(num_threads: usize) -> Result<Arc<ThreadPool>, NativeError> {
-    let builder = ThreadPoolBuilder::new()
-        .num_threads(num_threads)
-        .thread_name(|index| format!("ribbon-{index}"));
-    match builder.build() {
-        Ok(pool) => Ok(Arc::new(pool)),
-        Err(error) => invalid(format!("starting {num_threads} threads: {error}")),
-    }
-}
-
-/// Replaces the pool.
+/// Replaces the team of threads.
 ///
 /// # Errors
 /// When the count is not between 1 and 1024 or the threads do not start.
@@ -33,33 +18,19 @@ pub fn set_num_threads(num_threads: usize) -> Result<(), NativeError> {
             "num_threads is {num_threads}; 1 to {MAX_THREADS} are possible"
         ));
     }
-    let pool = build(num_threads)?;
-    *POOL.write().unwrap_or_else(PoisonError::into_inner) = Some(pool);
-    Ok(())
-}
-
-fn pool() -> Option<Arc<ThreadPool>> {
-    if let Some(pool) = POOL.read().unwrap_or_else(PoisonError::into_inner).as_ref() {
-        return Some(Arc::clone(pool));
-    }
-    let mut guard = POOL.write().unwrap_or_else(PoisonError::into_inner);
-    if guard.is_none() {
-        *guard = build(available_cores()).ok();
-    }
-    guard.clone()
+    team::replace(num_threads)
+        .or_else(|error| invalid(format!("starting {num_threads} threads: {error}")))
 }
 
 /// Threads the kernels use.
 pub fn num_threads() -> usize {
-    pool().map_or(1, |pool| pool.current_num_threads())
+    team::current(available_cores).map_or(1, |team| team.num_threads())
 }
 
-/// Runs `work(0..count)`, on the pool if there is more than one piece and more than one thread.
+/// Runs `work(0..count)`, by the team if there is more than one piece.
 pub fn for_each<F: Fn(usize) + Send + Sync>(count: usize, work: F) {
-    match pool() {
-        Some(pool) if count > 1 && pool.current_num_threads() > 1 => {
-            pool.install(|| (0..count).into_par_iter().with_max_len(1).for_each(&work));
-        }
+    match team::current(available_cores) {
+        Some(team) if count > 1 => team.run(count, &work),
         _ => (0..count).for_each(work),
     }
 }
