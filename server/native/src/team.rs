@@ -293,7 +293,7 @@ mod tests {
         let team = Team::start(2).unwrap();
         for _ in 0..20 {
             let caught = catch_unwind(AssertUnwindSafe(|| {
-                team.run(8, &|piece| assert_ne!(piece, 5))
+                team.run(8, &|piece| assert_ne!(piece, 5));
             }));
             assert!(caught.is_err());
         }
