@@ -123,7 +123,7 @@ def openai(
     name: str,
     path: str,
     body: Json,
-    status: int = 400,
+    status: int = 422,
     kind: str = "invalid_request_error",
     names: tuple[str, ...] = (),
 ) -> Row:

@@ -87,32 +87,32 @@ const ROWS: &[Row] = &[
     row("/", r#"{"inputs": "", "stream": true}"#, 422, "validation", "`inputs`"),
     row("/tokenize", r#"{"inputs": 3}"#, 422, "text", "inputs"),
     row(CHAT, "nonsense", 400, INVALID, "JSON"),
-    row(CHAT, "{}", 400, INVALID, "`messages` is missing"),
-    row(CHAT, r#"{"messages": []}"#, 400, INVALID, "`messages` is empty"),
-    row(CHAT, r#"{"messages": "Hi"}"#, 400, INVALID, "messages"),
-    row(CHAT, r#"{"messages": [{"content": "Hi"}]}"#, 400, INVALID, "`messages[0].role`"),
-    row(CHAT, r#"{"messages": [{"role": "user"}]}"#, 400, INVALID, "`messages[0].content`"),
-    row(CHAT, r#"{"messages": [{"role": "user", "content": 3}]}"#, 400, INVALID, "`messages[0].content`"),
-    row(CHAT, r#"{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}"#, 400, INVALID, "`image_url`"),
-    row(CHAT, r#"{"messages": [{"role": "assistant", "tool_calls": [{}]}]}"#, 400, INVALID, "`messages[0].tool_calls[0].function.name`"),
-    row(CHAT, r#"{"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3, "max_completion_tokens": 4}"#, 400, INVALID, "give one"),
-    row(CHAT, r#"{"messages": [{"role": "user", "content": "Hi"}], "temperature": -1}"#, 400, INVALID, "`temperature`"),
-    row(CHAT, r#"{"messages": [{"role": "user", "content": "Hi"}], "presence_penalty": 3}"#, 400, INVALID, "`presence_penalty`"),
-    row(CHAT, r#"{"messages": [{"role": "user", "content": "Hi"}], "top_logprobs": 2}"#, 400, INVALID, "`logprobs: true`"),
-    row(CHAT, r#"{"messages": [{"role": "user", "content": "Hi"}], "logprobs": true, "top_logprobs": 20}"#, 400, INVALID, "--max-top-n-tokens"),
-    row(CHAT, r#"{"messages": [{"role": "user", "content": "Hi"}], "seed": 1.5}"#, 400, INVALID, "seed"),
-    row(CHAT, r#"{"messages": [{"role": "user", "content": "Hi"}], "stream_options": {"include_usage": true}}"#, 400, INVALID, "`stream: true`"),
-    row(CHAT, r#"{"messages": [{"role": "user", "content": "Hi"}], "prompt": "Hi"}"#, 400, INVALID, "`prompt`"),
-    row(CHAT, r#"{"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 500}"#, 400, INVALID, "--max-total-tokens"),
-    row(COMPLETIONS, "{}", 400, INVALID, "`prompt` is missing"),
-    row(COMPLETIONS, r#"{"prompt": ""}"#, 400, INVALID, "`prompt` is empty"),
-    row(COMPLETIONS, r#"{"prompt": []}"#, 400, INVALID, "empty list"),
-    row(COMPLETIONS, r#"{"prompt": [[]]}"#, 400, INVALID, "`prompt` is empty"),
-    row(COMPLETIONS, r#"{"prompt": [2048]}"#, 400, INVALID, "2048"),
-    row(COMPLETIONS, r#"{"prompt": [-1]}"#, 400, INVALID, "prompt"),
-    row(COMPLETIONS, r#"{"prompt": ["a", 3]}"#, 400, INVALID, "a list of strings"),
-    row(COMPLETIONS, r#"{"prompt": ["a", "b", "c", "d", "e"]}"#, 400, INVALID, "--max-client-batch-size"),
-    row(COMPLETIONS, r#"{"prompt": "Hi", "messages": []}"#, 400, INVALID, "`messages`"),
+    row(CHAT, "{}", 422, INVALID, "`messages` is missing"),
+    row(CHAT, r#"{"messages": []}"#, 422, INVALID, "`messages` is empty"),
+    row(CHAT, r#"{"messages": "Hi"}"#, 422, INVALID, "messages"),
+    row(CHAT, r#"{"messages": [{"content": "Hi"}]}"#, 422, INVALID, "`messages[0].role`"),
+    row(CHAT, r#"{"messages": [{"role": "user"}]}"#, 422, INVALID, "`messages[0].content`"),
+    row(CHAT, r#"{"messages": [{"role": "user", "content": 3}]}"#, 422, INVALID, "`messages[0].content`"),
+    row(CHAT, r#"{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}"#, 422, INVALID, "`image_url`"),
+    row(CHAT, r#"{"messages": [{"role": "assistant", "tool_calls": [{}]}]}"#, 422, INVALID, "`messages[0].tool_calls[0].function.name`"),
+    row(CHAT, r#"{"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3, "max_completion_tokens": 4}"#, 422, INVALID, "give one"),
+    row(CHAT, r#"{"messages": [{"role": "user", "content": "Hi"}], "temperature": -1}"#, 422, INVALID, "`temperature`"),
+    row(CHAT, r#"{"messages": [{"role": "user", "content": "Hi"}], "presence_penalty": 3}"#, 422, INVALID, "`presence_penalty`"),
+    row(CHAT, r#"{"messages": [{"role": "user", "content": "Hi"}], "top_logprobs": 2}"#, 422, INVALID, "`logprobs: true`"),
+    row(CHAT, r#"{"messages": [{"role": "user", "content": "Hi"}], "logprobs": true, "top_logprobs": 20}"#, 422, INVALID, "--max-top-n-tokens"),
+    row(CHAT, r#"{"messages": [{"role": "user", "content": "Hi"}], "seed": 1.5}"#, 422, INVALID, "seed"),
+    row(CHAT, r#"{"messages": [{"role": "user", "content": "Hi"}], "stream_options": {"include_usage": true}}"#, 422, INVALID, "`stream: true`"),
+    row(CHAT, r#"{"messages": [{"role": "user", "content": "Hi"}], "prompt": "Hi"}"#, 422, INVALID, "`prompt`"),
+    row(CHAT, r#"{"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 500}"#, 422, INVALID, "--max-total-tokens"),
+    row(COMPLETIONS, "{}", 422, INVALID, "`prompt` is missing"),
+    row(COMPLETIONS, r#"{"prompt": ""}"#, 422, INVALID, "`prompt` is empty"),
+    row(COMPLETIONS, r#"{"prompt": []}"#, 422, INVALID, "empty list"),
+    row(COMPLETIONS, r#"{"prompt": [[]]}"#, 422, INVALID, "`prompt` is empty"),
+    row(COMPLETIONS, r#"{"prompt": [2048]}"#, 422, INVALID, "2048"),
+    row(COMPLETIONS, r#"{"prompt": [-1]}"#, 422, INVALID, "prompt"),
+    row(COMPLETIONS, r#"{"prompt": ["a", 3]}"#, 422, INVALID, "a list of strings"),
+    row(COMPLETIONS, r#"{"prompt": ["a", "b", "c", "d", "e"]}"#, 422, INVALID, "--max-client-batch-size"),
+    row(COMPLETIONS, r#"{"prompt": "Hi", "messages": []}"#, 422, INVALID, "`messages`"),
 ];
 
 /// What differs from the row; `None` if nothing does.
@@ -195,7 +195,7 @@ async fn a_body_must_be_declared_as_json() {
 #[tokio::test]
 async fn a_prompt_may_be_as_long_as_the_limit() {
     let server = Server::saying(ended("a"));
-    for (length, status) in [(200, 200), (201, 400)] {
+    for (length, status) in [(200, 200), (201, 422)] {
         let answer = server
             .post(
                 COMPLETIONS,
@@ -204,7 +204,7 @@ async fn a_prompt_may_be_as_long_as_the_limit() {
             .await;
         assert_eq!(answer.status.as_u16(), status, "{}", answer.text);
     }
-    for (room, status) in [(56, 200), (57, 400)] {
+    for (room, status) in [(56, 200), (57, 422)] {
         let answer = server
             .post(
                 COMPLETIONS,

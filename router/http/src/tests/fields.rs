@@ -68,7 +68,7 @@ async fn what_is_not_built_is_refused_by_name() {
         let error = &answer.json()["error"];
         assert_eq!(
             (answer.status.as_u16(), &error["param"]),
-            (400, &json!(name)),
+            (422, &json!(name)),
             "{}",
             answer.text
         );
