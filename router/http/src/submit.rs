@@ -161,23 +161,33 @@ fn render(text: &ModelText, messages: &[Value]) -> Result<String, ApiError> {
             "template not found: the model has no chat template",
         )
     })?;
-    let continued = continued(messages);
+    let marked = continued(messages).map(|content| mark_end(messages, content));
     let prompt = template.render(&Rendering {
-        messages,
-        add_generation_prompt: continued.is_none(),
+        messages: marked.as_deref().unwrap_or(messages),
+        add_generation_prompt: marked.is_none(),
         now: Zoned::now(),
     })?;
-    match continued {
-        Some(content) => cut_after(prompt, content),
+    match marked {
+        Some(_) => cut_at_mark(prompt),
         None => Ok(prompt),
     }
 }
 
-/// The prompt up to the end of the text to continue, without the turn's closing tokens.
-fn cut_after(mut prompt: String, content: &str) -> Result<String, ApiError> {
-    let content = content.trim_end();
-    let found = prompt.rfind(content).map(|start| start + content.len());
-    let end = found.ok_or_else(|| {
+/// Where a message to continue ends: a private-use character, since the text itself may also stand in the closing tokens.
+const END_MARK: char = '\u{F8FE}';
+
+/// The messages with the last one's text ending in the mark, spaces before it cut as TGI cuts them.
+fn mark_end(messages: &[Value], content: &str) -> Vec<Value> {
+    let mut marked = messages.to_vec();
+    if let Some(text) = marked.last_mut().and_then(|last| last.get_mut("content")) {
+        *text = Value::String(format!("{}{END_MARK}", content.trim_end()));
+    }
+    marked
+}
+
+/// The prompt up to the mark, without the turn's closing tokens.
+fn cut_at_mark(mut prompt: String) -> Result<String, ApiError> {
+    let end = prompt.rfind(END_MARK).ok_or_else(|| {
         ApiError::new(
             Cause::Template,
             "the chat template does not show the last message, so it cannot be continued",

@@ -8,7 +8,7 @@ mod tests;
 use std::pin::Pin;
 
 use futures_core::Stream;
-use futures_util::stream::unfold;
+use futures_util::{StreamExt, stream::unfold};
 use ribbon_core::{ShardEvent, Shards};
 use tokio::sync::mpsc;
 
@@ -166,9 +166,10 @@ async fn progress(current: &mut Option<Generation>) -> Result<ShardEvent, ShardE
 
 impl Shards for ShardGroups {
     fn events(self: Box<Self>) -> Pin<Box<dyn Stream<Item = ShardEvent> + Send>> {
-        Box::pin(unfold(*self, |mut groups| async move {
+        let events = unfold(*self, |mut groups| async move {
             let event = groups.next().await?;
             Some((event, groups))
-        }))
+        });
+        Box::pin(events.fuse())
     }
 }

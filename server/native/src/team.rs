@@ -4,7 +4,7 @@
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
@@ -85,19 +85,20 @@ impl Team {
     /// # Panics
     /// When a piece does, after every thread has left the call.
     pub(crate) fn run(&self, count: usize, work: Work<'_>) {
-        let Ok(_calling) = self.calling.try_lock() else {
-            return (0..count).for_each(work);
+        let _calling = match self.calling.try_lock() {
+            Ok(calling) => calling,
+            // A piece panicked in an earlier call; every thread had left it.
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return (0..count).for_each(work),
         };
         self.open(count, work);
         let ours = catch_unwind(AssertUnwindSafe(|| self.shared.take_pieces(count, work)));
         self.close();
+        let panicked = self.shared.panicked.swap(false, Ordering::Relaxed);
         if let Err(panic) = ours {
             resume_unwind(panic);
         }
-        assert!(
-            !self.shared.panicked.swap(false, Ordering::Relaxed),
-            "a kernel panicked on a worker thread"
-        );
+        assert!(!panicked, "a kernel panicked on a worker thread");
     }
 
     fn open(&self, count: usize, work: Work<'_>) {
@@ -297,10 +298,14 @@ mod tests {
             }));
             assert!(caught.is_err());
         }
-        let count = AtomicUsize::new(0);
-        team.run(8, &|_| {
-            count.fetch_add(1, Ordering::Relaxed);
+        // Each of two pieces waits for the other: one thread alone would never get through.
+        let (met, began) = (AtomicUsize::new(0), Instant::now());
+        team.run(2, &|_| {
+            met.fetch_add(1, Ordering::SeqCst);
+            while met.load(Ordering::SeqCst) < 2 {
+                assert!(began.elapsed() < Duration::from_secs(20));
+                thread::yield_now();
+            }
         });
-        assert_eq!(count.into_inner(), 8);
     }
 }

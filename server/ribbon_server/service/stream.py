@@ -73,7 +73,16 @@ class RunStream:
             raise
         finally:
             self._computed.set()
+            self._give_back()
+
+    def _give_back(self) -> None:
+        """Closes every slot. The client hears of the end even where that fails."""
+        try:
             self._engine.reset()
+        except BaseException as error:
+            self.error, self.broke = f"the KV memory could not be given back: {error!r}", True
+            raise
+        finally:
             self._end_outcomes()
 
     def outcomes(self) -> Iterator[pb.StepOutcome]:

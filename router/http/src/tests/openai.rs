@@ -239,6 +239,22 @@ async fn messages_may_have_parts_calls_and_a_beginning_of_the_answer() {
 }
 
 #[tokio::test]
+async fn an_answer_may_begin_like_a_closing_token() {
+    let server = Server::saying(ended("a"));
+    for beginning in ["e", "|", "end", "<|end|"] {
+        let messages = json!([
+            {"role": "user", "content": "Go on"},
+            {"role": "assistant", "content": beginning},
+        ]);
+        let answer = server.post(CHAT, &json!({"messages": messages})).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+        let expected = format!("<|begin|><|user|>Go on<|end|><|assistant|>{beginning}");
+        let prompt = tokenizer().encode(&expected, SpecialTokens::Skip).unwrap();
+        assert_eq!(server.engine.last().prompt[..], prompt[..]);
+    }
+}
+
+#[tokio::test]
 async fn models_are_listed() {
     let server = Server::saying(Vec::new());
     assert_snapshot!("models", server.get("/v1/models").await.text);
