@@ -27,8 +27,3 @@ class BadSetting(ShardError, ValueError):
 
 class Internal(ShardError):
     """Our own mistake, or the machine's."""
-
-
-class HalfApplied(Exception):
-    """Some ribbon operations of a plan were applied and some were not: the router's account no longer holds, so no later plan
-    may run. Not a ShardError: the stream of plans ends with it."""

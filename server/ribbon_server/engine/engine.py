@@ -43,11 +43,7 @@ class Engine:
 
     @torch.inference_mode()
     def step(self, plan: StepPlan) -> StepOutcome:
-        """Runs one plan. A failed step does not raise; state advances only when sampling succeeded.
-
-        Raises:
-            HalfApplied: Ribbon operations stopped half-way.
-        """
+        """Runs one plan. Never raises for a plan or a failed step; state advances only when sampling succeeded."""
         started_ns = time.monotonic_ns()
         outcome = new_outcome(plan)
         outcome.timings.idle_ns = started_ns - self._ended_ns
@@ -103,14 +99,8 @@ class Engine:
             self.sequences.admit(admission)
             self._fault_hook.admitted(admission)
         if len(ops.kind):
-            self._move_pages(ops)
-            self._start_behind_shared(ops)
-
-    def _move_pages(self, ops: RibbonOps) -> None:
-        try:
             self.ribbons.apply(ops)
-        except ShardError as error:
-            raise HalfApplied(f"{error}") from error
+            self._start_behind_shared(ops)
 
     def _start_behind_shared(self, ops: RibbonOps) -> None:
         """Tokens that a slot shows before it grows are fed already."""
