@@ -1,6 +1,10 @@
 //! The seam between HTTP and whatever makes tokens: submit a sequence, get a stream of tokens.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_core::Stream;
 use thiserror::Error;
@@ -24,6 +28,14 @@ pub struct SequenceRequest {
     pub traceparent: Option<Arc<str>>,
     /// Stable hash of the parameters, logged when the request has to be given up.
     pub parameter_hash: u64,
+    /// Keeps computed prefixes apart: only requests with the same salt show each other's.
+    pub cache_salt: Option<Arc<str>>,
+    /// Who asks, for fairness: API key or `user`.
+    pub tenant: Option<Arc<str>>,
+    /// Lower goes first; 0 is usual.
+    pub priority: i32,
+    /// When nobody wants the answer any more.
+    pub deadline: Option<Instant>,
 }
 
 /// One generated token.
@@ -47,6 +59,8 @@ pub struct TokenEvent {
     pub finish: Option<FinishReason>,
     /// Time the sequence waited before its first step; the same on every event.
     pub queued: Duration,
+    /// Prompt tokens that were not computed but shown from another sequence's storage; the same on every event.
+    pub cached_tokens: u32,
 }
 
 /// Why a stream ended without a finish reason.

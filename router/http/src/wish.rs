@@ -115,6 +115,10 @@ impl Wish {
             min_tokens: self.min_tokens,
             traceparent: None,
             parameter_hash: self.hash(),
+            cache_salt: None,
+            tenant: None,
+            priority: 0,
+            deadline: None,
         })
     }
 

@@ -84,6 +84,7 @@ impl Sequence {
             token,
             finish,
             queued: self.queued(),
+            cached_tokens: 0,
         }
     }
 

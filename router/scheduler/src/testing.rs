@@ -45,6 +45,10 @@ pub(crate) fn request(prompt: u32, max_new_tokens: u32) -> SequenceRequest {
         min_tokens: 0,
         traceparent: None,
         parameter_hash: 7,
+        cache_salt: None,
+        tenant: None,
+        priority: 0,
+        deadline: None,
     }
 }
 

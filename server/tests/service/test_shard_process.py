@@ -264,24 +264,22 @@ def test_the_step_log_tells_pipelined_plans_from_patient_ones(
     path = shard.socket.parent / "steps.jsonl"
     before = len(path.read_text().splitlines())
     stream = Stream(stub)
-    stream.send(opening(1, 1, PROMPT), decoding(2, 1), decoding(3, 1))
-    for _ in range(3):
+    eager = range(2, 40)
+    stream.send(opening(1, 1, PROMPT), *(decoding(step_id, 1) for step_id in eager))
+    for _ in range(1 + len(eager)):
         stream.receive()
-    close_and_end(stream, 4, 1)
+    stream.send(decoding(40, 1))  # all answers are in: a patient plan
+    stream.receive()
+    close_and_end(stream, 41, 1)
     steps = [json.loads(line) for line in path.read_text().splitlines()[before:]]
-    assert [(step["rows"], step["tokens"], step["chunk_rows"], step["decode_rows"]) for step in steps] == [
-        (1, 5, 1, 0),
-        (1, 1, 0, 1),
-        (1, 1, 0, 1),
-        (0, 0, 0, 0),
-    ]
-    assert (
-        steps[2]["received_ns"] < steps[2]["previous_outcome_sent_ns"]
-    )  # it was there before its predecessor's answer
-    assert steps[3]["received_ns"] > steps[3]["previous_outcome_sent_ns"]
+    shapes = [(step["rows"], step["tokens"], step["chunk_rows"], step["decode_rows"]) for step in steps]
+    assert shapes == [(1, 5, 1, 0), *[(1, 1, 0, 1)] * 39, (0, 0, 0, 0)]
+    waited_for = [step["received_ns"] < step["previous_outcome_sent_ns"] for step in steps]
+    assert any(waited_for[1:-2])  # how many is the machine's affair; the patient ones are none of them
+    assert not any(waited_for[-2:])
     assert all(step["started_ns"] < step["ended_ns"] for step in steps)
     assert steps[0]["pages_used"] > 0
-    assert steps[3]["pages_used"] == 0
+    assert steps[-1]["pages_used"] == 0
 
 
 def test_the_shard_leaves_when_the_launcher_is_gone(tiny_untied: TinyModel, tmp_path: Path) -> None:

@@ -100,6 +100,7 @@ impl Playing {
                 is_last.then_some(FinishReason::Length)
             },
             queued: Duration::from_millis(3),
+            cached_tokens: 0,
         }
     }
 }

@@ -139,6 +139,10 @@ pub(crate) fn request(rng: &mut Rng, poison_per_mille: u64) -> SequenceRequest {
         min_tokens: 0,
         traceparent: None,
         parameter_hash: 0,
+        cache_salt: None,
+        tenant: None,
+        priority: 0,
+        deadline: None,
     }
 }
 
@@ -152,5 +156,9 @@ pub(crate) fn plain(client: u64, first: u32) -> SequenceRequest {
         min_tokens: 0,
         traceparent: None,
         parameter_hash: client,
+        cache_salt: None,
+        tenant: None,
+        priority: 0,
+        deadline: None,
     }
 }
