@@ -5,16 +5,69 @@ computes releases the GIL. `dtype` is "float32" or "bfloat16". Array arguments a
 Errors: ValueError for a shape or id that cannot be, OutOfPages when the pool is exhausted, OSError from the kernel.
 """
 
+from typing import Any
+
 import numpy as np
 
 class OutOfPages(Exception): ...
 
 class Region:
-    """Slots of virtual memory over one sparse memfd (design section 3). Slot and storage 0 are reserved and always mapped."""
+    """Slots of virtual memory over physical pages (design section 3). Slot and storage 0 are reserved and always mapped.
+
+    On the CPU the pages lie in one sparse memfd. With `device` they are memory of that CUDA device: num_pages page sets of
+    num_bands pages each are created at once, and every operation applies to each band. Band b of slot s starts at address +
+    b * band_bytes + s * slot_bytes; slot 0 shows one page of scratch memory in each band."""
 
     def __init__(
-        self, *, num_slots: int, num_storages: int, slot_tokens: int, stride_bytes: int, num_pages: int
-    ) -> None: ...
+        self,
+        *,
+        num_slots: int,
+        num_storages: int,
+        slot_tokens: int,
+        stride_bytes: int,
+        num_pages: int,
+        device: int | None = None,
+        num_bands: int = 1,
+        page_bytes: int | None = None,
+        tail_tokens: int = 0,
+        copy_below_pages: int = 0,
+        simulated: bool = False,
+    ) -> None:
+        """stride_bytes is a token's bytes in one band (the last band may hold fewer layers: it is padded). The arguments from
+        num_bands on need `device`. page_bytes: a multiple of cuda_memory(device)["granularity"], which is the default.
+        tail_tokens: so many tokens behind a ribbon's end are readable and finite. copy_below_pages: shared spans of fewer
+        whole pages are copied instead of mapped while pages are idle. simulated: host memory behind a fake driver, for
+        tests on a machine without a device.
+
+        Raises OSError naming libcuda.so.1 without a driver, or the driver's call that failed; ValueError names the argument."""
+    @property
+    def device(self) -> int | None: ...
+    @property
+    def num_bands(self) -> int:
+        """1 on the CPU."""
+    @property
+    def band_bytes(self) -> int:
+        """Bytes from one band's slot 0 to the next band's: num_slots * slot_bytes."""
+    @property
+    def aliasing(self) -> bool:
+        """Whether a page may be shown at two addresses, as probed at the start; SHARE is refused where not."""
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """uint8 [num_bands, num_slots, slot_bytes], so that torch.as_tensor(region, device="cuda") wraps it without a copy. Only
+        pages a slot shows may be touched. AttributeError on the CPU."""
+    def fence(self, stream: int = 0) -> None:
+        """Called after a step's kernels are launched on `stream` (torch.cuda.Stream.cuda_stream), before the next apply. Pages
+        that those kernels may touch are remapped only after they ended; copies are ordered behind them on that stream."""
+    def prefetch(self, slot: np.ndarray, end: np.ndarray) -> None:
+        """Has a thread map what each slot lacks up to token `end` (uint32 columns), so that the GROW of the next plan finds its
+        pages. A hint: never raises for lack of pages, and does nothing on the CPU."""
+    def map_statistics(self) -> dict[str, int]:
+        """Since the start, all 0 on the CPU. Driver calls and their time: map_calls, map_ns, unmap_calls, unmap_ns,
+        set_access_calls, set_access_ns. Growths that found a page not ready: late_waits, late_ns (late_ns includes the driver
+        calls made then). Waits for running kernels: fence_waits, fence_ns. Page sets by how a growth got them:
+        inherited_pages (already mapped there), stolen_pages (mapped elsewhere before), fresh_pages; prefetched_pages by the
+        thread; copied_pages by SHARE instead of mapping. Now: parked_pages (idle but still mapped), idle_pages (all that may
+        be given away, parked ones included)."""
     @property
     def address(self) -> int:
         """Of slot 0. Slot s starts at address + s * slot_bytes."""
@@ -29,7 +82,8 @@ class Region:
         """By our own account."""
     @property
     def resident_bytes(self) -> int:
-        """fstat(memfd).st_blocks * 512: what the kernel really holds."""
+        """On the CPU fstat(memfd).st_blocks * 512: what the kernel really holds. On a device the pages behind storages; parked
+        ones, which any storage may take, do not count."""
     @property
     def map_count(self) -> int:
         """Extra maps that sharing has made so far."""
@@ -41,6 +95,14 @@ class Region:
         """Tokens the slot may hold now: shared spans, then its own."""
     def reset(self) -> None:
         """Closes every slot and gives every page back."""
+
+def cuda_memory(device: int, *, simulated: bool = False) -> dict[str, int]:
+    """granularity (bytes of the smallest page), recommended_granularity, free_bytes, total_bytes. OSError without a driver."""
+
+def bench_map(device: int, *, page_bytes: int, num_pages: int, simulated: bool = False) -> dict[str, float]:
+    """What the driver's calls cost, in ns a call, over num_pages pages mapped as one run: create, map, set_access (one page),
+    set_access_run (the whole run in one call), alias_map, alias_set_access_run, unmap, alias_unmap, release; and zero_page,
+    copy_page (device to device, waited for)."""
 
 class Runs:
     """The ragged batch of one step, prepared once and used by every layer."""
