@@ -24,6 +24,13 @@ class Batch:
     sampling: np.ndarray  # int64 [sampled]: which of `rows` want a token
     sampled: Tensor  # int64 [sampled]: their last flat token
 
+    def inputs(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Token ids, positions and sampled on `device`, without waiting for it."""
+        token_ids, positions, sampled = (
+            tensor.to(device, non_blocking=True) for tensor in (self.token_ids, self.positions, self.sampled)
+        )
+        return token_ids, positions, sampled
+
 
 def select_rows(plan: StepPlan, sequences: Sequences, shown: np.ndarray, outcome: StepOutcome) -> np.ndarray:
     """Indices of the rows that run; all others get their status, and the bad ones a message each."""

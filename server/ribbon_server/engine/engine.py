@@ -79,7 +79,8 @@ class Engine:
         batch = make_batch(plan, rows, self.sequences)
         context = ForwardContext(self.ribbons, batch.slots, batch.starts, batch.lengths)
         prepared_ns = time.monotonic_ns()
-        logits = self.decoder.forward(batch.token_ids, batch.positions, context, batch.sampled)
+        token_ids, positions, sampled = batch.inputs(self.decoder.device)
+        logits = self.decoder.forward(token_ids, positions, context, sampled)
         forwarded_ns = time.monotonic_ns()
         self._finish(batch, logits, outcome)
         outcome.timings.prepare_ns = prepared_ns - began_ns

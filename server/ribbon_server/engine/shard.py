@@ -33,7 +33,7 @@ def warm_up(model: Model, wish: WarmupWish, kv_memory: KvMemory | None, crash_to
     decoder, spec = model.decoder, model.spec
     limits = ribbon_limits(wish, decoder.kv_layout, kv_memory, memory_limit_bytes(), spec.max_positions)
     decoder.prepare(limits.slot_tokens)
-    ribbons = Ribbons(decoder.kv_layout, limits)
+    ribbons = Ribbons(decoder.kv_layout, limits, decoder.device)
     sequences = Sequences(limits.num_slots, limits.slot_tokens, spec.vocab_size)
     engine = Engine(EngineParts(decoder, ribbons, sequences, FaultHook(crash_token)))
     figures = Warmup(engine, spec.max_positions).run(wish.max_batch_prefill_tokens)

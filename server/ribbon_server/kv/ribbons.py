@@ -28,6 +28,9 @@ OP_NAMES = {kind.value: kind.name for kind in OpKind}
 SUPPORTED = np.array([OpKind.OPEN, OpKind.SHARE, OpKind.GROW, OpKind.CLOSE, OpKind.TRUNCATE, OpKind.DROP], np.uint8)
 
 
+CPU = torch.device("cpu")
+
+
 @dataclass(frozen=True)
 class RibbonOps:
     """Operations in order, one column a field, all of the same length."""
@@ -52,8 +55,9 @@ class RibbonLimits:
 class Ribbons:
     """One group's region and the tokens that each slot may hold now."""
 
-    def __init__(self, layout: KvLayout, limits: RibbonLimits) -> None:
-        """Reserves the region; pages come with GROW."""
+    def __init__(self, layout: KvLayout, limits: RibbonLimits, device: torch.device = CPU) -> None:
+        """Reserves the region on `device`; pages come with GROW."""
+        self.device = device
         self.layout = layout
         self.limits = limits
         self.region = _native.Region(

@@ -33,8 +33,8 @@ class RotaryTable:
     """Cosines and sines of every position below `max_positions`, float32 [max_positions, dim / 2]."""
 
     def __init__(self, freqs: Tensor, max_positions: int) -> None:
-        """Computes the table once."""
-        angles = torch.outer(torch.arange(max_positions, dtype=torch.float32), freqs)
+        """Computes the table once, where `freqs` lies."""
+        angles = torch.outer(torch.arange(max_positions, dtype=torch.float32, device=freqs.device), freqs)
         self.cos = angles.cos()
         self.sin = angles.sin()
 

@@ -26,11 +26,11 @@ class Widths:
 class Workspace:
     """Activation buffers that every layer and step uses again; views of the first tokens are contiguous."""
 
-    def __init__(self, widths: Widths, dtype: torch.dtype, max_tokens: int) -> None:
-        """Allocates for steps of up to `max_tokens`."""
+    def __init__(self, widths: Widths, weight: Tensor, max_tokens: int) -> None:
+        """Allocates for steps of up to `max_tokens`, of the type and on the device of `weight`."""
         self.max_tokens = max_tokens
         self._buffers = [
-            torch.empty((max_tokens, width), dtype=dtype)
+            weight.new_empty((max_tokens, width))
             for width in (widths.hidden, widths.query, widths.query, widths.intermediate)
         ]
 
@@ -92,13 +92,14 @@ class Decoder:
         """Takes the parts; `prepare` must run before the first step."""
         self.parts = parts
         self.dtype = parts.embedding.dtype
+        self.device = parts.embedding.device
         self.kv_layout = parts.kv_layout
         self._rotary: list[RotaryTable] = []
-        self._workspace = Workspace(parts.widths, self.dtype, 1)
+        self._workspace = Workspace(parts.widths, parts.embedding, 1)
 
     def prepare(self, max_positions: int) -> None:
         """Makes the tables for sequences of up to `max_positions` tokens."""
-        self._rotary = [RotaryTable(freqs, max_positions) for freqs in self.parts.frequencies]
+        self._rotary = [RotaryTable(freqs.to(self.device), max_positions) for freqs in self.parts.frequencies]
 
     def forward(self, token_ids: Tensor, positions: Tensor, context: ForwardContext, sampled: Tensor) -> Tensor | None:
         """Runs one ragged batch and stores its keys and values.
@@ -125,5 +126,5 @@ class Decoder:
 
     def _scratch(self, num_tokens: int) -> Scratch:
         if num_tokens > self._workspace.max_tokens:
-            self._workspace = Workspace(self.parts.widths, self.dtype, num_tokens)
+            self._workspace = Workspace(self.parts.widths, self.parts.embedding, num_tokens)
         return self._workspace.views(num_tokens)

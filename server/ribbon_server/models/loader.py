@@ -9,6 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ribbon_server.errors import WeightsMismatch
+from ribbon_server.layers.device import CPU
 from ribbon_server.models.checkpoint import Checkpoint
 from ribbon_server.models.names import NameTable, Source, WeightRow, ignored_names, weight_rows
 from ribbon_server.models.spec import ModelSpec
@@ -17,8 +18,10 @@ from ribbon_server.telemetry import log
 SHOWN = 3  # names in a message
 
 
-def load_weights(spec: ModelSpec, table: NameTable, checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Every weight of the model by our name, contiguous, of `dtype`.
+def load_weights(
+    spec: ModelSpec, table: NameTable, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device = CPU
+) -> dict[str, Tensor]:
+    """Every weight of the model by our name, contiguous, of `dtype`, on `device`.
 
     Raises:
         WeightsMismatch: A tensor is missing, left over, or of another shape than the configuration says.
@@ -28,7 +31,7 @@ def load_weights(spec: ModelSpec, table: NameTable, checkpoint: Checkpoint, dtyp
     check_shapes(rows, checkpoint)
     log(logging.INFO, f"reading {len(rows)} weights", weights=len(rows), dtype=str(dtype).removeprefix("torch."))
     progress = tqdm(rows, desc="load weights", unit="weight", file=sys.stderr, disable=not sys.stderr.isatty())
-    return {row.name: read_row(row, checkpoint, dtype) for row in progress}
+    return {row.name: read_row(row, checkpoint, dtype, device) for row in progress}
 
 
 def check_names(rows: Sequence[WeightRow], spec: ModelSpec, table: NameTable, checkpoint: Checkpoint) -> None:
@@ -51,9 +54,9 @@ def check_shapes(rows: Sequence[WeightRow], checkpoint: Checkpoint) -> None:
             )
 
 
-def read_row(row: WeightRow, checkpoint: Checkpoint, dtype: torch.dtype) -> Tensor:
+def read_row(row: WeightRow, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device = CPU) -> Tensor:
     """Joins a row's sources in one new tensor, converting on the fly."""
-    weight = torch.empty(row.shape, dtype=dtype)
+    weight = torch.empty(row.shape, dtype=dtype, device=device)
     begin = 0
     for source in row.sources:
         end = begin + source.shape[0]

@@ -4,8 +4,11 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from ribbon_server.config import DType
 from ribbon_server.errors import BadSetting
+from ribbon_server.layers.device import CPU
 from ribbon_server.layers.dtypes import TORCH_DTYPES
 from ribbon_server.layers.registry import Kernels
 from ribbon_server.machine import computes_bfloat16
@@ -31,8 +34,8 @@ class Model:
     eos_token_ids: tuple[int, ...]
 
 
-def open_model(folder: Path, dtype: DType | None, kernels: Kernels) -> Model:
-    """Loads the model in `folder`; `dtype` None takes the checkpoint's, as this CPU computes it best.
+def open_model(folder: Path, dtype: DType | None, kernels: Kernels, device: torch.device = CPU) -> Model:
+    """Loads the model in `folder` to `device`; `dtype` None takes the checkpoint's, as the device computes it best.
 
     Raises:
         BadSetting: `folder` is no complete model directory.
@@ -46,10 +49,20 @@ def open_model(folder: Path, dtype: DType | None, kernels: Kernels) -> Model:
     checkpoint = SafetensorsCheckpoint(folder)
     family = family_of(checkpoint.config.architecture)
     spec = family.build(checkpoint.config)
-    chosen = choose_dtype(dtype, checkpoint.dtype_names(), bfloat16_is_fast=computes_bfloat16())
-    weights = load_weights(spec, family.names, checkpoint, TORCH_DTYPES[chosen])
+    stored = checkpoint.dtype_names()
+    if device.type == "cpu":
+        chosen = choose_dtype(dtype, stored, bfloat16_is_fast=computes_bfloat16())
+    else:
+        chosen = dtype or stored_dtype(stored)
+    weights = load_weights(spec, family.names, checkpoint, TORCH_DTYPES[chosen], device)
     decoder = assemble(spec, weights, kernels)
     return Model(spec, decoder, chosen, eos_token_ids(folder, checkpoint.config))
+
+
+def stored_dtype(stored: frozenset[str]) -> DType:
+    """The checkpoint's own type, for devices that compute every one of them; the widest where tensors differ."""
+    own = {STORED_DTYPES.get(name, DType.FLOAT32) for name in stored}
+    return own.pop() if len(own) == 1 else DType.FLOAT32
 
 
 def choose_dtype(wanted: DType | None, stored: frozenset[str], *, bfloat16_is_fast: bool) -> DType:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from ribbon_server import _native
 from ribbon_server.kv.ribbons import Ribbons
+from ribbon_server.layers.attention.ragged import RaggedBatch
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class AttentionShape:
     scale: float
     kv_offset: int
     rotary: int
+    window: int | None = None  # tokens that a query sees, its own included; None: all
 
 
 class ForwardContext:
@@ -32,8 +35,17 @@ class ForwardContext:
         self.slots = slots
         self.starts = starts
         self.lengths = lengths
-        self.runs = _native.Runs(ribbons.region, slots, starts, lengths)
         self.rotations: Sequence[tuple[Tensor, Tensor]] = ()  # (cos, sin) float32 [tokens, dim / 2] of each table
+
+    @cached_property
+    def runs(self) -> _native.Runs:
+        """The batch as the native CPU kernels take it."""
+        return _native.Runs(self.ribbons.region, self.slots, self.starts, self.lengths)
+
+    @cached_property
+    def ragged(self) -> RaggedBatch:
+        """The batch as index tensors on the region's device."""
+        return RaggedBatch(self.slots, self.starts, self.lengths, self.ribbons.device)
 
 
 class AttentionLayer(Protocol):
