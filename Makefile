@@ -13,7 +13,7 @@ NATIVE := server/ribbon_server/_native.abi3.so
 PYTEST := $(BIN)/python -m pytest
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: serve test test-long setup proto native build build-release fmt lint check integration bench bench-stall demo-train demo-eval docs docker clean help
+.PHONY: serve test test-long setup proto native build build-release fmt lint check integration bench bench-stall bench-memory demo-train demo-eval docs docker clean help
 
 serve: setup proto native build-release ## Serve the bundled model on http://127.0.0.1:8080 (PORT=…, MODEL_ID=… and every other setting pass through)
 	PORT=$${PORT:-8080} exec target/release/ribbon-launcher
@@ -78,6 +78,9 @@ bench: setup proto native build-release ## Ribbon and transformers on the 120 M 
 
 bench-stall: setup proto native build-release ## A long prompt against 16 running streams
 	$(BIN)/python benchmarks/stall.py $(ARGS)
+
+bench-memory: setup proto native build-release ## KV waste at 256 live requests on the bundled model, beside other allocators (under 8 minutes)
+	$(BIN)/python benchmarks/memory.py $(ARGS)
 
 demo-train: setup ## Train the bundled model from scratch (about 100 minutes)
 	$(BIN)/python demo-model/train.py $(ARGS)

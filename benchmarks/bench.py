@@ -19,7 +19,7 @@ from typing import Any
 from bench_tables import tables
 from load import report
 from load.generator import Workload, figures, make_prompts, run
-from load.served import Served, launcher_binary
+from load.served import Served, available_binary
 from load.usage import Meter
 from machine_limits import Limits
 from model_tokenizer import Prompts
@@ -53,7 +53,8 @@ def main() -> None:
     record["cells"] = {
         str(clients): with_ratios(cell, workloads[clients], record.get("limits")) for clients, cell in cells.items()
     }
-    finish(record, arguments)
+    lengths = f"{arguments.prompt_tokens} in / {arguments.output_tokens} out, bf16."
+    report.finish(record, "\n\n".join([lengths, *tables(record)]), save_it=not arguments.no_save)
 
 
 def parse() -> argparse.Namespace:
@@ -137,12 +138,7 @@ def ribbon_figures(
     flags: list[str],
 ) -> None:
     """Starts a server and fills each cell's `ribbon`."""
-    binary = launcher_binary("release")
-    if not binary.exists():
-        binary = launcher_binary("debug")
-        record["warning"] = "measured with debug binaries: `make build-release` was not run"
-        print(record["warning"], file=sys.stderr)
-    with Served(model, *flags, binary=binary) as served:
+    with Served(model, *flags, binary=available_binary()) as served:
         asyncio.run(
             measure_cell(served, Workload(64, 16, 1, 2), make_prompts(Prompts(model), Workload(64, 16, 1, 2)))
         )  # warm
@@ -158,8 +154,8 @@ async def measure_cell(served: Served, load: Workload, texts: list[str]) -> Reco
     async with Meter(served) as meter:
         answers, wall = await run(served.base, load, texts)
     cost = asdict(meter.cost)
-    cost.pop("kv_waste_polls")
-    return figures(answers, wall, load) | cost
+    cost.pop("kv_samples")
+    return figures(answers, wall) | cost
 
 
 def with_ratios(cell: Record, load: Workload, limits: Record | None) -> Record:
@@ -180,20 +176,6 @@ def with_ratios(cell: Record, load: Workload, limits: Record | None) -> Record:
             for name, bound in bounds.items()
         }
     return cell | {"ratios": ratios, "shares": shares}
-
-
-def finish(record: Record, arguments: argparse.Namespace) -> None:
-    """Tables, files, last line."""
-    text = "\n\n".join(tables(record))
-    print(text)
-    if not arguments.no_save:
-        place = record["machine"]
-        story = f"{place['cpu']}, {place['cores']} cores, load {place['load_before']:.1f} before, commit {place['commit']}. "
-        story += (
-            f"{arguments.prompt_tokens} in / {arguments.output_tokens} out, bf16. {record.get('warning', '')}\n\n{text}"
-        )
-        report.save(record, record["name"], story)
-    print(report.last_line(record))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 from load import report
 from load.client import Answer, generate_stream, session
-from load.served import Served, launcher_binary
+from load.served import Served, available_binary
 from load.step_log import Step, read_steps
 from model_tokenizer import Prompts
 from models import SHAPES, make_model
@@ -57,21 +57,15 @@ def main() -> None:
     parser.add_argument("--no-save", action="store_true", help="leave results/ and LOG.md alone")
     arguments = parser.parse_args()
     model = make_model(arguments.shape)
-    binary = next(path for path in (launcher_binary("release"), launcher_binary("debug")) if path.exists())
-    with Served(model, binary=binary) as served:
+    with Served(model, binary=available_binary()) as served:
         steps_before = len(read_steps(served.step_log))
         seen = asyncio.run(watch(served.base, Prompts(model), arguments.streams, arguments.long_tokens))
         steps = read_steps(served.step_log)[steps_before:]
-    record = {"name": f"stall-{arguments.shape}", "machine": report.machine(), "build": binary.parent.name} | judged(
-        seen, steps, arguments.streams
-    )
+    record = {"name": f"stall-{arguments.shape}", "machine": report.machine()} | judged(seen, steps, arguments.streams)
     text = report.table(
         ["figure", "value"], [[key, value] for key, value in record.items() if not isinstance(value, dict)]
     )
-    print(text)
-    if not arguments.no_save:
-        report.save(record, str(record["name"]), text)
-    print(report.last_line(record))
+    report.finish(record, text, save_it=not arguments.no_save)
 
 
 async def watch(base: str, prompts: Prompts, streams: int, long_tokens: int) -> Seen:

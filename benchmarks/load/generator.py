@@ -1,16 +1,17 @@
-"""The closed loop: so many clients, each sending its next request when its last one ended. Knows texts and answers; not processes."""
+"""Requests of exact length, sent in a closed loop and checked, and the figures of their answers. Knows texts and answers; not processes."""
 
 from __future__ import annotations
 
-import asyncio
-import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import aiohttp
 import numpy as np
 from model_tokenizer import Prompts
+from tqdm import tqdm
 
-from load.client import Answer, completions_stream, generate_stream, session
+from load.client import Answer, OnToken, completions_stream, generate_stream
+from load.closed_loop import closed_loop
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,16 @@ class Workload:
     shared_prefix: int = 0
     distinct: bool = True
     route: str = "generate_stream"  # or "completions"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One greedy request of exact length; `prompt_tokens` is what its text must count for the server."""
+
+    text: str
+    prompt_tokens: int
+    output_tokens: int
+    route: str = "generate_stream"
 
 
 class WrongAnswerError(RuntimeError):
@@ -40,56 +51,63 @@ def make_prompts(prompts: Prompts, workload: Workload) -> list[str]:
 
 async def run(base: str, workload: Workload, texts: list[str]) -> tuple[list[Answer], float]:
     """Sends everything; answers in the order they ended, and the wall seconds of it all. Raises WrongAnswerError."""
-    waiting = list(reversed(texts))
+    items = [Item(text, workload.prompt_tokens, workload.output_tokens, workload.route) for text in texts]
+    return await run_items(base, items, workload.concurrency)
+
+
+async def run_items(
+    base: str, items: Sequence[Item], clients: int, watcher: Callable[[Item], OnToken] | None = None
+) -> tuple[list[Answer], float]:
+    """Sends every item; answers in the order they ended, and the wall seconds of it all. Raises WrongAnswerError.
+
+    `watcher` gives a request's callback for its tokens.
+    """
     answers: list[Answer] = []
-    async with session() as client:
+    with tqdm(total=len(items), desc=f"{clients} at a time", unit="request", leave=False, mininterval=1.0) as bar:
 
-        async def worker() -> None:
-            while waiting:
-                answer = await send(client, base, workload, waiting.pop())
-                check(answer, workload)
-                answers.append(answer)
+        async def serve(client: aiohttp.ClientSession, item: Item) -> None:
+            answer = await send(client, base, item, watcher(item) if watcher else None)
+            check(answer, item)
+            answers.append(answer)
+            bar.update()
 
-        begin = time.perf_counter()
-        async with asyncio.TaskGroup() as group:
-            for _ in range(workload.concurrency):
-                group.create_task(worker())
-        return answers, time.perf_counter() - begin
+        wall = await closed_loop(clients, items, serve)
+    return answers, wall
 
 
-async def send(client: aiohttp.ClientSession, base: str, workload: Workload, text: str) -> Answer:
+async def send(client: aiohttp.ClientSession, base: str, item: Item, on_token: OnToken | None = None) -> Answer:
     """One greedy request of exact output length."""
-    if workload.route == "completions":
+    if item.route == "completions":
         body = {
             "model": "tgi",
-            "prompt": text,
-            "max_tokens": workload.output_tokens,
+            "prompt": item.text,
+            "max_tokens": item.output_tokens,
             "temperature": 0.0,
             "ignore_eos": True,
         }
-        return await completions_stream(client, base, body)
-    parameters = {"max_new_tokens": workload.output_tokens, "ignore_eos": True, "details": True}
-    return await generate_stream(client, base, {"inputs": text, "parameters": parameters})
+        return await completions_stream(client, base, body, on_token)
+    parameters = {"max_new_tokens": item.output_tokens, "ignore_eos": True, "details": True}
+    return await generate_stream(client, base, {"inputs": item.text, "parameters": parameters}, on_token)
 
 
-def check(answer: Answer, workload: Workload) -> None:
+def check(answer: Answer, item: Item) -> None:
     """Raises WrongAnswerError unless lengths are exactly those asked for."""
     if answer.error is not None or answer.status != 200:
         raise WrongAnswerError(f"status {answer.status}: {answer.error}")
     found = (answer.input_length, answer.num_generated, answer.finish_reason)
-    wanted = (workload.prompt_tokens, workload.output_tokens, "length")
+    wanted = (item.prompt_tokens, item.output_tokens, "length")
     if found != wanted:
         raise WrongAnswerError(f"prompt tokens, output tokens, finish reason are {found}, wanted {wanted}")
-    if workload.route == "generate_stream" and answer.indices != list(range(1, workload.output_tokens + 1)):
+    if item.route == "generate_stream" and answer.indices != list(range(1, item.output_tokens + 1)):
         raise WrongAnswerError(f"token indices have a gap or a repeat: {answer.indices}")
 
 
-def figures(answers: list[Answer], wall_seconds: float, workload: Workload) -> dict[str, float]:
+def figures(answers: list[Answer], wall_seconds: float) -> dict[str, float]:
     """The measurement, flat: rates per wall second, times in milliseconds."""
     first = [answer.first_token_seconds * 1e3 for answer in answers]
     each = [answer.seconds_per_token * 1e3 for answer in answers]
     return {
-        "output_tokens_per_second": len(answers) * workload.output_tokens / wall_seconds,
+        "output_tokens_per_second": sum(answer.num_generated or 0 for answer in answers) / wall_seconds,
         "requests_per_second": len(answers) / wall_seconds,
         "ttft_p50_ms": float(np.percentile(first, 50)),
         "ttft_p99_ms": float(np.percentile(first, 99)),

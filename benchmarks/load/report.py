@@ -63,6 +63,18 @@ def save(record: Record, name: str, story: str) -> Path:
     return path
 
 
+def finish(record: Record, text: str, *, save_it: bool) -> None:
+    """Ends a measuring program: its tables, where wanted its files, and as the last line the record."""
+    print(text)
+    if save_it:
+        place = record["machine"]
+        where = (
+            f"{place['cpu']}, {place['cores']} cores, load {place['load_before']:.1f} before, commit {place['commit']}."
+        )
+        save(record, str(record["name"]), f"{where} {record.get('warning', '')}\n\n{text}")
+    print(last_line(record))
+
+
 def last_line(record: Record) -> str:
     """The one JSON object that ends every measuring program's output."""
     return json.dumps(record, separators=(",", ":"))

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
@@ -17,6 +18,7 @@ from types import TracebackType
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+DEMO_MODEL = ROOT / "demo-model" / "weights"
 POLL_SECONDS = 0.05
 STOP_SECONDS = 20.0
 SHOWN_LOG_LINES = 60
@@ -43,6 +45,16 @@ class NotServingError(RuntimeError):
 def launcher_binary(build: str) -> Path:
     """The launcher of a build (`release` or `debug`); the router lies next to it."""
     return ROOT / "target" / build / "ribbon-launcher"
+
+
+def available_binary() -> Path:
+    """The launcher to measure: the release build, else with a warning the debug one. Raises FileNotFoundError."""
+    if (release := launcher_binary("release")).exists():
+        return release
+    if (debug := launcher_binary("debug")).exists():
+        print("measuring debug binaries: `make build-release` was not run", file=sys.stderr)
+        return debug
+    raise FileNotFoundError(f"{release} is missing: run `make build-release`")
 
 
 def free_port() -> int:

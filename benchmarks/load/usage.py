@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
 import psutil
 
+from load.kv import KvFile, KvSample, read_kv
+from load.metrics_text import metric
 from load.served import Served
 
 POLL_SECONDS = 0.25
-SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)$")
 
 
 def pss_bytes(pid: int) -> int:
@@ -33,22 +33,7 @@ def cpu_seconds(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def samples(text: str) -> Iterator[tuple[str, str, float]]:
-    """Name, label text and value of every sample of a Prometheus text."""
-    for line in text.splitlines():
-        if match := SAMPLE.match(line):
-            yield match[1], match[2] or "", float(match[3])
-
-
-def metric(text: str, name: str, labels: str = "") -> float:
-    """One sample's value. Raises KeyError when it is not there."""
-    for found, found_labels, value in samples(text):
-        if found == name and labels in found_labels:
-            return value
-    raise KeyError(f"metric {name}{{{labels}}} is not exported")
-
-
-def wait_released(served: Served, seconds: float = 5.0) -> float:
+def wait_released(served: Served, seconds: float = 60.0) -> float:
     """Waits until no slot and no page is in use; returns how long that took. Raises TimeoutError with what is left."""
     begin = time.monotonic()
     while True:
@@ -66,7 +51,7 @@ def wait_released(served: Served, seconds: float = 5.0) -> float:
 
 @dataclass
 class Cost:
-    """Over one measurement. Waste is the maximum of polls while requests were running; None when it was never exported."""
+    """Over one measurement. Waste is the largest of the samples, which are taken while requests run."""
 
     router_cpu_seconds: float = 0.0
     shard_cpu_seconds: float = 0.0
@@ -74,15 +59,15 @@ class Cost:
     shard_pss_bytes: int = 0
     launcher_pss_bytes: int = 0
     kv_waste_max: float | None = None
-    kv_waste_polls: list[float] = field(default_factory=list)
+    kv_samples: list[KvSample] = field(default_factory=list)
 
 
 class Meter:
-    """Measures a server's cost between `async with` and its end."""
+    """Measures a server's cost between `async with` and its end; `look` is called with every sample."""
 
-    def __init__(self, served: Served) -> None:
+    def __init__(self, served: Served, look: Callable[[], None] = lambda: None) -> None:
         self.cost = Cost()
-        self._served, self._router, self._shard = served, served.router(), served.shard()
+        self._served, self._router, self._shard, self._look = served, served.router(), served.shard(), look
 
     async def __aenter__(self) -> Meter:
         self._before = cpu_seconds(self._router), cpu_seconds(self._shard)
@@ -98,13 +83,14 @@ class Meter:
         cost.shard_cpu_seconds = cpu_seconds(self._shard) - self._before[1]
         cost.router_pss_bytes, cost.shard_pss_bytes = pss_bytes(self._router.pid), pss_bytes(self._shard.pid)
         cost.launcher_pss_bytes = pss_bytes(self._served.launcher.pid)
-        cost.kv_waste_max = max(cost.kv_waste_polls, default=None)
+        cost.kv_waste_max = max((sample.waste for sample in cost.kv_samples), default=None)
 
     async def _poll(self) -> None:
+        file = KvFile(self._shard.pid)
         async with aiohttp.ClientSession() as client:
             while True:
                 await asyncio.sleep(POLL_SECONDS)
                 async with client.get(f"{self._served.base}/metrics") as response:
                     text = await response.text()
-                with contextlib.suppress(KeyError):
-                    self.cost.kv_waste_polls.append(metric(text, "ribbon_kv_waste_ratio"))
+                self.cost.kv_samples.append(read_kv(text, file.resident_bytes()))
+                self._look()

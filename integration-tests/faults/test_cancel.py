@@ -14,8 +14,9 @@ import pytest
 from asking import Serve
 from figures import show
 from load.client import exchange, generate_stream, session
+from load.metrics_text import samples
 from load.served import Served
-from load.usage import pss_bytes, samples, wait_released
+from load.usage import pss_bytes, wait_released
 from model_tokenizer import Prompts
 
 CLIENTS = 96

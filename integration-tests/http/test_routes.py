@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 
 from load.client import exchange
+from load.metrics_text import metric, samples
 from load.served import Served
-from load.usage import metric, samples, wait_released
+from load.usage import wait_released
 from model_tokenizer import Prompts
 
 INFO_KEYS = {
