@@ -81,6 +81,7 @@ class Engine:
         prepared_ns = time.monotonic_ns()
         token_ids, positions, sampled = batch.inputs(self.decoder.device)
         logits = self.decoder.forward(token_ids, positions, context, sampled)
+        self.ribbons.fence()
         forwarded_ns = time.monotonic_ns()
         self._finish(batch, logits, outcome)
         outcome.timings.prepare_ns = prepared_ns - began_ns

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ribbon_server.config import KvMemory
 from ribbon_server.errors import InvalidRequest
-from ribbon_server.kv.layout import PAGE_BYTES, KvLayout, default_kv_bytes
+from ribbon_server.kv.layout import KvLayout, default_kv_bytes
 from ribbon_server.kv.ribbons import RibbonLimits
 
 SPARE_SLOTS = 4  # a closing slot's successor may start before the close is answered
@@ -33,14 +33,14 @@ def ribbon_limits(
     _check(wish, max_positions)
     longest = wish.max_total_tokens or max_positions
     num_slots = 1 + wish.max_concurrent_requests + SPARE_SLOTS
-    needed = wish.max_concurrent_requests * layout.slot_pages(longest) * PAGE_BYTES
-    num_pages = _kv_bytes(memory, needed, machine_bytes) // PAGE_BYTES
-    affordable = (num_pages * PAGE_BYTES) // layout.stride_bytes
+    needed = wish.max_concurrent_requests * layout.slot_pages(longest) * layout.page_set_bytes
+    num_pages = _kv_bytes(memory, needed, machine_bytes) // layout.page_set_bytes
+    affordable = (num_pages * layout.page_bytes) // layout.stride_bytes
     if wish.max_total_tokens == 0:
         longest = min(longest, affordable)
     if longest > affordable or longest < 2:
         raise InvalidRequest(
-            f"KV memory of {num_pages * PAGE_BYTES} bytes holds {affordable} tokens, one sequence of `max_total_tokens` needs "
+            f"KV memory of {num_pages * layout.page_set_bytes} bytes holds {affordable} tokens, one sequence of `max_total_tokens` needs "
             f"{max(2, longest)}; raise `--kv-memory` or lower `--max-total-tokens`"
         )
     return RibbonLimits(num_slots, STORAGES_PER_SLOT * num_slots, longest, num_pages)

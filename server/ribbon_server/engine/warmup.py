@@ -9,7 +9,6 @@ import numpy as np
 from ribbon_server.engine.engine import Engine
 from ribbon_server.engine.step import Admission, StepOutcome, StepPlan, Wanted
 from ribbon_server.errors import Internal
-from ribbon_server.kv.layout import PAGE_BYTES
 from ribbon_server.kv.ribbons import OpKind, RibbonOps
 from ribbon_server.sampling.params import SamplingParams, parameters
 from ribbon_server.telemetry import log
@@ -80,7 +79,8 @@ class Warmup:
     def _measure(self, num_tokens: int) -> int:
         """One step over as many fresh sequences as it needs, each at most as long as a slot; then all are closed."""
         limits = self._engine.ribbons.limits
-        affordable = limits.num_pages * PAGE_BYTES // self._engine.ribbons.layout.stride_bytes
+        layout = self._engine.ribbons.layout
+        affordable = limits.num_pages * layout.page_bytes // layout.stride_bytes
         total = min(num_tokens, affordable - limits.num_slots, (limits.num_slots - 1) * limits.slot_tokens)
         counts = _split(max(1, total), limits.slot_tokens)
         outcome = self._step(opening_plan(self._next_id(), counts))

@@ -1,8 +1,10 @@
 """Where a token's keys and values lie, in bytes. Pure arithmetic: no memory, no tensors.
 
-kv[slot, token, layer, 2, kv_head, head_dim] (design section 3): one token's layers lie together, tokens `stride` apart.
+kv[slot, token, layer, 2, kv_head, head_dim] (design section 3): one token's layers lie together, tokens `stride` apart. A device
+may keep bands of a few layers: kv[band][slot, token, layer of the band, ...], each band with its own pages.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -28,23 +30,49 @@ class LayerShape:
 
 @dataclass(frozen=True)
 class KvLayout:
-    """The layout of one group of layers. Layer l of a token begins `layer_offsets[l]` bytes after the token."""
+    """The layout of one group of layers. Layer l of a token begins `layer_offsets[l]` bytes after the token in band
+    `layer_bands[l]`. Page counts are per band: every band has as many pages as the others."""
 
     layers: tuple[LayerShape, ...]
     itemsize: int
     layer_offsets: tuple[int, ...]
-    stride_bytes: int
+    stride_bytes: int  # of a token in one band
+    layer_bands: tuple[int, ...]
+    page_bytes: int = PAGE_BYTES
+
+    @property
+    def num_bands(self) -> int:
+        """1 where all layers of a token lie together."""
+        return self.layer_bands[-1] + 1
+
+    @property
+    def page_set_bytes(self) -> int:
+        """One page of every band."""
+        return self.page_bytes * self.num_bands
 
     def slot_pages(self, slot_tokens: int) -> int:
         """Pages behind a ribbon of `slot_tokens` tokens."""
-        return -(-slot_tokens * self.stride_bytes // PAGE_BYTES)
+        return -(-slot_tokens * self.stride_bytes // self.page_bytes)
+
+    def whole_tokens(self, slot_tokens: int) -> int:
+        """The least number from `slot_tokens` up that fills whole pages, so that slots lie whole tokens apart."""
+        step = self.page_bytes // math.gcd(self.page_bytes, self.stride_bytes)
+        return -(-slot_tokens // step) * step
 
 
-def kv_layout(layers: Sequence[LayerShape], itemsize: int) -> KvLayout:
-    """Lays the layers of a token out one after the other, the stride rounded up to 64 bytes."""
-    ends = list(accumulate(layer.elements * itemsize for layer in layers))
-    stride = -(-ends[-1] // STRIDE_ALIGNMENT) * STRIDE_ALIGNMENT
-    return KvLayout(tuple(layers), itemsize, (0, *ends[:-1]), stride)
+def kv_layout(layers: Sequence[LayerShape], itemsize: int, *, layers_per_band: int | None = None) -> KvLayout:
+    """Lays the layers of a token out one after the other, in one band or in bands of a few; the stride is that of the widest
+    band, rounded up to 64 bytes."""
+    size = layers_per_band or len(layers)
+    offsets: list[int] = []
+    widest = 0
+    for first in range(0, len(layers), size):
+        ends = list(accumulate(layer.elements * itemsize for layer in layers[first : first + size]))
+        offsets += [0, *ends[:-1]]
+        widest = max(widest, ends[-1])
+    stride = -(-widest // STRIDE_ALIGNMENT) * STRIDE_ALIGNMENT
+    bands = tuple(index // size for index in range(len(layers)))
+    return KvLayout(tuple(layers), itemsize, tuple(offsets), stride, bands)
 
 
 def default_kv_bytes(needed: int, memory_limit: int) -> int:

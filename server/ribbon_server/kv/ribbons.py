@@ -60,13 +60,7 @@ class Ribbons:
         self.device = device
         self.layout = layout
         self.limits = limits
-        self.region = _native.Region(
-            num_slots=limits.num_slots,
-            num_storages=limits.num_storages,
-            slot_tokens=limits.slot_tokens,
-            stride_bytes=layout.stride_bytes,
-            num_pages=limits.num_pages,
-        )
+        self.region = _region(layout, limits, device)
         self.shown = np.zeros(limits.num_slots, np.int64)
 
     def check(self, ops: RibbonOps) -> None:
@@ -125,16 +119,51 @@ class Ribbons:
             except ValueError:  # the slot is closed
                 self.shown[slot] = 0
 
-    def view(self, dtype: torch.dtype) -> torch.Tensor:
+    def view(self, dtype: torch.dtype, band: int = 0) -> torch.Tensor:
         """The region as a tensor [slots, slot_tokens, stride elements], without a copy. Only mapped tokens may be touched."""
         itemsize = dtype.itemsize
         slots, slot_bytes = self.limits.num_slots, self.region.slot_bytes
-        memory = (ctypes.c_byte * (slots * slot_bytes)).from_address(self.region.address)
-        flat = torch.frombuffer(memory, dtype=dtype)
         stride = self.layout.stride_bytes // itemsize
-        return flat.as_strided((slots, self.limits.slot_tokens, stride), (slot_bytes // itemsize, stride, 1))
+        size, strides = (slots, self.limits.slot_tokens, stride), (slot_bytes // itemsize, stride, 1)
+        return self._band(band).view(dtype).as_strided(size, strides)
+
+    def _band(self, band: int) -> torch.Tensor:
+        """All bytes of a band, uint8. Only mapped ones may be touched."""
+        if self.device.type != "cpu":
+            whole: torch.Tensor = torch.as_tensor(self.region, device=self.device)
+            return whole[band].flatten()
+        size = self.limits.num_slots * self.region.slot_bytes
+        start = self.region.address + band * size
+        return torch.frombuffer((ctypes.c_byte * size).from_address(start), dtype=torch.uint8)
+
+    def fence(self) -> None:
+        """After a step's kernels are launched: pages that they may touch change hands only behind them."""
+        if self.device.type != "cpu":
+            self.region.fence(torch.cuda.current_stream(self.device).cuda_stream)
 
     def reset(self) -> None:
         """Closes every slot and storage; every page goes back."""
         self.region.reset()
         self.shown[:] = 0
+
+
+def _region(layout: KvLayout, limits: RibbonLimits, device: torch.device) -> _native.Region:
+    """Of the device's kind. Slots on CUDA lie whole tokens apart, as flash attention wants them; that costs addresses alone."""
+    if device.type == "cpu":
+        return _native.Region(
+            num_slots=limits.num_slots,
+            num_storages=limits.num_storages,
+            slot_tokens=limits.slot_tokens,
+            stride_bytes=layout.stride_bytes,
+            num_pages=limits.num_pages,
+        )
+    return _native.Region(
+        num_slots=limits.num_slots,
+        num_storages=limits.num_storages,
+        slot_tokens=layout.whole_tokens(limits.slot_tokens),
+        stride_bytes=layout.stride_bytes,
+        num_pages=limits.num_pages,
+        device=device.index or 0,
+        num_bands=layout.num_bands,
+        page_bytes=layout.page_bytes,
+    )

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
-from ribbon_server.kv.layout import KvLayout, LayerShape, kv_layout
+from ribbon_server.kv.device import layout_on
+from ribbon_server.kv.layout import KvLayout, LayerShape
 from ribbon_server.layers.attention.base import AttentionShape
 from ribbon_server.layers.registry import Kernels
 from ribbon_server.layers.rotary import FrequencyBands, banded, frequencies
@@ -18,7 +18,7 @@ def assemble(spec: ModelSpec, weights: dict[str, Tensor], kernels: Kernels) -> D
     num_parameters = sum(weight.numel() for weight in weights.values())
     ropes = list(dict.fromkeys(layer.attention.rope for layer in spec.layers))
     embedding = weights.pop("embedding")
-    layout = spec_layout(spec, embedding.dtype)
+    layout = spec_layout(spec, embedding)
     head = embedding if spec.tied_embeddings else weights.pop("head")
     parts = Parts(
         embedding=embedding,
@@ -33,11 +33,10 @@ def assemble(spec: ModelSpec, weights: dict[str, Tensor], kernels: Kernels) -> D
     return Decoder(parts)
 
 
-def spec_layout(spec: ModelSpec, dtype: torch.dtype) -> KvLayout:
-    """The KV bytes of a token."""
-    return kv_layout(
-        [LayerShape(layer.attention.num_kv_heads, layer.attention.head_dim) for layer in spec.layers], dtype.itemsize
-    )
+def spec_layout(spec: ModelSpec, like: Tensor) -> KvLayout:
+    """The KV bytes of a token, of the type and on the device of `like`."""
+    layers = [LayerShape(layer.attention.num_kv_heads, layer.attention.head_dim) for layer in spec.layers]
+    return layout_on(like.device, layers, like.dtype.itemsize)
 
 
 def spec_widths(spec: ModelSpec) -> Widths:
@@ -67,19 +66,20 @@ def _blocks(
     spec: ModelSpec, weights: dict[str, Tensor], layout: KvLayout, ropes: list[Rope], kernels: Kernels
 ) -> Iterator[Block]:
     for index, layer in enumerate(spec.layers):
-        shape = _attention_shape(layer, layout.layer_offsets[index], ropes)
+        shape = _attention_shape(layer, layout, index, ropes)
         yield _block(layer, _LayerWeights(weights, index), shape, kernels)
 
 
-def _attention_shape(layer: LayerSpec, kv_offset: int, ropes: list[Rope]) -> AttentionShape:
+def _attention_shape(layer: LayerSpec, layout: KvLayout, index: int, ropes: list[Rope]) -> AttentionShape:
     attention = layer.attention
     return AttentionShape(
         num_heads=attention.num_heads,
         num_kv_heads=attention.num_kv_heads,
         head_dim=attention.head_dim,
         scale=attention.scale,
-        kv_offset=kv_offset,
+        kv_offset=layout.layer_offsets[index],
         rotary=ropes.index(attention.rope),
+        band=layout.layer_bands[index],
     )
 
 

@@ -141,7 +141,7 @@ def describe(model: Model, warm: WarmShard | None) -> pb.DescribeResponse:
     return pb.DescribeResponse(
         architecture=spec.architecture,
         dtype=model.dtype.value,
-        device="cpu",
+        device=model.decoder.device.type,
         vocab_size=spec.vocab_size,
         max_positions=spec.max_positions,
         eos_token_ids=model.eos_token_ids,

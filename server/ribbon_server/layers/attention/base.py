@@ -24,6 +24,7 @@ class AttentionShape:
     kv_offset: int
     rotary: int
     window: int | None = None  # tokens that a query sees, its own included; None: all
+    band: int = 0  # of the region, where a device keeps a few layers in one
 
 
 class ForwardContext:

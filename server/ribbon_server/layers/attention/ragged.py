@@ -1,6 +1,6 @@
 """One step's ragged batch as index tensors on a device, for kernels that take tensors. Knows slots and lengths, no layer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -18,6 +18,13 @@ class RunGroup:
     lengths: Tensor  # int32 [rows]: KV tokens after this step's are stored
     longest_run: int
     longest_length: int
+    _first_tokens: dict[int, Tensor] = field(default_factory=dict)
+
+    def first_tokens(self, tokens_per_slot: int) -> Tensor:
+        """Index of each slot's first token where slots lie `tokens_per_slot` apart: int32 [rows + 1], the last one of no meaning."""
+        if tokens_per_slot not in self._first_tokens:
+            self._first_tokens[tokens_per_slot] = torch.cat((self.slots, self.slots[-1:])) * tokens_per_slot
+        return self._first_tokens[tokens_per_slot]
 
     def of(self, flat: Tensor) -> Tensor:
         """The group's rows of a tensor [tokens, ...]; a view where they lie side by side."""

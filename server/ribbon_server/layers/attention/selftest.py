@@ -1,0 +1,81 @@
+"""Checks at the start that the flash operator does over ribbons what we use it for. Knows a tiny made-up region, no model."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ribbon_server.layers.attention.base import AttentionShape
+from ribbon_server.layers.attention.flash import FlashOperator, flash_runs
+from ribbon_server.layers.attention.ragged import RaggedBatch
+
+SLOTS, SLOT_TOKENS = 5, 600
+ROWS = (
+    (3, 1, 577),
+    (1, 40, 300),
+    (4, 1, 1),
+    (2, 130, 130),
+)  # slot, run, length: decodes, a chunk behind a past, a whole prompt
+LAYERS_BETWEEN = 3  # the layer under test is the middle one of so many in a token
+TOLERANCE = {torch.bfloat16: 3e-2, torch.float16: 4e-3}  # largest error of outputs that are about 1
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """What came out."""
+
+    largest_error: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """False also where the operator returned NaN."""
+        return self.largest_error <= self.tolerance
+
+
+def check_flash(operator: FlashOperator, shape: AttentionShape, dtype: torch.dtype, device: torch.device) -> SelfTest:
+    """Compares the operator with plain float32 attention; what no sequence may see is NaN."""
+    generator = torch.Generator().manual_seed(1)
+    kv = _region(shape, generator).to(dtype).to(device)
+    tokens = sum(run for _, run, _ in ROWS)
+    query = torch.randn((tokens, shape.num_heads, shape.head_dim), generator=generator).to(dtype).to(device)
+    batch = _batch(device)
+    output = torch.full_like(query, float("nan"))
+    for group in batch.groups:
+        group.write(output, flash_runs(operator, shape, group, group.of(query), kv))
+    error = (output.float() - _expected(shape, query.float(), kv)).abs().max()
+    largest = float(error.nan_to_num(nan=float("inf")))
+    return SelfTest(largest, TOLERANCE[dtype])
+
+
+def _region(shape: AttentionShape, generator: torch.Generator) -> Tensor:
+    """kv [slots, slot_tokens, 2, kv_heads, head_dim] of the middle layer; NaN wherever no row's tokens lie."""
+    size = (SLOTS, SLOT_TOKENS, LAYERS_BETWEEN, 2, shape.num_kv_heads, shape.head_dim)
+    whole = torch.full(size, float("nan"))
+    layer = whole[:, :, LAYERS_BETWEEN // 2]
+    for slot, _, length in ROWS:
+        layer[slot, :length] = torch.randn(layer[slot, :length].shape, generator=generator)
+    return layer
+
+
+def _batch(device: torch.device) -> RaggedBatch:
+    slots, runs, lengths = (np.array(column, np.uint32) for column in zip(*ROWS, strict=True))
+    return RaggedBatch(slots, np.concatenate(([0], np.cumsum(runs))).astype(np.uint32), lengths, device)
+
+
+def _expected(shape: AttentionShape, query: Tensor, kv: Tensor) -> Tensor:
+    """Row by row, float32."""
+    group = shape.num_heads // shape.num_kv_heads
+    results, begin = [], 0
+    for slot, run, length in ROWS:
+        keys, values = (part.float().repeat_interleave(group, dim=1) for part in kv[slot, :length].unbind(1))
+        scores = torch.einsum("qhd,thd->hqt", query[begin : begin + run], keys) * shape.scale
+        last = torch.arange(length - run, length, device=kv.device)[:, None]
+        key = torch.arange(length, device=kv.device)
+        hidden = key > last
+        if shape.window is not None:
+            hidden |= key <= last - shape.window
+        results.append(torch.einsum("hqt,thd->qhd", scores.masked_fill(hidden, float("-inf")).softmax(-1), values))
+        begin += run
+    return torch.cat(results)
