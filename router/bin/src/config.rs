@@ -65,6 +65,7 @@ fn http(args: &Args) -> HttpSettings {
 fn scheduler(args: &Args) -> Result<SchedulerSettings, RouterError> {
     Ok(SchedulerSettings {
         max_concurrent_requests: args.max_concurrent_requests,
+        max_queued_tokens: None,
         max_input_tokens: args.max_input_tokens,
         step_timeout: args
             .step_timeout

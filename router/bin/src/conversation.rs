@@ -141,7 +141,7 @@ fn check_limits(max_input_tokens: Option<u32>, max_total_tokens: u32) -> Result<
 }
 
 async fn drain(engine: SchedulerHandle, outbox: Outbox) {
-    engine.drain().await;
+    engine.drain(Duration::ZERO).await;
     outbox.say(ToLauncher::Drained).await;
 }
 

@@ -30,11 +30,11 @@ pub struct SequenceRequest {
     pub parameter_hash: u64,
     /// Keeps computed prefixes apart: only requests with the same salt show each other's.
     pub cache_salt: Option<Arc<str>>,
-    /// Who asks, for fairness: API key or `user`.
+    /// Who asks, for fairness: API key and `user`, never in clear.
     pub tenant: Option<Arc<str>>,
     /// Lower goes first; 0 is usual.
     pub priority: i32,
-    /// When nobody wants the answer any more.
+    /// When nobody wants the answer any more: the sequence then ends with [`StreamError::Expired`].
     pub deadline: Option<Instant>,
 }
 
@@ -72,6 +72,9 @@ pub enum StreamError {
     /// The shards did not come back in time.
     #[error("the model did not come back within {} s (`--recovery-timeout`)", .0.as_secs())]
     RecoveryTimeout(Duration),
+    /// Its deadline has passed.
+    #[error("the request's time is over (`X-Request-Timeout`, `--request-timeout`)")]
+    Expired,
     /// The server stops.
     #[error("the server is shutting down")]
     ShuttingDown,
@@ -89,6 +92,18 @@ pub enum Refusal {
         running: u32,
         /// How many may be.
         limit: u32,
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// Too many prompt tokens wait.
+    #[error(
+        "the server is overloaded: {queued} prompt tokens are waiting, the limit is {limit} (`--max-queued-tokens`)"
+    )]
+    QueueFull {
+        /// Prompt tokens of the requests that wait.
+        queued: u64,
+        /// How many may be.
+        limit: u64,
         /// When to try again.
         retry_after: Duration,
     },
@@ -135,16 +150,29 @@ pub struct EngineLoad {
     pub queued: u32,
 }
 
-/// Tokens of one sequence. Dropping it cancels the sequence.
-pub type TokenStream = Pin<Box<dyn Stream<Item = Result<TokenEvent, StreamError>> + Send>>;
+/// Tokens of one sequence. Dropping it before the end cancels the sequence.
+pub trait Tokens: Stream<Item = Result<TokenEvent, StreamError>> + Send {
+    /// The client has all it wanted, such as a stop string: dropping the stream now finishes the sequence.
+    fn enough(self: Pin<&mut Self>);
+}
+
+/// Tokens of one sequence, whoever makes them.
+pub type TokenStream = Pin<Box<dyn Tokens>>;
 
 /// Makes tokens. Used by `http`; the scheduler is one.
 pub trait Engine: Send + Sync + 'static {
-    /// Takes a sequence, or says why not. Never blocks.
+    /// Takes all sequences of one request, or none and says why. They count as one request; those with equal prompts
+    /// share their computation. One stream each, in their order. Never blocks.
     ///
     /// # Errors
     /// See [`Refusal`].
-    fn submit(&self, request: SequenceRequest) -> Result<TokenStream, Refusal>;
+    fn submit(&self, group: Vec<SequenceRequest>) -> Result<Vec<TokenStream>, Refusal>;
+
+    /// Whether a request of about so many prompt tokens would be taken now. Takes nothing.
+    ///
+    /// # Errors
+    /// What [`Engine::submit`] would say, as far as it can be known without the request.
+    fn room(&self, prompt_tokens: u64) -> Result<(), Refusal>;
 
     /// Limits in force, absent until a shard was warm once.
     fn limits(&self) -> Option<Arc<Limits>>;

@@ -11,7 +11,7 @@ pub mod shards;
 
 pub use engine::{
     Engine, EngineLoad, EngineState, Refusal, SequenceRequest, StreamError, Token, TokenEvent,
-    TokenStream,
+    TokenStream, Tokens,
 };
 pub use finish::FinishReason;
 pub use limits::Limits;

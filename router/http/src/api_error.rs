@@ -129,7 +129,9 @@ impl ApiError {
 impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
         let (cause, retry_after) = match &refusal {
-            Refusal::Overloaded { retry_after, .. } => (Cause::Overloaded, Some(*retry_after)),
+            Refusal::Overloaded { retry_after, .. } | Refusal::QueueFull { retry_after, .. } => {
+                (Cause::Overloaded, Some(*retry_after))
+            }
             Refusal::NotReady { retry_after } => (Cause::NotReady, Some(*retry_after)),
             Refusal::NeverFits { .. } => (Cause::TooLong, None),
             Refusal::ShuttingDown => (Cause::ShuttingDown, None),
@@ -146,6 +148,7 @@ impl From<StreamError> for ApiError {
         let cause = match &error {
             StreamError::Generation(_) => Cause::Generation,
             StreamError::RecoveryTimeout(_) => Cause::RecoveryTimeout,
+            StreamError::Expired => Cause::Timeout,
             StreamError::ShuttingDown => Cause::ShuttingDown,
         };
         Self::new(cause, error.to_string())

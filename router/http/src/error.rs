@@ -32,6 +32,8 @@ pub enum Cause {
     Generation,
     /// The shards did not come back in time.
     RecoveryTimeout,
+    /// The request's deadline has passed.
+    Timeout,
     /// The tokens ended without a last one.
     Incomplete,
     /// The same, streaming.
@@ -121,6 +123,7 @@ static TABLE: &[Row] = &[
     row(Cause::ShuttingDown, (503, Some("shutting_down")), (503, SERVER, Some("shutting_down")), "shutting_down", "").retry(5),
     row(Cause::Generation, (424, Some("generation")), (500, SERVER, Some("generation")), "generation", "Request failed during generation: "),
     row(Cause::RecoveryTimeout, (424, Some("generation")), (500, SERVER, Some("recovery_timeout")), "generation", "Request failed during generation: ").retry(10),
+    row(Cause::Timeout, (504, Some("timeout")), (504, "timeout_error", Some("timeout")), "timeout", "Request timed out: "),
     row(Cause::Incomplete, (500, Some("incomplete_generation")), (500, SERVER, Some("incomplete_generation")), "incomplete", "Incomplete generation: "),
     row(Cause::IncompleteStream, (500, Some("incomplete_generation_stream")), (500, SERVER, Some("incomplete_generation_stream")), "incomplete", "Incomplete generation stream: "),
     row(Cause::Unhealthy, (503, Some("healthcheck")), (503, SERVER, Some("healthcheck")), "healthcheck", ""),

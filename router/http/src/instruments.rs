@@ -10,6 +10,7 @@ use std::{
 };
 
 use metrics::{Counter, Histogram, counter, histogram};
+use ribbon_core::SequenceRequest;
 use tokio::time::Instant;
 
 use crate::error::{ApiError, rows};
@@ -24,8 +25,8 @@ pub(crate) struct Instruments {
     queue: Histogram,
     inference: Histogram,
     time_per_token: Histogram,
-    pub(crate) input_length: Histogram,
-    pub(crate) max_new_tokens: Histogram,
+    input_length: Histogram,
+    max_new_tokens: Histogram,
     generated_tokens: Histogram,
     pub(crate) time_to_first_token: Histogram,
     pub(crate) inter_token: Histogram,
@@ -73,6 +74,12 @@ impl Instruments {
             time_to_first_token: histogram!("ribbon_time_to_first_token_seconds"),
             inter_token: histogram!("ribbon_inter_token_seconds"),
         }
+    }
+
+    /// The engine took a sequence.
+    pub(crate) fn admitted(&self, request: &SequenceRequest) {
+        self.input_length.record(request.prompt.len() as f64);
+        self.max_new_tokens.record(request.max_new_tokens);
     }
 
     fn failed(&self, label: &str) {

@@ -7,9 +7,7 @@ use std::{
     time::Duration,
 };
 
-use ribbon_core::{
-    Engine, FinishReason, SequenceRequest, StreamError, Token, TokenEvent, TokenStream,
-};
+use ribbon_core::{FinishReason, SequenceRequest, StreamError, Token, TokenEvent, TokenStream};
 use ribbon_text::{Detokenizer, StopMatcher, StopStrings, Tokenizer};
 use tokio::time::Instant;
 
@@ -39,6 +37,8 @@ pub(crate) struct Running {
     pub(crate) tokenizer: Arc<Tokenizer>,
     pub(crate) prompt_tokens: u32,
     pub(crate) generated_tokens: u32,
+    /// Prompt tokens that did not have to be computed.
+    pub(crate) cached_tokens: u32,
     max_new_tokens: u32,
     min_tokens: u32,
     /// Absent when greedy.
@@ -55,18 +55,15 @@ pub(crate) struct Step {
 }
 
 impl Running {
-    /// Submits a sequence.
-    ///
-    /// # Errors
-    /// The engine does not take it.
-    pub(crate) fn start(
+    /// A sequence that gives `tokens` for `request`.
+    pub(crate) fn new(
         state: &AppState,
-        engine: &dyn Engine,
-        request: SequenceRequest,
+        request: &SequenceRequest,
+        tokens: TokenStream,
         origin: Origin,
-    ) -> Result<Self, ApiError> {
+    ) -> Self {
         let tokenizer = state.text.tokenizer.clone();
-        Ok(Self {
+        Self {
             detokenizer: Detokenizer::new(tokenizer.clone(), &request.prompt),
             stops: StopMatcher::new(origin.stops, origin.dialect.stop_text()),
             dialect: origin.dialect,
@@ -75,12 +72,13 @@ impl Running {
             tokenizer,
             prompt_tokens: request.prompt.len() as u32,
             generated_tokens: 0,
+            cached_tokens: 0,
             max_new_tokens: request.max_new_tokens,
             min_tokens: request.min_tokens,
             seed: (!request.sampling.greedy).then_some(request.sampling.seed),
             clock: Clock::start(origin.arrived, state.instruments.clone()),
-            tokens: Some(engine.submit(request)?),
-        })
+            tokens: Some(tokens),
+        }
     }
 
     /// The next token; `None` after the last.
@@ -121,9 +119,12 @@ impl Running {
         self.generated_tokens += 1;
         self.clock.tick(event.queued);
         let stopped = self.write(event.token.id, event.finish.is_some());
+        self.cached_tokens = event.cached_tokens;
         let finish = self.finish(event.finish, stopped);
-        if finish.is_some() {
-            self.tokens = None;
+        if finish.is_some()
+            && let Some(mut tokens) = self.tokens.take()
+        {
+            tokens.as_mut().enough();
         }
         Step {
             is_special: self.tokenizer.is_special(event.token.id),

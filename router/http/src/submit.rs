@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jiff::Zoned;
-use ribbon_core::{Engine, EngineState, Refusal, SequenceRequest};
+use ribbon_core::{Engine, SequenceRequest, TokenStream};
 use ribbon_text::{Rendering, SpecialTokens, StopStrings};
 use serde_json::Value;
 
@@ -60,69 +60,47 @@ pub(crate) async fn submit(
     } = request;
     let engine = state.engines.get(model.as_deref());
     let model = ready_model(engine.as_ref())?;
-    shed(engine.as_ref(), state.settings.max_concurrent_requests)?;
+    engine.room(0)?;
     wish.check(&model.limits)?;
     let text = state.text.clone();
     let prepared = state.workers.run(move || prepare(&text, source)).await??;
     let stops = StopStrings::new(wish.stops.iter().map(String::as_str));
-    let start = |(choice, prompt): (usize, Vec<u32>)| {
+    let sequence = |(choice, prompt): (usize, Vec<u32>)| {
         prompt
             .iter()
             .try_for_each(|&id| check_token_id("prompt", id, &model.limits))?;
-        let request = SequenceRequest {
+        Ok(SequenceRequest {
             traceparent: traceparent.clone(),
             ..wish.sequence(wish.truncated(prompt), choice as u32, &model)?
-        };
-        state
-            .instruments
-            .input_length
-            .record(request.prompt.len() as f64);
-        state
-            .instruments
-            .max_new_tokens
-            .record(request.max_new_tokens);
+        })
+    };
+    let prompts = prepared.prompts.into_iter().enumerate();
+    let group: Vec<SequenceRequest> = prompts.map(sequence).collect::<Result<_, ApiError>>()?;
+    let streams = engine.submit(group.clone())?;
+    let running = |(request, tokens): (&SequenceRequest, TokenStream)| {
+        state.instruments.admitted(request);
         let origin = Origin {
             dialect: wish.dialect,
             stops: stops.clone(),
             arrived: tally.arrived,
         };
-        Running::start(state, engine.as_ref(), request, origin)
+        Running::new(state, request, tokens, origin)
     };
-    let sequences = prepared
-        .prompts
-        .into_iter()
-        .enumerate()
-        .map(start)
-        .collect::<Result<_, ApiError>>()?;
     Ok(Submitted {
-        sequences,
+        sequences: group.iter().zip(streams).map(running).collect(),
         characters: prepared.characters,
     })
 }
 
 /// The limits to check against; there are none until a shard was warm.
 pub(crate) fn ready_model(engine: &dyn Engine) -> Result<Model, ApiError> {
-    match (engine.limits(), engine.description(), engine.state()) {
-        (.., EngineState::Draining) => Err(Refusal::ShuttingDown.into()),
-        (Some(limits), Some(description), _) => Ok(Model {
+    match (engine.limits(), engine.description()) {
+        (Some(limits), Some(description)) => Ok(Model {
             limits,
             description,
         }),
         _ => Err(ApiError::new(Cause::NotReady, "the model is not ready yet")),
     }
-}
-
-/// Refuses before tokenizing what the engine would refuse afterwards.
-fn shed(engine: &dyn Engine, limit: u32) -> Result<(), ApiError> {
-    let load = engine.load();
-    let running = load.running.saturating_add(load.queued);
-    if running < limit {
-        return Ok(());
-    }
-    let message = format!(
-        "{running} requests are running or waiting, the limit is {limit} (`--max-concurrent-requests`)"
-    );
-    Err(ApiError::new(Cause::Overloaded, message))
 }
 
 struct Prepared {

@@ -22,7 +22,7 @@ use tokio::{
 };
 
 pub use self::handle::SchedulerHandle;
-use self::mailbox::{Command, Item, Mailbox};
+use self::mailbox::{Command, Item, Mailbox, Submission};
 use crate::{
     event::{Event, StepReport},
     gate::{Gate, SequenceId},
@@ -124,17 +124,24 @@ impl SchedulerActor {
     fn on_command(&mut self, command: Command) {
         let now = Instant::now();
         match command {
-            Command::Submit {
-                request,
-                permit,
-                items,
-            } => {
-                self.streams.insert(permit.id(), items);
-                self.scheduler.enqueue(request, permit, now);
+            Command::Submit(group) => {
+                for Submission {
+                    request,
+                    permit,
+                    items,
+                } in group
+                {
+                    self.streams.insert(permit.id(), items);
+                    self.scheduler.enqueue(request, permit, now);
+                }
             }
             Command::Cancel(id) => {
                 self.streams.remove(&id);
                 self.scheduler.cancel(id, now);
+            }
+            Command::Finish(id) => {
+                self.streams.remove(&id);
+                self.scheduler.finish(id, now);
             }
             Command::Drain(done) => self.drains.push(done),
             Command::Stop => self.stop(),

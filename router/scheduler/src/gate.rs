@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, PoisonError, RwLock,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -14,6 +14,12 @@ use ribbon_core::{EngineLoad, EngineState, Limits, Refusal, SequenceRequest, Sha
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SequenceId(pub u64);
 
+/// The sequences of one request; never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GroupId(pub u64);
+
+/// Without a limit of its own the queue holds so many times the tokens that the KV memory does.
+const QUEUE_PER_POOL: u64 = 4;
 /// Retry advice while no shard has been warm yet.
 const START_RETRY: Duration = Duration::from_secs(5);
 
@@ -31,8 +37,13 @@ struct View {
 #[derive(Debug)]
 pub struct Gate {
     limit: u32,
+    max_queued_tokens: Option<u64>,
     occupied: AtomicU32,
+    /// Prompt tokens of sequences that have not begun.
+    queued_tokens: AtomicU64,
     next_id: AtomicU64,
+    /// Nobody is taken any more.
+    closed: AtomicBool,
     running: AtomicU32,
     queued: AtomicU32,
     retry_after_seconds: AtomicU64,
@@ -41,11 +52,16 @@ pub struct Gate {
 
 impl Gate {
     /// A closed door: nothing is taken until a shard was warm.
-    pub fn new(max_concurrent_requests: u32) -> Arc<Self> {
+    ///
+    /// `max_queued_tokens`: prompt tokens that may wait; absent: four times what the KV memory holds.
+    pub fn new(max_concurrent_requests: u32, max_queued_tokens: Option<u64>) -> Arc<Self> {
         Arc::new(Self {
             limit: max_concurrent_requests,
+            max_queued_tokens,
             occupied: AtomicU32::new(0),
+            queued_tokens: AtomicU64::new(0),
             next_id: AtomicU64::new(1),
+            closed: AtomicBool::new(false),
             running: AtomicU32::new(0),
             queued: AtomicU32::new(0),
             retry_after_seconds: AtomicU64::new(1),
@@ -58,48 +74,104 @@ impl Gate {
         })
     }
 
-    /// Takes a place for `request`.
+    /// Takes a place for a request, and an id for each of its sequences.
     ///
     /// # Errors
-    /// Draining, not ready yet, too long for the KV memory, or too many requests, in this order.
-    pub fn admit(self: &Arc<Self>, request: &SequenceRequest) -> Result<Permit, Refusal> {
-        let (state, longest_kv) = self.read(|view| (view.state, view.longest_kv));
-        match state {
-            EngineState::Draining => return Err(Refusal::ShuttingDown),
-            EngineState::Starting => {
-                return Err(Refusal::NotReady {
-                    retry_after: START_RETRY,
-                });
-            }
-            EngineState::Ready | EngineState::Recovering => {}
-        }
-        let needed = kv_tokens(request);
+    /// Closed, not ready yet, too long for the KV memory, too many requests, or too many waiting tokens, in this order.
+    pub fn admit(self: &Arc<Self>, group: &[SequenceRequest]) -> Result<Vec<Permit>, Refusal> {
+        let longest_kv = self.open()?;
+        let needed = group.iter().map(kv_tokens).max().unwrap_or_default();
         if needed > longest_kv {
             return Err(Refusal::NeverFits {
                 needed,
                 limit: longest_kv,
             });
         }
-        self.take_place()
+        let place = Arc::new(self.take_place()?);
+        self.queue_has_room(group.iter().map(prompt_tokens).sum())?;
+        let first = self
+            .next_id
+            .fetch_add(group.len() as u64, Ordering::Relaxed);
+        let permit = |(request, id)| Permit::new(&place, SequenceId(id), GroupId(first), request);
+        Ok(group.iter().zip(first..).map(permit).collect())
     }
 
-    fn take_place(self: &Arc<Self>) -> Result<Permit, Refusal> {
+    /// Whether a request of about so many prompt tokens would be taken now.
+    ///
+    /// # Errors
+    /// As [`Gate::admit`], its length apart.
+    pub fn room(&self, prompt_tokens: u64) -> Result<(), Refusal> {
+        self.open()?;
+        let occupied = self.occupied();
+        if occupied >= self.limit {
+            return Err(self.overloaded(occupied));
+        }
+        self.queue_has_room(prompt_tokens)
+    }
+
+    /// Tokens the KV memory holds for one sequence.
+    fn open(&self) -> Result<u64, Refusal> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Refusal::ShuttingDown);
+        }
+        match self.read(|view| (view.limits.is_some(), view.longest_kv)) {
+            (true, longest_kv) => Ok(longest_kv),
+            (false, _) => Err(Refusal::NotReady {
+                retry_after: START_RETRY,
+            }),
+        }
+    }
+
+    fn take_place(self: &Arc<Self>) -> Result<Place, Refusal> {
         let taken = self
             .occupied
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |occupied| {
                 (occupied < self.limit).then(|| occupied + 1)
             });
         match taken {
-            Ok(_) => Ok(Permit {
-                id: SequenceId(self.next_id.fetch_add(1, Ordering::Relaxed)),
-                gate: Arc::clone(self),
-            }),
-            Err(running) => Err(Refusal::Overloaded {
-                running,
-                limit: self.limit,
-                retry_after: Duration::from_secs(self.retry_after_seconds.load(Ordering::Relaxed)),
-            }),
+            Ok(_) => Ok(Place(Arc::clone(self))),
+            Err(occupied) => Err(self.overloaded(occupied)),
         }
+    }
+
+    fn overloaded(&self, running: u32) -> Refusal {
+        Refusal::Overloaded {
+            running,
+            limit: self.limit,
+            retry_after: self.retry_after(),
+        }
+    }
+
+    /// Where nothing waits, one request always may.
+    fn queue_has_room(&self, needed: u64) -> Result<(), Refusal> {
+        let queued = self.queued_tokens();
+        let limit = self.max_queued_tokens();
+        if queued == 0 || queued.saturating_add(needed) <= limit {
+            return Ok(());
+        }
+        Err(Refusal::QueueFull {
+            queued,
+            limit,
+            retry_after: self.retry_after(),
+        })
+    }
+
+    fn max_queued_tokens(&self) -> u64 {
+        let pool = |view: &View| {
+            let limits = view.limits.as_ref();
+            limits.map_or(0, |limits| limits.max_batch_total_tokens)
+        };
+        self.max_queued_tokens
+            .unwrap_or_else(|| self.read(pool).saturating_mul(QUEUE_PER_POOL))
+    }
+
+    fn retry_after(&self) -> Duration {
+        Duration::from_secs(self.retry_after_seconds.load(Ordering::Relaxed))
+    }
+
+    /// Prompt tokens of sequences that have not begun.
+    pub fn queued_tokens(&self) -> u64 {
+        self.queued_tokens.load(Ordering::Acquire)
     }
 
     /// Requests in the house.
@@ -139,9 +211,15 @@ impl Gate {
         });
     }
 
-    /// Takes nobody any more.
+    /// Says that the server stops; requests are still taken.
     pub fn drain(&self) {
         self.set_state(EngineState::Draining);
+    }
+
+    /// Takes nobody any more.
+    pub fn close(&self) {
+        self.drain();
+        self.closed.store(true, Ordering::Release);
     }
 
     /// Shows the limits of a new generation.
@@ -176,24 +254,67 @@ impl Gate {
     }
 }
 
-/// A place in the house, given back when dropped.
+/// A request's place in the house, given back when dropped.
+#[derive(Debug)]
+struct Place(Arc<Gate>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.occupied.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// One sequence's leave to be in the house. The request's place is free once all its sequences have gone.
 #[derive(Debug)]
 pub struct Permit {
     id: SequenceId,
-    gate: Arc<Gate>,
+    group: GroupId,
+    place: Arc<Place>,
+    /// Prompt tokens that count as waiting.
+    waiting_tokens: u64,
 }
 
 impl Permit {
-    /// The sequence that holds this place.
+    fn new(place: &Arc<Place>, id: SequenceId, group: GroupId, request: &SequenceRequest) -> Self {
+        let waiting_tokens = prompt_tokens(request);
+        place
+            .0
+            .queued_tokens
+            .fetch_add(waiting_tokens, Ordering::AcqRel);
+        Self {
+            id,
+            group,
+            place: Arc::clone(place),
+            waiting_tokens,
+        }
+    }
+
+    /// The sequence that holds it.
     pub fn id(&self) -> SequenceId {
         self.id
+    }
+
+    /// The request it belongs to.
+    pub fn group(&self) -> GroupId {
+        self.group
+    }
+
+    /// The sequence begins: its prompt waits no more.
+    pub(crate) fn begin(&mut self) {
+        let tokens = std::mem::take(&mut self.waiting_tokens);
+        let queued = &self.place.0.queued_tokens;
+        queued.fetch_sub(tokens, Ordering::AcqRel);
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.gate.occupied.fetch_sub(1, Ordering::AcqRel);
+        self.begin();
     }
+}
+
+fn prompt_tokens(request: &SequenceRequest) -> u64 {
+    request.prompt.len() as u64
 }
 
 /// KV tokens a request needs at most: the last generated token is never fed.

@@ -224,7 +224,7 @@ mod tests {
     fn a_lost_sequence_is_caught() {
         let (mut scheduler, now) = testing::ready_scheduler();
         let id = scheduler.submit(testing::request(10, 5), now).unwrap();
-        scheduler.queue.remove(id, 10);
+        scheduler.queue.remove(id);
         assert!(
             check(&scheduler)
                 .unwrap_err()

@@ -10,7 +10,7 @@
 //! let (handle, actor) = SchedulerHandle::start(settings, Box::new(groups));
 //! tasks.spawn(actor.run());          // ends after `handle.stop()`; join it
 //! engines.insert(name, Arc::new(handle.clone()) as Arc<dyn Engine>);
-//! handle.drain().await;              // refuses new requests, resolves when nothing runs
+//! handle.drain(grace).await;         // not ready; refuses new requests after `grace`, resolves when nothing runs
 //! handle.stop();                     // ends what is left with `StreamError::ShuttingDown`
 //! let mut losses = handle.losses();  // watch: one value each time a generation is lost, for the launcher's `suspects`
 //! ```
@@ -26,21 +26,24 @@ pub mod metrics;
 pub mod settings;
 
 mod batch;
-mod departures;
+mod deadlines;
+mod fairness;
 mod outcome;
 mod planning;
+mod prefill_rate;
 mod queue;
 mod recovery;
 mod ribbons;
 mod scheduler;
 mod sequence;
 mod step;
+mod tenants;
 #[cfg(test)]
 mod testing;
 
 pub use actor::{Loss, SchedulerActor, SchedulerHandle};
 pub use event::{CancelStage, Event, StepKind, StepReport};
-pub use gate::{Gate, Permit, SequenceId};
+pub use gate::{Gate, GroupId, Permit, SequenceId};
 pub use ribbons::PageUsage;
 pub use scheduler::{Scheduler, Usage};
 pub use settings::SchedulerSettings;

@@ -224,6 +224,7 @@ pub fn describe() {
 pub(crate) fn refused(refusal: &Refusal) {
     let reason = match refusal {
         Refusal::Overloaded { .. } => "overloaded",
+        Refusal::QueueFull { .. } => "queue_tokens",
         Refusal::NotReady { .. } => "not_ready",
         Refusal::NeverFits { .. } => "never_fits",
         Refusal::ShuttingDown => "shutting_down",

@@ -32,8 +32,10 @@ impl Scheduler {
             return;
         };
         let failed = outcome.failure.is_some();
-        self.events
-            .push(Event::Step(flight.report(outcome.timings, failed, now)));
+        let report = flight.report(outcome.timings, failed, now);
+        self.prefill_rate
+            .record(report.prefill_tokens, report.round_trip, now);
+        self.events.push(Event::Step(report));
         match outcome.failure {
             Some(reason) => self.on_failed_step(&flight, &reason, now),
             None => self.on_rows(flight, outcome.rows.into_iter().map(|row| row.result), now),

@@ -1,4 +1,4 @@
-//! Makes the next plan: closes, all decodes, then prefill chunks first come first served, under one token budget.
+//! Makes the next plan: closes, all decodes, then prefill chunks in the order of `fairness`, under one token budget.
 
 use std::time::Instant;
 
@@ -6,6 +6,7 @@ use ribbon_core::{Slot, StepPlan};
 
 use crate::{
     batch::Seat,
+    fairness::{Chunks, Next, Prefill, ROOM_FOR_SHORT, SHORT_TOKENS},
     gate::SequenceId,
     scheduler::{Live, Scheduler},
     sequence::Sequence,
@@ -127,35 +128,87 @@ impl Scheduler {
     }
 
     fn fill_prefills(&mut self, draft: &mut Draft, now: Instant) {
-        let prefilling = self.batch.iter().filter(|(_, seat)| seat.prefills());
-        let slots: Vec<Slot> = prefilling.map(|(slot, _)| slot).collect();
-        if slots.is_empty() && self.next_admission().is_none() {
+        let seated = self.seated_prefills();
+        if seated.is_empty() && self.next_admission().is_none() {
             return;
         }
         let Some(live) = &mut self.live else {
             return;
         };
-        let mut allowed = live.bound.allow(draft.decode_rows()).min(draft.budget);
-        for slot in slots {
-            allowed -= self.feed(slot, allowed, draft);
+        if live.computes_long_prompt() {
+            return;
         }
-        while allowed > 0 {
-            let Some(id) = self.next_admission() else {
-                return;
+        let allowed = live.bound.allow(draft.decode_rows()).min(draft.budget);
+        let mut chunks = Chunks::new(seated, draft.plan.step_id, allowed);
+        while let Some(next) = chunks.next(self.next_admission()) {
+            let (left, given) = match next {
+                Next::Seated(slot) => {
+                    let left = self.batch.get(slot).map_or(0, Seat::pending);
+                    (left, self.feed(slot, chunks.limit(left), draft))
+                }
+                Next::Waiting(id) => {
+                    let left = self.sequences.get(&id).map_or(0, Sequence::known);
+                    (left, self.admit(id, chunks.limit(left), draft, now))
+                }
             };
-            allowed -= self.admit(id, allowed, draft, now);
+            if given == 0 {
+                return;
+            }
+            chunks.gave(given, left);
         }
     }
 
-    /// The head of the queue, if a slot and pages for its worst case are free.
-    fn next_admission(&mut self) -> Option<SequenceId> {
+    /// Prompts that hold a slot, in the order they were seated.
+    fn seated_prefills(&self) -> Vec<Prefill> {
+        let prefilling = self.batch.iter().filter(|(_, seat)| seat.prefills());
+        let prefill = |(slot, seat): (Slot, &Seat)| Prefill {
+            slot,
+            left: seat.pending(),
+        };
+        prefilling.map(prefill).collect()
+    }
+
+    /// Whose turn it is with the tokens it needs, if a slot and pages for its worst case are free; else a short one.
+    fn next_admission(&mut self) -> Option<(SequenceId, u32)> {
         if self.recovery.blocked() {
             return None;
         }
-        let live = self.live.as_ref()?;
-        let id = self.queue.first()?;
-        let needed = live.ribbons.pages(self.sequences.get(&id)?.kv_tokens());
-        (live.ribbons.free_slots() > 0 && needed <= live.ribbons.free_pages()).then_some(id)
+        let first = self.queue.first()?;
+        let id = if self.fits(first) {
+            first
+        } else {
+            self.queue
+                .instead(|id| self.is_short(id) && self.fits(id))?
+        };
+        Some((id, self.sequences.get(&id)?.known()))
+    }
+
+    fn is_short(&self, id: SequenceId) -> bool {
+        self.sequences
+            .get(&id)
+            .is_some_and(|sequence| sequence.kv_tokens() <= SHORT_TOKENS)
+    }
+
+    /// A slot and pages are free. Beside others, a long sequence leaves some for short ones.
+    fn fits(&self, id: SequenceId) -> bool {
+        let (Some(live), Some(sequence)) = (&self.live, self.sequences.get(&id)) else {
+            return false;
+        };
+        let (slots, pages) = (live.ribbons.free_slots(), live.ribbons.free_pages());
+        let needed = live.ribbons.pages(sequence.kv_tokens());
+        if self.is_short(id) || self.batch.len() == 0 {
+            return slots > 0 && needed <= pages;
+        }
+        let usage = live.ribbons.usage();
+        let room = u64::from(ROOM_FOR_SHORT) * live.ribbons.pages(SHORT_TOKENS);
+        // Where the memory is small, so much room would be a large part of it.
+        let room = if room <= usage.pool / 8 { room } else { 0 };
+        let seats = if usage.slots >= 8 * ROOM_FOR_SHORT {
+            ROOM_FOR_SHORT
+        } else {
+            0
+        };
+        slots > seats as usize && needed + room <= pages
     }
 
     /// Gives a sequence a slot and feeds its first chunk of at most `limit` tokens. Returns the tokens taken.
@@ -166,9 +219,9 @@ impl Scheduler {
         let Some((slot, open)) = live.ribbons.open(sequence.kv_tokens()) else {
             return 0;
         };
-        self.queue.remove(id, sequence.known());
+        self.queue.take(id);
         sequence.seat = Some(slot);
-        sequence.started.get_or_insert(now);
+        sequence.begin(now);
         self.batch.seat(slot, sequence);
         draft.plan.admitted.push(sequence.admission(slot));
         draft.plan.ops.push(open);

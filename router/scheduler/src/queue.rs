@@ -1,68 +1,147 @@
-//! First come, first served. Holds ids only; a cancelled one is skipped when its turn comes.
+//! Whose turn it is to get a slot. Knows tenants, priorities and token counts; not slots, not pages, not the clock.
+//!
+//! Order: sequences that lost their slot; then the lowest priority number; within it the tenant that got the fewest tokens so
+//! far; of its sequences the shortest. Every fourth turn belongs to the oldest sequence of all, whatever it is: so none waits
+//! for more than four times as many admissions as there were older ones. A turn that cannot be used for lack of memory
+//! stays with its sequence; only so many smaller ones may pass it.
 
-use std::collections::{HashSet, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
-use crate::gate::SequenceId;
+use crate::{gate::SequenceId, tenants::Tenants};
 
-/// Sequences without a slot, in the order they will get one.
+/// Every so many turns the oldest sequence has one.
+const OLDEST_EVERY: u32 = 4;
+/// So many sequences may pass one that waits for memory.
+const MAX_PASSES: u32 = 16;
+
+/// What the queue knows of a sequence.
+#[derive(Clone, Debug)]
+pub(crate) struct Ticket {
+    pub(crate) id: SequenceId,
+    /// Who pays.
+    pub(crate) tenant: Arc<str>,
+    /// Lower goes first.
+    pub(crate) priority: i32,
+    /// Known tokens: what its prefill costs at most.
+    pub(crate) tokens: u32,
+}
+
+/// Sequences without a slot.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    order: VecDeque<SequenceId>,
-    /// Those in `order` that have not left it by cancellation.
-    waiting: HashSet<SequenceId>,
-    /// Known tokens of everything that waits.
+    waiting: HashMap<SequenceId, Ticket>,
+    /// Those that had a slot before, first lost first. May name some that are gone.
+    returned: VecDeque<SequenceId>,
+    tenants: Tenants,
     tokens: u64,
+    turns: u32,
+    /// How many have passed the one whose turn it is.
+    passes: u32,
+    /// Whose turn it is, until something changes.
+    chosen: Option<SequenceId>,
 }
 
 impl Queue {
-    /// A new sequence, behind all others.
-    pub(crate) fn push(&mut self, id: SequenceId, tokens: u32) {
-        self.order.push_back(id);
-        self.enter(id, tokens);
+    /// A new sequence.
+    pub(crate) fn push(&mut self, ticket: Ticket) {
+        self.tenants.arrive(&ticket.tenant);
+        self.tokens += u64::from(ticket.tokens);
+        // A turn that waits for memory is kept, unless the newcomer is better placed by the same rule.
+        if self.passes == 0 {
+            self.chosen = None;
+        }
+        self.waiting.insert(ticket.id, ticket);
     }
 
     /// A sequence that lost its slot through no fault of its own, before all others.
-    pub(crate) fn push_front(&mut self, id: SequenceId, tokens: u32) {
-        self.order.push_front(id);
-        self.enter(id, tokens);
+    pub(crate) fn push_front(&mut self, ticket: Ticket) {
+        self.returned.push_front(ticket.id);
+        self.push(ticket);
+        self.chosen = None;
     }
 
-    fn enter(&mut self, id: SequenceId, tokens: u32) {
-        self.waiting.insert(id);
-        self.tokens += u64::from(tokens);
-    }
-
-    /// The next sequence; cancelled ones in front of it are forgotten.
+    /// Whose turn it is. The answer stays the same until a sequence comes or goes.
     pub(crate) fn first(&mut self) -> Option<SequenceId> {
-        while let Some(id) = self.order.front() {
-            if self.waiting.contains(id) {
-                return Some(*id);
-            }
-            self.order.pop_front();
+        if self.chosen.is_none() {
+            self.passes = 0;
+            self.chosen = self.choose(|_| true);
         }
-        None
+        self.chosen
     }
 
-    /// Takes a sequence out, wherever it is. Says whether it was there.
-    pub(crate) fn remove(&mut self, id: SequenceId, tokens: u32) -> bool {
-        let waited = self.waiting.remove(&id);
-        if waited {
-            self.tokens -= u64::from(tokens);
-            self.forget_the_cancelled();
+    /// Who goes instead, of those that `may`, when [`Queue::first`] cannot: at most so many in a row.
+    pub(crate) fn instead(&self, may: impl Fn(SequenceId) -> bool) -> Option<SequenceId> {
+        if self.passes >= MAX_PASSES {
+            return None;
         }
-        waited
+        self.choose(|id| Some(id) != self.chosen && may(id))
     }
 
-    /// Ids of cancelled sequences never pile up behind one that waits long.
-    fn forget_the_cancelled(&mut self) {
-        self.first();
-        if self.order.len() > 2 * self.waiting.len() + 64 {
-            self.order.retain(|id| self.waiting.contains(id));
+    fn choose(&self, may: impl Fn(SequenceId) -> bool) -> Option<SequenceId> {
+        let mut returned = self.returned.iter().copied();
+        if let Some(id) = returned.find(|id| self.waiting.contains_key(id) && may(*id)) {
+            return Some(id);
         }
+        let candidates = self.waiting.values().filter(|ticket| may(ticket.id));
+        let best = if self.turns % OLDEST_EVERY == OLDEST_EVERY - 1 {
+            candidates.min_by_key(|ticket| ticket.id)
+        } else {
+            candidates.min_by_key(|ticket| {
+                let served = self.tenants.served(&ticket.tenant);
+                (ticket.priority, served, ticket.tokens, ticket.id)
+            })
+        };
+        best.map(|ticket| ticket.id)
+    }
+
+    /// A sequence gets a slot, and its tenant pays for its known tokens.
+    pub(crate) fn take(&mut self, id: SequenceId) {
+        let is_first = self.first() == Some(id);
+        let Some(ticket) = self.waiting.get(&id) else {
+            return;
+        };
+        self.tenants.serve(&ticket.tenant, u64::from(ticket.tokens));
+        if is_first {
+            self.turns = self.turns.wrapping_add(1);
+        } else {
+            self.passes += 1;
+        }
+        self.leave(id);
+    }
+
+    /// A sequence goes without a slot. Says whether it was there.
+    pub(crate) fn remove(&mut self, id: SequenceId) -> bool {
+        self.leave(id)
+    }
+
+    /// A tenant got so many generated tokens.
+    pub(crate) fn charge(&mut self, tenant: &Arc<str>, tokens: u64) {
+        self.tenants.charge(tenant, tokens);
+    }
+
+    fn leave(&mut self, id: SequenceId) -> bool {
+        let Some(ticket) = self.waiting.remove(&id) else {
+            return false;
+        };
+        self.tokens -= u64::from(ticket.tokens);
+        self.tenants.leave(&ticket.tenant);
+        self.returned.retain(|other| *other != id);
+        if self.chosen == Some(id) || self.passes == 0 {
+            self.chosen = None;
+        }
+        true
     }
 
     pub(crate) fn contains(&self, id: SequenceId) -> bool {
-        self.waiting.contains(&id)
+        self.waiting.contains_key(&id)
+    }
+
+    /// The sequence that has waited longest.
+    pub(crate) fn oldest(&self) -> Option<SequenceId> {
+        self.waiting.keys().min().copied()
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -78,25 +157,147 @@ impl Queue {
 mod tests {
     use super::*;
 
+    fn ticket(id: u64, tenant: &str, priority: i32, tokens: u32) -> Ticket {
+        Ticket {
+            id: SequenceId(id),
+            tenant: tenant.into(),
+            priority,
+            tokens,
+        }
+    }
+
+    fn queue(tickets: &[(u64, &str, i32, u32)]) -> Queue {
+        let mut queue = Queue::default();
+        for (id, tenant, priority, tokens) in tickets {
+            queue.push(ticket(*id, tenant, *priority, *tokens));
+        }
+        queue
+    }
+
+    /// Ids in the order in which they get slots.
+    fn served(queue: &mut Queue) -> Vec<u64> {
+        let mut order = Vec::new();
+        while let Some(id) = queue.first() {
+            queue.take(id);
+            order.push(id.0);
+        }
+        order
+    }
+
+    #[test]
+    fn short_ones_pass_long_ones_and_every_fourth_turn_is_the_oldests() {
+        let mut queue = queue(&[
+            (1, "", 0, 900),
+            (2, "", 0, 50),
+            (3, "", 0, 40),
+            (4, "", 0, 30),
+            (5, "", 0, 20),
+            (6, "", 0, 10),
+        ]);
+        assert_eq!(served(&mut queue), [6, 5, 4, 1, 3, 2]);
+    }
+
+    #[test]
+    fn a_lower_priority_number_goes_first_but_never_for_ever() {
+        let mut queue = Queue::default();
+        queue.push(ticket(1, "", 5, 10));
+        for id in 2..=50 {
+            queue.push(ticket(id, "", -3, 10));
+        }
+        assert_eq!(served(&mut queue)[..4], [2, 3, 4, 1]);
+    }
+
+    #[test]
+    fn a_flood_of_one_tenant_does_not_starve_another() {
+        let mut queue = Queue::default();
+        for id in 1..=40 {
+            queue.push(ticket(id, "flood", 0, 100));
+        }
+        for id in 41..=45 {
+            queue.push(ticket(id, "other", 0, 100));
+        }
+        let order = served(&mut queue);
+        let last = order.iter().position(|id| *id == 45).unwrap();
+        assert!(
+            last <= 14,
+            "the other's five were done at {last}: {order:?}"
+        );
+    }
+
+    #[test]
+    fn tokens_count_not_requests() {
+        let mut queue = Queue::default();
+        for id in 1..=8 {
+            queue.push(ticket(id, "long", 0, 1000));
+        }
+        for id in 9..=24 {
+            queue.push(ticket(id, "short", 0, 100));
+        }
+        let order = served(&mut queue);
+        let longs_before = order.iter().take(12).filter(|id| **id <= 8).count();
+        assert!(longs_before <= 4, "{order:?}");
+    }
+
+    #[test]
+    fn generated_tokens_are_paid_for_too() {
+        let mut queue = queue(&[(1, "talks", 0, 10), (2, "listens", 0, 10)]);
+        queue.charge(&"talks".into(), 500);
+        assert_eq!(queue.first(), Some(SequenceId(2)));
+    }
+
+    #[test]
+    fn a_tenant_that_was_away_gets_no_arrears() {
+        let mut queue = Queue::default();
+        for id in 1..=20 {
+            queue.push(ticket(id, "busy", 0, 100));
+        }
+        for _ in 0..10 {
+            let id = queue.first().unwrap();
+            queue.take(id);
+        }
+        for id in 21..=30 {
+            queue.push(ticket(id, "newcomer", 0, 100));
+        }
+        let order = served(&mut queue);
+        let newcomers = order.iter().take(8).filter(|id| **id > 20).count();
+        assert!((3..=5).contains(&newcomers), "{order:?}");
+    }
+
     #[test]
     fn a_cancelled_sequence_is_skipped() {
-        let mut queue = Queue::default();
-        for id in 1..=3 {
-            queue.push(SequenceId(id), 10);
-        }
-        assert!(queue.remove(SequenceId(2), 10));
-        assert!(!queue.remove(SequenceId(2), 10));
-        assert!(queue.remove(SequenceId(1), 10));
+        let mut queue = queue(&[(1, "", 0, 10), (2, "", 0, 10), (3, "", 0, 10)]);
+        assert!(queue.remove(SequenceId(2)));
+        assert!(!queue.remove(SequenceId(2)));
+        assert!(queue.remove(SequenceId(1)));
         assert_eq!(queue.first(), Some(SequenceId(3)));
         assert_eq!((queue.len(), queue.tokens()), (1, 10));
     }
 
     #[test]
     fn one_that_lost_its_slot_goes_before_the_others() {
-        let mut queue = Queue::default();
-        queue.push(SequenceId(1), 4);
-        queue.push_front(SequenceId(2), 8);
+        let mut queue = queue(&[(1, "", 0, 4)]);
+        queue.push_front(ticket(2, "", 9, 8));
         assert_eq!(queue.first(), Some(SequenceId(2)));
         assert_eq!(queue.tokens(), 12);
+    }
+
+    #[test]
+    fn one_that_waits_for_memory_keeps_its_turn_and_few_pass_it() {
+        let mut queue = Queue::default();
+        queue.push(ticket(1, "", -1, 900));
+        assert_eq!(queue.first(), Some(SequenceId(1)));
+        let mut passed = 0;
+        for id in 2..=40 {
+            queue.push(ticket(id, "", 0, 10));
+            assert_eq!(queue.first(), Some(SequenceId(1)));
+            let Some(other) = queue.instead(|_| true) else {
+                break;
+            };
+            queue.take(other);
+            passed += 1;
+        }
+        assert_eq!(passed, MAX_PASSES);
+        queue.take(SequenceId(1));
+        assert!(queue.first().is_some());
     }
 }

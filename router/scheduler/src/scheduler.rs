@@ -18,9 +18,11 @@ use ribbon_core::{
 use crate::{
     batch::Batch,
     budget::{ChunkBound, MIN_CHUNK_TOKENS},
-    departures::Departures,
+    deadlines::Deadlines,
     event::{CancelStage, Event},
+    fairness::LONG_PREFILL_TOKENS,
     gate::{Gate, Permit, SequenceId},
+    prefill_rate::PrefillRate,
     queue::Queue,
     recovery::{FAILURES_TO_END, Recovery, Suspect},
     ribbons::{PageUsage, Ribbons},
@@ -48,6 +50,15 @@ pub(crate) struct Live {
     pub(crate) failed_in_a_row: u32,
 }
 
+impl Live {
+    /// A step of prompts alone is under way that a newcomer must wait for: with another one behind it, it would wait twice.
+    pub(crate) fn computes_long_prompt(&self) -> bool {
+        self.flights
+            .iter()
+            .any(|flight| flight.decode_rows == 0 && flight.prefill_tokens > LONG_PREFILL_TOKENS)
+    }
+}
+
 /// Figures for metrics, as of now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -72,7 +83,8 @@ pub struct Scheduler {
     pub(crate) recovery: Recovery,
     pub(crate) live: Option<Live>,
     pub(crate) events: Vec<Event>,
-    departures: Departures,
+    deadlines: Deadlines,
+    pub(crate) prefill_rate: PrefillRate,
     /// Since when no shard is live, once one was.
     lost_at: Option<Instant>,
 }
@@ -89,7 +101,8 @@ impl Scheduler {
             recovery: Recovery::default(),
             live: None,
             events: Vec::new(),
-            departures: Departures::default(),
+            deadlines: Deadlines::default(),
+            prefill_rate: PrefillRate::default(),
             lost_at: None,
         }
     }
@@ -103,8 +116,24 @@ impl Scheduler {
         request: SequenceRequest,
         now: Instant,
     ) -> Result<SequenceId, Refusal> {
-        let permit = self.gate.admit(&request)?;
-        Ok(self.enqueue(request, permit, now))
+        let ids = self.submit_group(vec![request], now)?;
+        ids.first().copied().ok_or(Refusal::ShuttingDown)
+    }
+
+    /// Takes all sequences of one request, or none.
+    ///
+    /// # Errors
+    /// See [`Gate::admit`].
+    pub fn submit_group(
+        &mut self,
+        group: Vec<SequenceRequest>,
+        now: Instant,
+    ) -> Result<Vec<SequenceId>, Refusal> {
+        let permits = self.gate.admit(&group)?;
+        let pairs = group.into_iter().zip(permits);
+        Ok(pairs
+            .map(|(request, permit)| self.enqueue(request, permit, now))
+            .collect())
     }
 
     /// Takes a request that is through the gate already.
@@ -116,7 +145,8 @@ impl Scheduler {
     ) -> SequenceId {
         let sequence = Sequence::new(request, permit, now);
         let id = sequence.id();
-        self.queue.push(id, sequence.known());
+        self.deadlines.add(id, sequence.request.deadline);
+        self.queue.push(sequence.ticket());
         self.sequences.insert(id, sequence);
         id
     }
@@ -135,6 +165,11 @@ impl Scheduler {
         };
         self.remove(id, now);
         self.events.push(Event::Cancelled { stage });
+    }
+
+    /// Ends a sequence whose client has all it wanted. Unknown ids are ignored.
+    pub fn finish(&mut self, id: SequenceId, now: Instant) {
+        self.remove(id, now);
     }
 
     /// A warm generation with an empty memory is there.
@@ -192,6 +227,12 @@ impl Scheduler {
 
     /// When [`Scheduler::on_time`] has something to do, if nothing else happens before.
     pub fn deadline(&self) -> Option<Instant> {
+        let (outage, expiry) = (self.outage_deadline(), self.deadlines.next());
+        outage.into_iter().chain(expiry).min()
+    }
+
+    /// When the live shard counts as hung, or those that wait for one have waited too long.
+    fn outage_deadline(&self) -> Option<Instant> {
         if let Some(live) = &self.live {
             return live
                 .flights
@@ -206,9 +247,11 @@ impl Scheduler {
         Some(waiting_since.min()? + self.settings.recovery_timeout)
     }
 
-    /// Does what is due: declares an overdue step hung, ends what waited too long for a shard.
+    /// Does what is due: ends sequences past their deadline, declares an overdue step hung, ends what waited too long for a
+    /// shard.
     pub fn on_time(&mut self, now: Instant) {
-        if self.deadline().is_none_or(|deadline| now < deadline) {
+        self.expire(now);
+        if self.outage_deadline().is_none_or(|deadline| now < deadline) {
             return;
         }
         if self.live.is_some() {
@@ -217,6 +260,13 @@ impl Scheduler {
             let timeout = self.settings.recovery_timeout;
             let overdue = |sequence: &Sequence| now >= sequence.submitted.max(lost_at) + timeout;
             self.end_where(overdue, &StreamError::RecoveryTimeout(timeout), now);
+        }
+    }
+
+    /// Ends sequences past their own deadline. One that never had a slot never reaches a shard.
+    pub(crate) fn expire(&mut self, now: Instant) {
+        for id in self.deadlines.due(&self.sequences, now) {
+            self.fail(id, StreamError::Expired, now);
         }
     }
 
@@ -230,7 +280,7 @@ impl Scheduler {
 
     /// Ends every sequence: the server stops.
     pub fn stop(&mut self, now: Instant) {
-        self.gate.drain();
+        self.gate.close();
         self.end_where(|_| true, &StreamError::ShuttingDown, now);
     }
 
@@ -256,8 +306,11 @@ impl Scheduler {
             running: self.batch.len() as u32,
             queued: queued as u32,
         });
+        let seated = self.batch.iter().filter(|(_, seat)| seat.prefills());
+        let unfinished: u64 = seated.map(|(_, seat)| u64::from(seat.pending())).sum();
+        let backlog = self.gate.queued_tokens() + unfinished;
         self.gate
-            .set_retry_after(self.departures.retry_after(queued + 1, now));
+            .set_retry_after(self.prefill_rate.retry_after(backlog, now));
     }
 
     /// Figures for metrics.
@@ -304,12 +357,13 @@ impl Scheduler {
     }
 
     /// Takes a sequence out of wherever it is.
-    pub(crate) fn remove(&mut self, id: SequenceId, now: Instant) -> Option<Sequence> {
+    pub(crate) fn remove(&mut self, id: SequenceId, _now: Instant) -> Option<Sequence> {
         let mut sequence = self.sequences.remove(&id)?;
-        self.queue.remove(id, sequence.known());
+        self.queue.remove(id);
         self.recovery.forget(id);
         self.leave_seat(&mut sequence);
-        self.departures.record(now);
+        self.queue
+            .charge(&sequence.tenant(), sequence.generated.len() as u64);
         Some(sequence)
     }
 
@@ -336,7 +390,7 @@ impl Scheduler {
             });
         } else {
             self.recovery.returns(id);
-            self.queue.push_front(id, sequence.known());
+            self.queue.push_front(sequence.ticket());
         }
         self.sequences.insert(id, sequence);
     }

@@ -1,10 +1,16 @@
 //! One sequence from submission to its last token: what it was asked, what it has so far. Knows no slots and no plans.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use ribbon_core::{Admission, FinishReason, SequenceRequest, Slot, Token, TokenEvent};
 
-use crate::gate::{Permit, SequenceId, kv_tokens};
+use crate::{
+    gate::{GroupId, Permit, SequenceId, kv_tokens},
+    queue::Ticket,
+};
 
 /// What a sequence did when a step failed under it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,6 +50,32 @@ impl Sequence {
 
     pub(crate) fn id(&self) -> SequenceId {
         self.permit.id()
+    }
+
+    /// The request it belongs to.
+    pub(crate) fn group(&self) -> GroupId {
+        self.permit.group()
+    }
+
+    /// Its first chunk is planned: its prompt no longer counts as waiting.
+    pub(crate) fn begin(&mut self, now: Instant) {
+        self.started.get_or_insert(now);
+        self.permit.begin();
+    }
+
+    /// Who pays for it.
+    pub(crate) fn tenant(&self) -> Arc<str> {
+        self.request.tenant.clone().unwrap_or_default()
+    }
+
+    /// What the queue has to know.
+    pub(crate) fn ticket(&self) -> Ticket {
+        Ticket {
+            id: self.id(),
+            tenant: self.tenant(),
+            priority: self.request.priority,
+            tokens: self.known(),
+        }
     }
 
     /// Prompt and generated tokens.

@@ -5,8 +5,10 @@ use std::time::Duration;
 /// Settings of one scheduler, already checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SchedulerSettings {
-    /// Sequences that may run or wait at once; the next one is refused. At least 1.
+    /// Requests that may run or wait at once; the next one is refused. At least 1.
     pub max_concurrent_requests: u32,
+    /// Prompt tokens that may wait; absent: four times what the KV memory holds.
+    pub max_queued_tokens: Option<u64>,
     /// Longest prompt in tokens; absent: one less than the longest sequence.
     pub max_input_tokens: Option<u32>,
     /// How long a step may take; absent: max(30 s, 20 × the slowest warm-up step).
@@ -29,6 +31,7 @@ impl Default for SchedulerSettings {
     fn default() -> Self {
         Self {
             max_concurrent_requests: 128,
+            max_queued_tokens: None,
             max_input_tokens: None,
             step_timeout: None,
             recovery_timeout: Duration::from_mins(2),

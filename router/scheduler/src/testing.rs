@@ -54,7 +54,7 @@ pub(crate) fn request(prompt: u32, max_new_tokens: u32) -> SequenceRequest {
 
 pub(crate) fn ready_scheduler() -> (Scheduler, Instant) {
     let now = Instant::now();
-    let mut scheduler = Scheduler::new(SchedulerSettings::default(), Gate::new(64));
+    let mut scheduler = Scheduler::new(SchedulerSettings::default(), Gate::new(64, None));
     scheduler.on_ready(description(), now);
     (scheduler, now)
 }

@@ -2,17 +2,20 @@
 
 use std::{
     collections::VecDeque,
+    pin::Pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicI64, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
+use futures_core::Stream;
 use futures_util::stream;
 use ribbon_core::{
     Engine, EngineLoad, EngineState, FinishReason, Limits, Refusal, SequenceRequest,
-    ShardDescription, StreamError, Token, TokenEvent, TokenStream,
+    ShardDescription, StreamError, Token, TokenEvent, TokenStream, Tokens,
 };
 
 /// One thing the script does.
@@ -34,6 +37,10 @@ pub(crate) struct FakeEngine {
     pub(crate) asked: Mutex<Vec<SequenceRequest>>,
     /// Streams that are neither complete nor dropped.
     pub(crate) alive: Arc<AtomicI64>,
+    /// Streams whose client had all it wanted.
+    pub(crate) satisfied: Arc<AtomicI64>,
+    /// Prompt tokens that were asked about before tokenizing.
+    pub(crate) rooms: Mutex<Vec<u64>>,
 }
 
 impl FakeEngine {
@@ -54,6 +61,8 @@ impl FakeEngine {
             load: EngineLoad::default(),
             asked: Mutex::default(),
             alive: Arc::default(),
+            satisfied: Arc::default(),
+            rooms: Mutex::default(),
         }
     }
 
@@ -105,11 +114,28 @@ impl Playing {
     }
 }
 
-impl Engine for FakeEngine {
-    fn submit(&self, request: SequenceRequest) -> Result<TokenStream, Refusal> {
-        if let Some(refusal) = &self.refusal {
-            return Err(refusal.clone());
-        }
+/// A script on its way to a client.
+struct Played {
+    tokens: Pin<Box<dyn Stream<Item = Result<TokenEvent, StreamError>> + Send>>,
+    satisfied: Arc<AtomicI64>,
+}
+
+impl Stream for Played {
+    type Item = Result<TokenEvent, StreamError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.tokens.as_mut().poll_next(cx)
+    }
+}
+
+impl Tokens for Played {
+    fn enough(self: Pin<&mut Self>) {
+        self.satisfied.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl FakeEngine {
+    fn play(&self, request: SequenceRequest) -> TokenStream {
         self.asked.lock().unwrap().push(request.clone());
         self.alive.fetch_add(1, Ordering::SeqCst);
         let playing = Playing {
@@ -118,7 +144,7 @@ impl Engine for FakeEngine {
             generated: 0,
             alive: self.alive.clone(),
         };
-        Ok(Box::pin(stream::unfold(Some(playing), async |playing| {
+        let tokens = stream::unfold(Some(playing), async |playing| {
             let mut playing = playing?;
             loop {
                 match playing.items.pop_front() {
@@ -132,7 +158,29 @@ impl Engine for FakeEngine {
                     }
                 }
             }
-        })))
+        });
+        Box::pin(Played {
+            tokens: Box::pin(tokens),
+            satisfied: self.satisfied.clone(),
+        })
+    }
+}
+
+impl Engine for FakeEngine {
+    fn submit(&self, group: Vec<SequenceRequest>) -> Result<Vec<TokenStream>, Refusal> {
+        self.room(0)?;
+        Ok(group
+            .into_iter()
+            .map(|request| self.play(request))
+            .collect())
+    }
+
+    fn room(&self, prompt_tokens: u64) -> Result<(), Refusal> {
+        self.rooms.lock().unwrap().push(prompt_tokens);
+        if self.state() == EngineState::Draining {
+            return Err(Refusal::ShuttingDown);
+        }
+        self.refusal.clone().map_or(Ok(()), Err)
     }
 
     fn limits(&self) -> Option<Arc<Limits>> {

@@ -152,20 +152,26 @@ async fn a_full_house_says_when_to_come_back() {
 #[tokio::test]
 async fn overload_is_noticed_before_tokenizing() {
     let mut engine = FakeEngine::new(ended("a"));
-    engine.load = ribbon_core::EngineLoad {
-        running: 100,
-        queued: 28,
-    };
+    engine.refusal = Some(Refusal::QueueFull {
+        queued: 9000,
+        limit: 8000,
+        retry_after: Duration::from_secs(17),
+    });
     let server = Server::with(engine, HttpSettings::new("demo"));
     let answer = server.post("/generate", &json!({"inputs": "Hi"})).await;
     assert_eq!(
         (answer.status.as_u16(), answer.header("retry-after")),
-        (429, "1")
+        (429, "17")
     );
     assert!(
         answer.json()["error"]
             .as_str()
             .unwrap()
             .starts_with("Model is overloaded")
+    );
+    assert_eq!(
+        server.engine.rooms.lock().unwrap().len(),
+        1,
+        "asked once, and not submitted"
     );
 }

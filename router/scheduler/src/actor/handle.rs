@@ -1,19 +1,22 @@
 //! What the rest of the router holds: submits, asks, drains. Cheap to clone.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ribbon_core::{
     Engine, EngineLoad, EngineState, Limits, Refusal, SequenceRequest, ShardDescription, Shards,
     TokenStream,
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::sleep,
+};
 
 use super::{
     Loss, SchedulerActor,
-    mailbox::{Command, Mailbox},
+    mailbox::{Command, Mailbox, Submission},
     stream::SequenceStream,
 };
-use crate::{Gate, SchedulerSettings, metrics};
+use crate::{Gate, Permit, SchedulerSettings, metrics};
 
 /// The scheduler, as an [`Engine`].
 #[derive(Clone, Debug)]
@@ -26,7 +29,7 @@ pub struct SchedulerHandle {
 impl SchedulerHandle {
     /// A scheduler over `shards`. Nothing happens until the caller runs the actor on a task it joins.
     pub fn start(settings: SchedulerSettings, shards: Box<dyn Shards>) -> (Self, SchedulerActor) {
-        let gate = Gate::new(settings.max_concurrent_requests);
+        let gate = Gate::new(settings.max_concurrent_requests, settings.max_queued_tokens);
         let mailbox = Arc::new(Mailbox::new());
         let (loss, losses) = watch::channel(None);
         let actor = SchedulerActor::new(settings, gate.clone(), mailbox.clone(), shards, loss);
@@ -40,9 +43,12 @@ impl SchedulerHandle {
         )
     }
 
-    /// Refuses new requests from now on; resolves when nothing waits or runs, or the actor is gone.
-    pub async fn drain(&self) {
+    /// Is not ready from now on, and refuses new requests after `grace`; then resolves when nothing waits or runs, or the
+    /// actor is gone. Whoever sends requests here needs the grace to notice.
+    pub async fn drain(&self, grace: Duration) {
         self.gate.drain();
+        sleep(grace).await;
+        self.gate.close();
         let (done, drained) = oneshot::channel();
         self.mailbox.post(Command::Drain(done));
         // An error means that the actor is gone, and with it everything that ran.
@@ -51,7 +57,7 @@ impl SchedulerHandle {
 
     /// Ends every stream with `ShuttingDown`; then the actor's task ends.
     pub fn stop(&self) {
-        self.gate.drain();
+        self.gate.close();
         self.mailbox.post(Command::Stop);
     }
 
@@ -61,23 +67,34 @@ impl SchedulerHandle {
     }
 }
 
-impl Engine for SchedulerHandle {
-    fn submit(&self, request: SequenceRequest) -> Result<TokenStream, Refusal> {
-        let permit = self.gate.admit(&request).inspect_err(metrics::refused)?;
+impl SchedulerHandle {
+    /// Both ends of one sequence.
+    fn enter(&self, request: SequenceRequest, permit: Permit) -> (Submission, TokenStream) {
         // Every token and one error fit, so the actor never waits for a slow client.
         let (sender, items) = mpsc::channel(request.max_new_tokens as usize + 1);
-        let id = permit.id();
-        self.mailbox.post(Command::Submit {
+        let stream = SequenceStream::new(permit.id(), items, self.mailbox.clone());
+        let submission = Submission {
             request,
             permit,
             items: sender,
-        });
-        Ok(Box::pin(SequenceStream {
-            id,
-            items,
-            mailbox: self.mailbox.clone(),
-            ended: false,
-        }))
+        };
+        (submission, Box::pin(stream))
+    }
+}
+
+impl Engine for SchedulerHandle {
+    fn submit(&self, group: Vec<SequenceRequest>) -> Result<Vec<TokenStream>, Refusal> {
+        let permits = self.gate.admit(&group).inspect_err(metrics::refused)?;
+        let pairs = group.into_iter().zip(permits);
+        let (submissions, streams) = pairs
+            .map(|(request, permit)| self.enter(request, permit))
+            .unzip();
+        self.mailbox.post(Command::Submit(submissions));
+        Ok(streams)
+    }
+
+    fn room(&self, prompt_tokens: u64) -> Result<(), Refusal> {
+        self.gate.room(prompt_tokens).inspect_err(metrics::refused)
     }
 
     fn limits(&self) -> Option<Arc<Limits>> {

@@ -11,15 +11,22 @@ use crate::gate::{Permit, SequenceId};
 /// One item of a stream.
 pub(super) type Item = Result<TokenEvent, StreamError>;
 
+/// One sequence on its way in.
+#[derive(Debug)]
+pub(super) struct Submission {
+    pub(super) request: SequenceRequest,
+    pub(super) permit: Permit,
+    pub(super) items: mpsc::Sender<Item>,
+}
+
 /// What a task wants from the actor.
 #[derive(Debug)]
 pub(super) enum Command {
-    Submit {
-        request: SequenceRequest,
-        permit: Permit,
-        items: mpsc::Sender<Item>,
-    },
+    /// All sequences of one request, so that one step can begin them together.
+    Submit(Vec<Submission>),
     Cancel(SequenceId),
+    /// The client has all it wanted.
+    Finish(SequenceId),
     /// Answered once nothing waits or runs.
     Drain(oneshot::Sender<()>),
     Stop,

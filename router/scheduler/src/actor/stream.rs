@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_core::Stream;
-use ribbon_core::StreamError;
+use ribbon_core::{StreamError, Tokens};
 use tokio::sync::mpsc;
 
 use super::mailbox::{Command, Item, Mailbox};
@@ -16,10 +16,30 @@ use crate::gate::SequenceId;
 /// Tokens of one sequence as they come; cancels it when dropped before its end.
 #[derive(Debug)]
 pub(super) struct SequenceStream {
-    pub(super) id: SequenceId,
-    pub(super) items: mpsc::Receiver<Item>,
-    pub(super) mailbox: Arc<Mailbox>,
-    pub(super) ended: bool,
+    id: SequenceId,
+    items: mpsc::Receiver<Item>,
+    mailbox: Arc<Mailbox>,
+    ended: bool,
+    /// The client wants no more, and did not go away.
+    has_enough: bool,
+}
+
+impl SequenceStream {
+    pub(super) fn new(id: SequenceId, items: mpsc::Receiver<Item>, mailbox: Arc<Mailbox>) -> Self {
+        Self {
+            id,
+            items,
+            mailbox,
+            ended: false,
+            has_enough: false,
+        }
+    }
+}
+
+impl Tokens for SequenceStream {
+    fn enough(mut self: Pin<&mut Self>) {
+        self.has_enough = true;
+    }
 }
 
 impl Stream for SequenceStream {
@@ -38,8 +58,10 @@ impl Stream for SequenceStream {
 
 impl Drop for SequenceStream {
     fn drop(&mut self) {
-        if !self.ended {
-            self.mailbox.post(Command::Cancel(self.id));
+        match (self.ended, self.has_enough) {
+            (true, _) => {}
+            (false, true) => self.mailbox.post(Command::Finish(self.id)),
+            (false, false) => self.mailbox.post(Command::Cancel(self.id)),
         }
     }
 }

@@ -5,8 +5,8 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use futures_core::Stream;
 use futures_util::{StreamExt, stream::unfold};
 use ribbon_core::{
-    Engine, EngineState, FinishReason, PlanSink, Refusal, ShardDescription, ShardEvent, Shards,
-    StepPlan, StreamError, TokenStream,
+    Engine, EngineState, FinishReason, PlanSink, Refusal, SequenceRequest, ShardDescription,
+    ShardEvent, Shards, StepPlan, StreamError, TokenStream,
 };
 use tokio::{
     sync::mpsc,
@@ -53,6 +53,11 @@ impl Shards for Instantly {
             Some((event, events))
         }))
     }
+}
+
+fn submit(house: &House, request: SequenceRequest) -> Result<TokenStream, Refusal> {
+    let mut streams = house.handle.submit(vec![request])?;
+    Ok(streams.remove(0))
 }
 
 struct House {
@@ -126,12 +131,12 @@ async fn all(stream: TokenStream) -> Vec<Item> {
 async fn a_stream_yields_every_token_and_ends() {
     let house = House::new(SchedulerSettings::default());
     assert!(matches!(
-        house.handle.submit(request(10, 3)),
+        submit(&house, request(10, 3)),
         Err(Refusal::NotReady { .. })
     ));
     house.ready(1, description(), true).await;
     assert_eq!(house.handle.limits().unwrap().max_total_tokens, 512);
-    let items = all(house.handle.submit(request(10, 3)).unwrap()).await;
+    let items = all(submit(&house, request(10, 3)).unwrap()).await;
     let finishes: Vec<_> = items.into_iter().map(|item| item.unwrap().finish).collect();
     assert_eq!(finishes, [None, None, Some(FinishReason::Length)]);
     house.empty().await;
@@ -141,7 +146,7 @@ async fn a_stream_yields_every_token_and_ends() {
 async fn dropping_the_stream_cancels() {
     let house = House::new(SchedulerSettings::default());
     house.ready(1, description(), false).await;
-    let stream = house.handle.submit(request(10, 300)).unwrap();
+    let stream = submit(&house, request(10, 300)).unwrap();
     let running = async {
         while house.handle.load().running == 0 {
             sleep(Duration::from_millis(1)).await;
@@ -156,14 +161,14 @@ async fn dropping_the_stream_cancels() {
 async fn drain_waits_for_the_last_stream_and_refuses_new_ones() {
     let mut house = House::new(SchedulerSettings::default());
     house.ready(1, description(), true).await;
-    let stream = house.handle.submit(request(10, 300)).unwrap();
+    let stream = submit(&house, request(10, 300)).unwrap();
     let reading = all(stream);
-    let draining = timeout(SOON, house.handle.drain());
+    let draining = timeout(SOON, house.handle.drain(Duration::ZERO));
     let (items, drained) = tokio::join!(reading, draining);
     drained.unwrap();
     assert_eq!(items.len(), 300);
     assert!(matches!(
-        house.handle.submit(request(1, 1)),
+        submit(&house, request(1, 1)),
         Err(Refusal::ShuttingDown)
     ));
     house.handle.stop();
@@ -172,14 +177,16 @@ async fn drain_waits_for_the_last_stream_and_refuses_new_ones() {
         .unwrap()
         .unwrap()
         .unwrap();
-    timeout(SOON, house.handle.drain()).await.unwrap();
+    timeout(SOON, house.handle.drain(Duration::ZERO))
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
 async fn stop_ends_streams_with_a_reason() {
     let house = House::new(SchedulerSettings::default());
     house.ready(1, description(), false).await;
-    let stream = house.handle.submit(request(10, 300)).unwrap();
+    let stream = submit(&house, request(10, 300)).unwrap();
     house.handle.stop();
     assert_eq!(all(stream).await, [Err(StreamError::ShuttingDown)]);
 }
@@ -188,7 +195,7 @@ async fn stop_ends_streams_with_a_reason() {
 async fn a_stream_outlives_the_shard() {
     let house = House::new(SchedulerSettings::default());
     house.ready(1, description(), false).await;
-    let stream = house.handle.submit(request(10, 5)).unwrap();
+    let stream = submit(&house, request(10, 5)).unwrap();
     let mut losses = house.handle.losses();
     house
         .events
@@ -218,7 +225,7 @@ async fn a_hanging_step_is_reported_and_health_turns_within_a_second() {
         ..SchedulerSettings::default()
     });
     house.ready(1, description(), false).await;
-    let stream = house.handle.submit(request(10, 5)).unwrap();
+    let stream = submit(&house, request(10, 5)).unwrap();
     let step = timeout(Duration::from_millis(1200), house.hung.recv())
         .await
         .unwrap();
@@ -256,7 +263,7 @@ async fn tokens_per_second_with_an_instant_shard() {
     let began = Instant::now();
     let mut readers = JoinSet::new();
     for _ in 0..STREAMS {
-        let stream = house.handle.submit(request(32, TOKENS)).unwrap();
+        let stream = submit(&house, request(32, TOKENS)).unwrap();
         readers.spawn(async move { stream.count().await });
     }
     let counts: Vec<usize> = timeout(SOON * 3, readers.join_all()).await.unwrap();

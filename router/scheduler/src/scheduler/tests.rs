@@ -1,5 +1,7 @@
 //! The rules of the pipeline and of recovery, one by one. `tests/simulation.rs` has them all at once.
 
+mod queueing;
+
 use ribbon_core::{FinishReason, RibbonOp, RowResult, StepPlan, Wanted};
 
 use super::*;
@@ -131,14 +133,14 @@ fn decodes_come_first_and_chunks_share_the_rest_in_order() {
     assert_eq!(
         work(&sent[1]),
         [(1, 1)],
-        "a probe: what does a decode-only step take?"
+        "no second chunk behind a step of prompts alone"
     );
     scheduler.on_outcome(answer(&sent[0], 7), now);
     let third = plans(&mut scheduler, now);
     assert_eq!(
         work(&third[0]),
-        [(1, 1), (2, 16)],
-        "nothing known yet: the least chunk"
+        [(1, 1)],
+        "a probe: what does a decode-only step take?"
     );
     let mut measured = answer(&sent[1], 7);
     measured.timings.total = Duration::from_millis(8);
@@ -146,7 +148,7 @@ fn decodes_come_first_and_chunks_share_the_rest_in_order() {
     let fourth = plans(&mut scheduler, now);
     assert_eq!(
         work(&fourth[0]),
-        [(1, 1), (2, 10), (3, 14)],
+        [(1, 1), (2, 24)],
         "(4 - 1) x 8 ms at 1 ms a token"
     );
 }
@@ -220,14 +222,14 @@ fn what_can_never_fit_is_refused_at_once() {
 #[test]
 fn nothing_is_taken_before_the_first_shard_or_while_draining() {
     let now = Instant::now();
-    let mut scheduler = Scheduler::new(SchedulerSettings::default(), Gate::new(4));
+    let mut scheduler = Scheduler::new(SchedulerSettings::default(), Gate::new(4, None));
     assert!(matches!(
         scheduler.submit(request(4, 4), now),
         Err(Refusal::NotReady { .. })
     ));
     scheduler.on_ready(description(), now);
     scheduler.submit(request(4, 4), now).unwrap();
-    scheduler.gate.drain();
+    scheduler.gate.close();
     assert_eq!(
         scheduler.submit(request(4, 4), now),
         Err(Refusal::ShuttingDown)
@@ -326,9 +328,9 @@ fn suspects_come_back_four_at_a_time_and_are_cleared_past_the_point_of_failure()
 fn the_innocent_go_on_before_the_suspects() {
     let (mut scheduler, now) = ready_scheduler();
     let suspect = scheduler.submit(request(64, 9), now).unwrap();
-    let innocent = scheduler.submit(request(10, 9), now).unwrap();
     let first = scheduler.next_plan(now).unwrap();
     assert_eq!(work(&first), [(1, 64)]);
+    let innocent = scheduler.submit(request(10, 9), now).unwrap();
     scheduler.on_lost("killed", now);
     scheduler.on_ready(description(), now);
     let plan = scheduler.next_plan(now).unwrap();

@@ -95,6 +95,7 @@ impl Clients {
                 assert!(outage_was_long, "timed out while a shard was live");
                 self.tally.timed_out += 1;
             }
+            StreamError::Expired => panic!("nobody was in a hurry"),
             StreamError::ShuttingDown => panic!("nobody stopped the server"),
         }
     }

@@ -58,7 +58,7 @@ impl World {
         budget: u32,
         pages: u64,
     ) -> Self {
-        let gate = Gate::new(40);
+        let gate = Gate::new(40, Some(u64::MAX));
         let settings = SchedulerSettings {
             pipeline_depth,
             ..SchedulerSettings::default()

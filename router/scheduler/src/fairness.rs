@@ -1,0 +1,158 @@
+//! Which prompts share the prompt tokens of a step, and what admission leaves free. Pure arithmetic; knows no clock and no pages.
+//!
+//! Shortest rest first, so that a short prompt never waits behind a long one; every fourth step the prompt that was seated
+//! first goes first, so that a long one always gets on. Where a prompt is completed, the rest of the step stays small: its
+//! first token must not wait for somebody else's prompt.
+
+use ribbon_core::Slot;
+
+use crate::gate::SequenceId;
+
+/// Every so many steps the prompt that was seated first goes first.
+const OLDEST_EVERY: u64 = 4;
+/// A step that completes a prompt may carry so many tokens of others, however short that prompt was.
+const LEAST_COMPANY_TOKENS: u32 = 64;
+/// A step of prompts alone with more tokens than this is waited for before the next prompt tokens leave.
+pub(crate) const LONG_PREFILL_TOKENS: u32 = 32;
+/// A sequence of at most so many tokens in all is short: it may use the room that longer ones leave.
+pub(crate) const SHORT_TOKENS: u32 = 256;
+/// Long sequences leave room for so many short ones.
+pub(crate) const ROOM_FOR_SHORT: u32 = 2;
+
+/// A prompt that holds a slot and is not computed yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Prefill {
+    pub(crate) slot: Slot,
+    /// Tokens to compute.
+    pub(crate) left: u32,
+}
+
+/// Who gets the next prompt tokens of the step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// A prompt that holds a slot.
+    Seated(Slot),
+    /// The one whose turn it is in the queue.
+    Waiting(SequenceId),
+}
+
+/// The prompt tokens of one step, as they are given away.
+#[derive(Debug)]
+pub(crate) struct Chunks {
+    /// The next one last.
+    seated: Vec<Prefill>,
+    /// Tokens that may still be given.
+    allowed: u32,
+    /// Tokens of prompts that this step completes.
+    completing: u32,
+}
+
+impl Chunks {
+    /// `seated`: in the order they were seated. `step`: any number that counts steps. `allowed`: prompt tokens of the step.
+    pub(crate) fn new(mut seated: Vec<Prefill>, step: u64, allowed: u32) -> Self {
+        let oldest = seated.first().copied();
+        // Among equals the one that was seated first comes last, where the next is taken from.
+        seated.reverse();
+        seated.sort_by_key(|prefill| std::cmp::Reverse(prefill.left));
+        if let Some(oldest) = oldest.filter(|_| step % OLDEST_EVERY == 0) {
+            seated.retain(|prefill| prefill.slot != oldest.slot);
+            seated.push(oldest);
+        }
+        Self {
+            seated,
+            allowed,
+            completing: 0,
+        }
+    }
+
+    /// Who is next. `waiting`: whose turn it is in the queue, with the tokens it needs.
+    pub(crate) fn next(&mut self, waiting: Option<(SequenceId, u32)>) -> Option<Next> {
+        if self.allowed == 0 {
+            return None;
+        }
+        match (self.seated.last().copied(), waiting) {
+            (None, None) => None,
+            (Some(seated), Some((id, tokens))) if tokens < seated.left => Some(Next::Waiting(id)),
+            (None, Some((id, _))) => Some(Next::Waiting(id)),
+            (Some(seated), _) => {
+                self.seated.pop();
+                Some(Next::Seated(seated.slot))
+            }
+        }
+    }
+
+    /// Most tokens for a prompt with `left` to compute.
+    pub(crate) fn limit(&self, left: u32) -> u32 {
+        if left <= self.allowed || self.completing == 0 {
+            return self.allowed;
+        }
+        self.allowed.min(self.completing.max(LEAST_COMPANY_TOKENS))
+    }
+
+    /// So many tokens were given to a prompt with `left` to compute.
+    pub(crate) fn gave(&mut self, tokens: u32, left: u32) {
+        self.allowed = self.allowed.saturating_sub(tokens);
+        if tokens >= left {
+            self.completing += tokens;
+        } else if self.completing > 0 {
+            self.allowed = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seated(lefts: &[u32]) -> Vec<Prefill> {
+        let slots = (1..).map(Slot);
+        let prefill = |(slot, left): (Slot, &u32)| Prefill { slot, left: *left };
+        slots.zip(lefts).map(prefill).collect()
+    }
+
+    /// Slot (0: the waiting one) and tokens, in the order given.
+    fn given(lefts: &[u32], step: u64, allowed: u32, waiting: Option<u32>) -> Vec<(u32, u32)> {
+        let mut chunks = Chunks::new(seated(lefts), step, allowed);
+        let mut waiting = waiting.map(|tokens| (SequenceId(9), tokens));
+        let mut order = Vec::new();
+        while let Some(next) = chunks.next(waiting) {
+            let (slot, left) = match next {
+                Next::Seated(slot) => (slot.0, lefts[slot.0 as usize - 1]),
+                Next::Waiting(_) => (0, waiting.take().unwrap().1),
+            };
+            let tokens = chunks.limit(left).min(left);
+            chunks.gave(tokens, left);
+            order.push((slot, tokens));
+        }
+        order
+    }
+
+    #[test]
+    fn the_shortest_rest_goes_first_seated_or_not() {
+        assert_eq!(given(&[900, 100], 1, 512, None), [(2, 100), (1, 100)]);
+        assert_eq!(given(&[900], 1, 512, Some(80)), [(0, 80), (1, 80)]);
+        assert_eq!(given(&[80], 1, 512, Some(900)), [(1, 80), (0, 80)]);
+    }
+
+    #[test]
+    fn every_fourth_step_the_first_seated_goes_first() {
+        let first = |step| given(&[900, 100], step, 512, None)[0];
+        assert_eq!(
+            [first(1), first(2), first(3), first(4)],
+            [(2, 100), (2, 100), (2, 100), (1, 512)]
+        );
+    }
+
+    #[test]
+    fn a_completed_prompt_has_little_company() {
+        assert_eq!(given(&[20, 900], 1, 512, None), [(1, 20), (2, 64)]);
+        assert_eq!(given(&[300, 300], 1, 512, None), [(1, 300), (2, 212)]);
+        assert_eq!(given(&[900], 1, 512, None), [(1, 512)]);
+    }
+
+    #[test]
+    fn many_short_prompts_fill_the_step() {
+        let tokens = |order: Vec<(u32, u32)>| order.iter().map(|(_, tokens)| tokens).sum::<u32>();
+        assert_eq!(tokens(given(&[60; 20], 1, 512, None)), 512);
+    }
+}
