@@ -4,6 +4,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ribbon_server import _native
 from ribbon_server.layers.dtypes import dtype_name
@@ -32,6 +33,21 @@ class ReferenceRmsNorm:
         x = stream.float()
         x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
         output.copy_(self.weight * x.to(stream.dtype))
+
+
+class FusedRmsNorm:
+    """torch's own fused norm, for devices; sums in float32, one rounding less than the reference."""
+
+    def __init__(self, weight: Tensor, eps: float) -> None:
+        """Takes `weight` [hidden]."""
+        self.weight = weight
+        self.eps = eps
+
+    def __call__(self, stream: Tensor, delta: Tensor | None, output: Tensor) -> None:
+        """See NormLayer."""
+        if delta is not None:
+            stream.add_(delta)
+        output.copy_(F.rms_norm(stream, self.weight.shape, self.weight, self.eps))
 
 
 class NativeRmsNorm:
