@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "integration-tests" / "reference")]
+TESTS = ROOT / "integration-tests"
+sys.path[:0] = [str(ROOT / "benchmarks"), str(TESTS / "reference"), str(TESTS / "soak")]
 
 import torch  # noqa: E402
 from asking import Serve  # noqa: E402

@@ -66,10 +66,14 @@ def session(connections: int = 0) -> aiohttp.ClientSession:
 
 
 async def generate_stream(
-    client: aiohttp.ClientSession, base: str, body: Json, on_token: OnToken | None = None
+    client: aiohttp.ClientSession,
+    base: str,
+    body: Json,
+    on_token: OnToken | None = None,
+    headers: dict[str, str] | None = None,
 ) -> Answer:
     """POST /generate_stream. Errors of the server end up in `error`, broken connections raise."""
-    return await _streamed(client, f"{base}/generate_stream", body, _native_event, on_token)
+    return await _streamed(client, (f"{base}/generate_stream", headers), body, _native_event, on_token)
 
 
 async def completions_stream(
@@ -77,7 +81,7 @@ async def completions_stream(
 ) -> Answer:
     """POST /v1/completions with one prompt, streamed. There are no token ids in it: `times` has one entry a text chunk."""
     body = body | {"stream": True, "stream_options": {"include_usage": True}}
-    return await _streamed(client, f"{base}/v1/completions", body, _completion_event, on_token)
+    return await _streamed(client, (f"{base}/v1/completions", None), body, _completion_event, on_token)
 
 
 @dataclass(frozen=True)
@@ -112,15 +116,23 @@ def exchange(
         connection.close()
 
 
+async def post(client: aiohttp.ClientSession, url: str, body: Json) -> tuple[int, Json]:
+    """Status and JSON body of one request without a stream."""
+    async with client.post(url, json=body) as response:
+        text = await response.text()
+        return response.status, json.loads(text) if response.status == 200 else _error_body(text)
+
+
 async def _streamed(
     client: aiohttp.ClientSession,
-    url: str,
+    place: tuple[str, dict[str, str] | None],
     body: Json,
     read_event: Callable[[Answer, Json], bool],
     on_token: OnToken | None,
 ) -> Answer:
     answer = Answer(started=time.perf_counter())
-    async with client.post(url, json=body) as response:
+    url, headers = place
+    async with client.post(url, json=body, headers=headers) as response:
         answer.status = response.status
         if response.status != 200:
             answer.error = _error_body(await response.text())
