@@ -136,6 +136,10 @@ pub(crate) struct Args {
     /// For tests: a prompt that contains this token id kills the shard at its fifth generated token.
     #[arg(long, env, hide = true)]
     pub(crate) test_crash_token: Option<u32>,
+
+    /// For tests: `P,SEED`: in this share of the steps that need KV pages, none can be had.
+    #[arg(long, env, hide = true)]
+    pub(crate) test_fail_allocations: Option<String>,
 }
 
 /// Number formats a shard can compute in.

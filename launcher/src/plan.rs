@@ -151,6 +151,7 @@ fn shard_arguments(args: &Args) -> Vec<OsString> {
     line.optional("kv-memory", args.kv_memory.as_ref());
     line.optional("step-log", args.step_log.as_ref());
     line.optional("test-crash-token", args.test_crash_token);
+    line.optional("test-fail-allocations", args.test_fail_allocations.as_ref());
     line.0
 }
 

@@ -26,6 +26,8 @@ class Region:
         slot_tokens: int,
         stride_bytes: int,
         num_pages: int,
+        max_spans: int | None = None,
+        pool_of: "Region | None" = None,
         device: int | None = None,
         num_bands: int = 1,
         page_bytes: int | None = None,
@@ -33,7 +35,10 @@ class Region:
         copy_below_pages: int = 0,
         simulated: bool = False,
     ) -> None:
-        """stride_bytes is a token's bytes in one band (the last band may hold fewer layers: it is padded). The arguments from
+        """num_pages is the size of the pool; with `pool_of` it is that region's, and both draw on it. max_spans: spans of other
+        storages a slot may show at once, as many as memory maps allow where it is not given.
+
+        stride_bytes is a token's bytes in one band (the last band may hold fewer layers: it is padded). The arguments from
         num_bands on need `device`. page_bytes: a multiple of cuda_memory(device)["granularity"], which is the default.
         tail_tokens: so many tokens behind a ribbon's end are readable and finite. copy_below_pages: shared spans of fewer
         whole pages are copied instead of mapped while pages are idle. simulated: host memory behind a fake driver, for
@@ -87,14 +92,38 @@ class Region:
     @property
     def map_count(self) -> int:
         """Extra maps that sharing has made so far."""
-    def apply(self, kind: np.ndarray, slot: np.ndarray, storage: np.ndarray, tokens: np.ndarray) -> None:
-        """Applies RibbonOps columns in order: uint8 kinds, uint32 rest. All or nothing for each operation; the first that
-        cannot be done raises and names its index; earlier ones stay applied."""
+    @property
+    def num_slots(self) -> int: ...
+    @property
+    def max_spans(self) -> int: ...
+    def apply(
+        self,
+        *,
+        kind: np.ndarray,
+        group: np.ndarray,
+        slot: np.ndarray,
+        storage: np.ndarray,
+        tokens: np.ndarray,
+        number: int,
+        shown: np.ndarray,
+        begins: np.ndarray,
+    ) -> None:
+        """Applies those rows of RibbonOps columns whose group is `number`, in order, each wholly or not at all. A row that
+        cannot be applied voids its slot: its later rows are passed over until it is closed. The first such row raises, with
+        its index, once all others are applied; OSError ends the list at once, and then only `reset` is possible.
+
+        kind and group are uint8, slot, storage and tokens uint32. shown and begins are int64 [num_slots], written for the slots
+        that the rows name: tokens shown now (0 closed, -1 void), and tokens shown after the last OPEN or SHARE."""
+    def resize_pool(self, num_pages: int) -> None:
+        """The pool has more or fewer pages from now on; what is owned stays owned."""
     def owned_pages(self, storage: int) -> int: ...
     def shown_tokens(self, slot: int) -> int:
         """Tokens the slot may hold now: shared spans, then its own."""
     def reset(self) -> None:
         """Closes every slot and gives every page back."""
+
+def max_maps() -> int:
+    """Memory maps that all regions of the process may have together: 80 % of vm.max_map_count."""
 
 def cuda_memory(device: int, *, simulated: bool = False) -> dict[str, int]:
     """granularity (bytes of the smallest page), recommended_granularity, free_bytes, total_bytes. OSError without a driver."""

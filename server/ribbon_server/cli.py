@@ -6,7 +6,15 @@ import logging
 import sys
 from pathlib import Path
 
-from ribbon_server.config import DType, ServeConfig, check_socket_path, parse_kv_memory, set_thread_environment
+from ribbon_server.config import (
+    DType,
+    InjectedFaults,
+    ServeConfig,
+    check_socket_path,
+    parse_allocation_failures,
+    parse_kv_memory,
+    set_thread_environment,
+)
 from ribbon_server.errors import BadSetting
 from ribbon_server.lifeline import Lifeline
 from ribbon_server.telemetry import log, phase, set_up_logging
@@ -54,9 +62,15 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rank", type=int, default=0)
     parser.add_argument("--world-size", type=int, default=1)
     parser.add_argument("--dtype", type=DType, choices=list(DType), help="the checkpoint's by default")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N; CUDA where torch sees one by default")
     parser.add_argument("--kv-memory", help="bytes, a size such as 512MiB, or a fraction of memory")
     parser.add_argument("--step-log", type=Path, help="file that gets one JSON line a step")
     parser.add_argument("--test-crash-token", type=int, help="tests only: a prompt with this token kills the shard")
+    parser.add_argument(
+        "--test-fail-allocations",
+        metavar="P,SEED",
+        help="tests only: no page can be had in this share of the steps that need some",
+    )
     parser.add_argument("--logger-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
     parser.set_defaults(run=serve)
 
@@ -101,8 +115,19 @@ def serve_config(options: argparse.Namespace) -> ServeConfig:
         uds_path=options.uds_path,
         generation=options.generation,
         dtype=options.dtype,
+        device=options.device,
         kv_memory=None if options.kv_memory is None else parse_kv_memory(options.kv_memory),
         step_log=options.step_log,
-        test_crash_token=options.test_crash_token,
+        faults=injected_faults(options),
         logger_level=options.logger_level,
     )
+
+
+def injected_faults(options: argparse.Namespace) -> InjectedFaults:
+    """What the test flags ask for.
+
+    Raises:
+        BadSetting: A flag that cannot be meant.
+    """
+    rate, seed = parse_allocation_failures(options.test_fail_allocations or "0,0")
+    return InjectedFaults(options.test_crash_token, rate, seed)

@@ -32,6 +32,15 @@ class KvMemory:
 
 
 @dataclass(frozen=True)
+class InjectedFaults:
+    """What tests make go wrong. Nothing by default."""
+
+    crash_token: int | None = None  # a prompt with this token kills the shard
+    allocation_failure_rate: float = 0.0  # share of the steps with a GROW in which no page can be had
+    allocation_failure_seed: int = 0
+
+
+@dataclass(frozen=True)
 class ServeConfig:
     """Everything `ribbon-server serve` was told."""
 
@@ -43,9 +52,10 @@ class ServeConfig:
     rank: int = 0
     world_size: int = 1
     dtype: DType | None = None
+    device: str | None = None
     kv_memory: KvMemory | None = None
     step_log: Path | None = None
-    test_crash_token: int | None = None
+    faults: InjectedFaults = InjectedFaults()
     logger_level: str = "INFO"
 
 
@@ -66,6 +76,18 @@ def parse_kv_memory(text: str) -> KvMemory:
     if num_bytes == 0:
         raise BadSetting("`--kv-memory` is 0; a shard needs KV memory, leave the flag out for the default")
     return KvMemory(num_bytes=num_bytes)
+
+
+def parse_allocation_failures(text: str) -> tuple[float, int]:
+    """`0.05,7`: how often, and the seed of the choice.
+
+    Raises:
+        BadSetting: The text is not that.
+    """
+    match = re.fullmatch(r"(0?\.\d+|[01](?:\.0*)?),(\d+)", text.strip())
+    if match is None:
+        raise BadSetting(f"`--test-fail-allocations` is {text!r}; give a probability and a seed, such as 0.05,7")
+    return float(match[1]), int(match[2])
 
 
 def _fraction(text: str, value: float) -> KvMemory:

@@ -27,3 +27,8 @@ class BadSetting(ShardError, ValueError):
 
 class Internal(ShardError):
     """Our own mistake, or the machine's."""
+
+
+class KvMemoryLost(Exception):
+    """The machine refused a memory call in the middle of an operation, so that nobody knows what is mapped. Not a ShardError:
+    no step can answer for it, the stream of plans ends."""

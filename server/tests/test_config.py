@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from ribbon_server import machine
-from ribbon_server.config import KvMemory, check_socket_path, parse_kv_memory, set_thread_environment
+from ribbon_server.config import (
+    KvMemory,
+    check_socket_path,
+    parse_allocation_failures,
+    parse_kv_memory,
+    set_thread_environment,
+)
 from ribbon_server.errors import BadSetting
 
 
@@ -30,6 +36,21 @@ def test_kv_memory_is_bytes_or_a_fraction(text: str, memory: KvMemory) -> None:
 def test_kv_memory_that_cannot_be_meant_is_refused(text: str) -> None:
     with pytest.raises(BadSetting, match="--kv-memory"):
         parse_kv_memory(text)
+
+
+def test_allocation_failures_are_a_probability_and_a_seed() -> None:
+    assert [parse_allocation_failures(text) for text in ("0.05,7", " 1,0", ".5,12", "0,0")] == [
+        (0.05, 7),
+        (1.0, 0),
+        (0.5, 12),
+        (0.0, 0),
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "0.5", "2,1", "1.5,1", "0.5,x", "-1,2", "nan,1"])
+def test_allocation_failures_that_cannot_be_meant_are_refused(text: str) -> None:
+    with pytest.raises(BadSetting, match="--test-fail-allocations"):
+        parse_allocation_failures(text)
 
 
 def test_a_socket_path_that_cannot_be_is_refused(tmp_path: Path) -> None:

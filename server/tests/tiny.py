@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ribbon_server.config import DType, KvMemory
+from ribbon_server.config import DType, InjectedFaults, KvMemory
 from ribbon_server.engine.engine import Engine
 from ribbon_server.engine.limits import WarmupWish
 from ribbon_server.engine.shard import warm_up
@@ -61,11 +61,12 @@ def make_engine(
     kernels: Kernels | None = None,
     concurrent: int = 8,
     kv_bytes: int = 64 * 2**20,
+    faults: InjectedFaults | None = None,
 ) -> Engine:
     """A warm engine over the model in `folder`."""
     model = open_model(folder, dtype, kernels or native_kernels())
     wish = WarmupWish(max_batch_prefill_tokens=64, max_total_tokens=256, max_concurrent_requests=concurrent)
-    return warm_up(model, wish, KvMemory(num_bytes=kv_bytes), None).engine
+    return warm_up(model, wish, KvMemory(num_bytes=kv_bytes), faults or InjectedFaults()).engine
 
 
 class Driver:

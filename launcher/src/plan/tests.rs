@@ -55,6 +55,11 @@ fn each_flag_reaches_its_process() {
             "--test-crash-token=7",
         ),
         (
+            &["--test-fail-allocations", "0.05,7"],
+            "shard",
+            "--test-fail-allocations=0.05,7",
+        ),
+        (
             &["--hostname", "127.0.0.1"],
             "router",
             "--hostname=127.0.0.1",

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ribbon_server.engine.sequences import Sequences
 from ribbon_server.engine.step import RowStatus, StepOutcome, StepPlan, Wanted
+from ribbon_server.kv.ribbons import VOID
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ def explain(row: int, plan: StepPlan, sequences: Sequences, shown: np.ndarray) -
         return f"slot {slot} has no sequence; admit one first"
     if int((plan.slot == slot).sum()) > 1:
         return f"slot {slot} stands in {int((plan.slot == slot).sum())} rows of the step; once is the limit"
+    if shown[slot] == VOID:
+        return f"slot {slot} was refused a ribbon operation in an earlier step; close it first"
     length, known = int(sequences.length[slot]), int(sequences.state.known[slot])
     if length + count > int(shown[slot]):
         return f"slot {slot} may hold {int(shown[slot])} tokens; {length} + {count} do not fit, grow it first"

@@ -10,7 +10,7 @@ from ribbon_server.engine.batch import Batch, make_batch, select_rows
 from ribbon_server.engine.fault_hook import FaultHook
 from ribbon_server.engine.sequences import Sequences
 from ribbon_server.engine.step import RowStatus, StepOutcome, StepPlan, new_outcome
-from ribbon_server.errors import InvalidRequest, ShardError
+from ribbon_server.errors import InvalidRequest, OutOfPages, ShardError
 from ribbon_server.kv.ribbons import OpKind, RibbonOps, Ribbons
 from ribbon_server.layers.attention.base import ForwardContext
 from ribbon_server.models.decoder import Decoder
@@ -27,7 +27,7 @@ class EngineParts:
     decoder: Decoder
     ribbons: Ribbons
     sequences: Sequences
-    fault_hook: FaultHook
+    faults: FaultHook
 
 
 class Engine:
@@ -38,12 +38,16 @@ class Engine:
         self.decoder = parts.decoder
         self.ribbons = parts.ribbons
         self.sequences = parts.sequences
-        self._fault_hook = parts.fault_hook
+        self._faults = parts.faults
         self._ended_ns = time.monotonic_ns()
 
     @torch.inference_mode()
     def step(self, plan: StepPlan) -> StepOutcome:
-        """Runs one plan. Never raises for a plan or a failed step; state advances only when sampling succeeded."""
+        """Runs one plan. A failed step does not raise; state advances only when sampling succeeded.
+
+        Raises:
+            KvMemoryLost: The machine failed in a ribbon operation; the engine must be reset.
+        """
         started_ns = time.monotonic_ns()
         outcome = new_outcome(plan)
         outcome.timings.idle_ns = started_ns - self._ended_ns
@@ -63,6 +67,10 @@ class Engine:
         self._cancel_next(outcome)
         return outcome
 
+    def inject(self, faults: FaultHook) -> None:
+        """From now on, what goes wrong is this."""
+        self._faults = faults
+
     def reset(self) -> None:
         """Forgets every sequence and gives every page back."""
         self.sequences.clear()
@@ -75,7 +83,7 @@ class Engine:
         if not rows.size:
             outcome.timings.prepare_ns = time.monotonic_ns() - began_ns
             return
-        self._fault_hook.before_forward(plan.slot[rows], self.sequences.state)
+        self._faults.before_forward(plan.slot[rows], self.sequences.state)
         batch = make_batch(plan, rows, self.sequences)
         context = ForwardContext(self.ribbons, batch.slots, batch.starts, batch.lengths)
         prepared_ns = time.monotonic_ns()
@@ -93,21 +101,28 @@ class Engine:
         ops = plan.ops
         if not (len(ops.kind) or plan.admitted):
             return
-        self.ribbons.check(ops)
-        closed = ops.slot[ops.kind == OpKind.CLOSE]
+        closed = ops.slot[(ops.kind == OpKind.CLOSE) & (ops.slot < self.sequences.num_slots)]
         if closed.size:
             self.sequences.forget(closed)
         for admission in plan.admitted:
             self.sequences.admit(admission)
-            self._fault_hook.admitted(admission)
+            self._faults.admitted(admission)
         if len(ops.kind):
-            self.ribbons.apply(ops)
-            self._start_behind_shared(ops)
+            self._move_pages(ops, plan.step_id)
 
-    def _start_behind_shared(self, ops: RibbonOps) -> None:
-        """Tokens that a slot shows before it grows are fed already."""
-        shows = (ops.kind == OpKind.OPEN) | (ops.kind == OpKind.SHARE)
-        self.sequences.length[ops.slot[shows]] = ops.tokens[shows]
+    def _move_pages(self, ops: RibbonOps, step_id: int) -> None:
+        """Tokens that a slot shows before it grows are fed already. Slots that lost an operation are dead in the next plan, too."""
+        begins = ops.slot[
+            ((ops.kind == OpKind.OPEN) | (ops.kind == OpKind.SHARE)) & (ops.slot < self.sequences.num_slots)
+        ]
+        try:
+            with self._faults.allocations(ops, self.ribbons):
+                self.ribbons.apply(ops)
+        except ShardError:
+            self.sequences.cancelled_in[self.ribbons.void_slots()] = step_id + 1
+            raise
+        finally:
+            self.sequences.length[begins] = self.ribbons.begins[begins]
 
     def _finish(self, batch: Batch, logits: torch.Tensor | None, outcome: StepOutcome) -> None:
         """Samples, then advances the state of the rows that succeeded."""
@@ -146,6 +161,7 @@ class Engine:
     def _fail(self, outcome: StepOutcome, error: Exception) -> None:
         """Every row that could have run failed; lengths and histories are as they were."""
         outcome.failure = f"{type(error).__name__}: {error}"
+        outcome.is_out_of_pages = isinstance(error, OutOfPages)
         outcome.errors = []
         skipped = (outcome.status == RowStatus.ENDED) | (outcome.status == RowStatus.CANCELLED)
         outcome.status[~skipped] = RowStatus.FAILED

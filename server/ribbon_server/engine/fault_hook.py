@@ -1,23 +1,29 @@
-"""The test hook `--test-crash-token`: a chosen token in a prompt kills the shard in mid-generation. Off unless asked for."""
+"""The test hooks: a token in a prompt that kills the shard, and page allocations that fail at random. Off unless asked for."""
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 
+from ribbon_server.config import InjectedFaults
 from ribbon_server.engine.step import Admission, RefusedAdmission
+from ribbon_server.kv.ribbons import OpKind, RibbonOps, Ribbons
 from ribbon_server.sampling.state import SamplingState
 
 GENERATED_TOKENS = 5  # the shard dies in the step in which the sequence has so many
 
 
 class FaultHook:
-    """Kills this process, as a crash in native code would."""
+    """`--test-crash-token` kills this process, as a crash in native code would; `--test-fail-allocations` empties the pool."""
 
-    def __init__(self, crash_token: int | None) -> None:
-        """Watches for `crash_token`; None watches for nothing."""
-        self._crash_token = crash_token
+    def __init__(self, faults: InjectedFaults) -> None:
+        """Watches for what `faults` names."""
+        self._crash_token = faults.crash_token
         self._doomed: set[int] = set()
+        self._failure_rate = faults.allocation_failure_rate
+        self._random = np.random.default_rng(faults.allocation_failure_seed)
 
     def admitted(self, admission: Admission | RefusedAdmission) -> None:
         """Notes whether the slot's new prompt holds the token."""
@@ -34,3 +40,19 @@ class FaultHook:
         doomed = slots[np.isin(slots, list(self._doomed))]
         if (state.known[doomed] - state.prompt[doomed] >= GENERATED_TOKENS).any():
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def allocations(self, ops: RibbonOps, ribbons: Ribbons) -> AbstractContextManager[None]:
+        """While it lasts, the pool may be empty: every operation that needs a page then finds none."""
+        fails = (
+            self._failure_rate > 0 and (ops.kind == OpKind.GROW).any() and self._random.random() < self._failure_rate
+        )
+        return self._empty_pool(ribbons) if fails else nullcontext()
+
+    @staticmethod
+    @contextmanager
+    def _empty_pool(ribbons: Ribbons) -> Iterator[None]:
+        ribbons.region.resize_pool(0)
+        try:
+            yield
+        finally:
+            ribbons.region.resize_pool(ribbons.limits.num_pages)

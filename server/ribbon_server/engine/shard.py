@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ribbon_server.config import KvMemory
+from ribbon_server.config import InjectedFaults, KvMemory
 from ribbon_server.engine.engine import Engine, EngineParts
 from ribbon_server.engine.fault_hook import FaultHook
 from ribbon_server.engine.limits import WarmupWish, ribbon_limits
@@ -26,7 +26,7 @@ class WarmShard:
     figures: WarmupFigures
 
 
-def warm_up(model: Model, wish: WarmupWish, kv_memory: KvMemory | None, crash_token: int | None) -> WarmShard:
+def warm_up(model: Model, wish: WarmupWish, kv_memory: KvMemory | None, faults: InjectedFaults) -> WarmShard:
     """Fixes the limits, reserves the region and runs the largest step.
 
     Raises:
@@ -39,9 +39,10 @@ def warm_up(model: Model, wish: WarmupWish, kv_memory: KvMemory | None, crash_to
     decoder.prepare(limits.slot_tokens)
     ribbons = Ribbons(decoder.kv_layout, limits, decoder.device)
     sequences = Sequences(limits.num_slots, limits.slot_tokens, spec.vocab_size)
-    engine = Engine(EngineParts(decoder, ribbons, sequences, FaultHook(crash_token)))
+    engine = Engine(EngineParts(decoder, ribbons, sequences, FaultHook(InjectedFaults())))
     figures = Warmup(engine, spec.max_positions).run(wish.max_batch_prefill_tokens)
     engine.reset()
+    engine.inject(FaultHook(faults))
     log(
         logging.INFO,
         f"warm: slots of {limits.slot_tokens} tokens, {limits.num_pages} KV pages, {figures.budget} tokens a step",

@@ -86,6 +86,7 @@ class StepOutcome:
     errors: list[tuple[int, str]] = field(default_factory=list)
     timings: Timings = field(default_factory=Timings)
     failure: str = ""
+    is_out_of_pages: bool = False
 
 
 def new_outcome(plan: StepPlan) -> StepOutcome:

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from ribbon_server import _native
-from ribbon_server.errors import InvalidRequest, OutOfPages
+from ribbon_server.device import CPU
+from ribbon_server.errors import InvalidRequest, KvMemoryLost, OutOfPages
 from ribbon_server.kv.layout import KvLayout
 
 
@@ -23,12 +24,7 @@ class OpKind(IntEnum):
     TRUNCATE = 6
     DROP = 7
 
-
-OP_NAMES = {kind.value: kind.name for kind in OpKind}
-SUPPORTED = np.array([OpKind.OPEN, OpKind.SHARE, OpKind.GROW, OpKind.CLOSE, OpKind.TRUNCATE, OpKind.DROP], np.uint8)
-
-
-CPU = torch.device("cpu")
+VOID = -1
 
 
 @dataclass(frozen=True)
@@ -61,63 +57,44 @@ class Ribbons:
         self.layout = layout
         self.limits = limits
         self.region = _region(layout, limits, device)
-        self.shown = np.zeros(limits.num_slots, np.int64)
-
-    def check(self, ops: RibbonOps) -> None:
-        """Refuses what this shard does not have, before anything is changed.
-
-        Raises:
-            InvalidRequest: An unknown kind or group, or a slot outside the region.
-        """
-        self._refuse(
-            ~np.isin(ops.kind, SUPPORTED),
-            "kind",
-            ops.kind,
-            "this shard has OPEN, SHARE, GROW, CLOSE, TRUNCATE and DROP",
-        )
-        self._refuse(ops.group != 0, "group", ops.group, "this shard has group 0 alone")
-        self._refuse(
-            ops.slot >= self.limits.num_slots, "slot", ops.slot, f"this shard has {self.limits.num_slots} slots"
-        )
-
-    @staticmethod
-    def _refuse(bad: np.ndarray, column: str, values: np.ndarray, limit: str) -> None:
-        if not bad.any():
-            return
-        index = int(bad.argmax())
-        value = int(values[index])
-        name = f"{OP_NAMES[value]} ({value})" if column == "kind" and value in OP_NAMES else value
-        raise InvalidRequest(f"ribbon operation {index}: {column} is {name}; {limit}")
+        self.shown = np.zeros(limits.num_slots, np.int64)  # tokens a slot may hold now; VOID where it lost an operation
+        self.begins = np.zeros(limits.num_slots, np.int64)  # tokens a slot showed before it first grew
 
     def apply(self, ops: RibbonOps) -> None:
-        """Applies checked operations in order; those before a failing one stay applied.
+        """Applies operations in order, each wholly or not at all. One that cannot be applied voids its slot until it is
+        closed; all others are applied, so what a plan gives up is given up whatever becomes of the rest.
 
         Raises:
-            OutOfPages: The pool cannot give what an operation wants.
+            OutOfPages: The pool could not give what an operation wants.
             InvalidRequest: An operation contradicts the state of its slot or storage.
+            KvMemoryLost: The machine refused a memory call; only `reset` is possible.
         """
         try:
-            self.region.apply(ops.kind, ops.slot, ops.storage, ops.tokens)
+            self.region.apply(
+                kind=ops.kind,
+                group=ops.group,
+                slot=ops.slot,
+                storage=ops.storage,
+                tokens=ops.tokens,
+                number=0,
+                shown=self.shown,
+                begins=self.begins,
+            )
         except _native.OutOfPages as error:
-            self._read_back(ops.slot)
-            raise OutOfPages(str(error)) from error
-        except (ValueError, OSError) as error:
-            self._read_back(ops.slot)
-            raise InvalidRequest(str(error)) from error
-        named = (ops.kind <= OpKind.GROW) | (
-            ops.kind == OpKind.CLOSE
-        )  # these say the slot's new end; the last one counts
-        self.shown[ops.slot[named]] = np.where(ops.kind[named] == OpKind.CLOSE, 0, ops.tokens[named])
-        if (ops.kind >= OpKind.TRUNCATE).any():  # these name a storage; whoever shows it, the region knows
-            self._read_back(np.flatnonzero(self.shown))
+            raise OutOfPages(f"ribbon {error}") from error
+        except ValueError as error:
+            raise InvalidRequest(f"ribbon {error}") from error
+        except OSError as error:
+            raise KvMemoryLost(f"ribbon {error.strerror or error}") from error
+        if (ops.group != 0).any():
+            index = int((ops.group != 0).argmax())
+            raise InvalidRequest(
+                f"ribbon operation {index}: group is {int(ops.group[index])}; this shard has group 0 alone"
+            )
 
-    def _read_back(self, slots: np.ndarray) -> None:
-        """Asks the region for the truth; off the steady path, so one call a slot is fine."""
-        for slot in slots.tolist():
-            try:
-                self.shown[slot] = self.region.shown_tokens(slot)
-            except ValueError:  # the slot is closed
-                self.shown[slot] = 0
+    def void_slots(self) -> np.ndarray:
+        """Slots that lost an operation and wait to be closed."""
+        return np.flatnonzero(self.shown == VOID)
 
     def view(self, dtype: torch.dtype, band: int = 0) -> torch.Tensor:
         """The region as a tensor [slots, slot_tokens, stride elements], without a copy. Only mapped tokens may be touched."""

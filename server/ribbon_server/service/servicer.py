@@ -57,7 +57,7 @@ class ShardServicer(shard_pb2_grpc.ShardServicer):
                     grpc.StatusCode.FAILED_PRECONDITION, "this shard is warm already; Warmup runs once in its life"
                 )
             self._warm = self._computed(
-                context, lambda: warm_up(self._model, wish, self._config.kv_memory, self._config.test_crash_token)
+                context, lambda: warm_up(self._model, wish, self._config.kv_memory, self._config.faults)
             )
         self._health.set_serving()
         figures = self._warm.figures

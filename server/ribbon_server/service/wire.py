@@ -132,6 +132,7 @@ def outcome_to_wire(outcome: StepOutcome) -> pb.StepOutcome:
             idle_ns=timings.idle_ns,
         ),
         failure=outcome.failure,
+        out_of_pages=outcome.is_out_of_pages,
     )
 
 
@@ -163,5 +164,6 @@ def _kv_group(model: Model, warm: WarmShard) -> pb.KvGroup:
         num_slots=ribbons.limits.num_slots,
         num_storages=ribbons.limits.num_storages,
         num_layers=len(ribbons.layout.layers),
+        max_spans=ribbons.region.max_spans,
         dtype=model.dtype.value,
     )

@@ -5,7 +5,9 @@ import pytest
 import torch
 from tiny import Driver, TinyModel, make_engine
 
+from ribbon_server.config import InjectedFaults
 from ribbon_server.engine.step import RefusedAdmission, RowStatus, Wanted
+from ribbon_server.errors import KvMemoryLost
 from ribbon_server.kv.ribbons import OpKind
 
 PROMPT = [5, 9, 77, 31, 8, 44, 101, 12]
@@ -242,11 +244,12 @@ def test_an_unreadable_admission_fails_with_its_reason(driver: Driver) -> None:
 @pytest.mark.parametrize(
     ("op", "message"),
     [
-        ((OpKind.TRIM_FRONT, 1, 0, 3), "TRIM_FRONT (4)"),
-        ((77, 1, 0, 3), "kind is 77"),
-        ((OpKind.GROW, 500, 0, 3), "slot is 500"),
-        ((OpKind.GROW, 5, 0, 3), "slot 5"),
-        ((OpKind.GROW, 1, 0, 100_000), "100000"),
+        ((77, 5, 0, 3), "operation 0 (unknown kind): 77 is no kind"),
+        ((OpKind.GROW, 500, 0, 3), "operation 0 (grow): slot 500: slots to be used are 1 to"),
+        ((OpKind.CLOSE, 500, 0, 0), "slot 500"),
+        ((OpKind.GROW, 5, 0, 3), "slot 5 is not open"),
+        ((OpKind.GROW, 5, 0, 100_000), "100000"),
+        ((OpKind.DROP, 0, 7, 0), "storage 7 is free"),
     ],
 )
 def test_an_operation_that_cannot_be_fails_the_step_by_name(driver: Driver, op, message: str) -> None:
@@ -258,6 +261,54 @@ def test_an_operation_that_cannot_be_fails_the_step_by_name(driver: Driver, op, 
     assert snapshot(driver, 1) == before
     driver.step()
     assert statuses(driver.step({1: len(PROMPT)})) == [RowStatus.SAMPLED]
+
+
+def test_a_slot_that_lost_an_operation_is_dead_until_it_is_closed(driver: Driver) -> None:
+    """What the router does: it closes every slot of a failed step, and may have sent one more plan before it knows."""
+    expected = driver.generate(3, PROMPT, 2)
+    driver.seat(2, OTHER)
+    driver.engine.ribbons.region.resize_pool(0)
+    seat = driver.open(1, PROMPT)
+    failed = driver.step({1: len(PROMPT), 2: len(OTHER)}, **seat)
+    driver.engine.ribbons.region.resize_pool(1000)
+    behind = driver.step({1: len(PROMPT)}, ops=[(OpKind.GROW, 1, 0, 40)], wanted=[Wanted.SAMPLE])
+    assert (statuses(failed), failed.is_out_of_pages) == ([RowStatus.FAILED] * 2, True)
+    assert (statuses(behind), behind.failure, behind.is_out_of_pages) == ([RowStatus.CANCELLED], "", False)
+    forgotten = driver.step({1: len(PROMPT)}, wanted=[Wanted.SAMPLE])
+    assert "was refused a ribbon operation" in forgotten.errors[0][1]
+    driver.close(1, 2)
+    assert driver.engine.ribbons.region.pages_used == 0
+    assert driver.generate(1, PROMPT, 2) == expected
+
+
+def test_closing_what_a_failed_plan_would_have_opened_is_harmless(driver: Driver) -> None:
+    outcome = driver.step({}, ops=[(OpKind.OPEN, 1, 0, 0), (OpKind.GROW, 1, 0, 5)])
+    assert "operation 0 (open): storage 0" in outcome.failure
+    driver.close(1)
+    driver.close(1)
+    assert driver.generate(1, PROMPT, 1)
+
+
+def test_a_memory_call_that_fails_ends_the_stream_not_the_step(driver: Driver, monkeypatch) -> None:
+    def refuse(_ops) -> None:
+        raise KvMemoryLost("ribbon operation 0 (grow): populating pages")
+
+    driver.seat(1, PROMPT)
+    monkeypatch.setattr(driver.engine.ribbons, "apply", refuse)
+    with pytest.raises(KvMemoryLost):
+        driver.step({1: len(PROMPT)}, ops=[(OpKind.GROW, 1, 0, 90)])
+
+
+def test_allocations_fail_when_a_test_asks_for_it(tiny_untied: TinyModel) -> None:
+    faults = InjectedFaults(allocation_failure_rate=0.5, allocation_failure_seed=3)
+    driver = Driver(make_engine(tiny_untied.folder, faults=faults))
+    failures = []
+    for _ in range(40):
+        failures.append(driver.step({1: len(PROMPT)}, **driver.open(1, PROMPT)).failure)
+        assert driver.step({}, ops=[(OpKind.CLOSE, 1, 0, 0)]).failure == ""
+        assert driver.engine.ribbons.region.pages_used == 0
+    assert {failure.split(":")[0] for failure in failures} == {"", "OutOfPages"}
+    assert 8 <= sum(bool(failure) for failure in failures) <= 32
 
 
 def test_closing_every_slot_gives_every_page_back(driver: Driver) -> None:

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from ribbon_server.config import KvMemory
 from ribbon_server.engine.limits import SPARE_SLOTS, WarmupWish, ribbon_limits
-from ribbon_server.errors import InvalidRequest, OutOfPages
+from ribbon_server.errors import InvalidRequest, KvMemoryLost, OutOfPages
 from ribbon_server.kv.layout import DEFAULT_MAX_BYTES, PAGE_BYTES, LayerShape, default_kv_bytes, kv_layout
-from ribbon_server.kv.ribbons import OpKind, RibbonLimits, RibbonOps, Ribbons
+from ribbon_server.kv.ribbons import VOID, OpKind, RibbonLimits, RibbonOps, Ribbons
 
 GIB = 2**30
 
@@ -110,21 +110,80 @@ def test_what_a_slot_shows_follows_its_operations(ribbons: Ribbons) -> None:
         assert ribbons.region.shown_tokens(slot) == ribbons.shown[slot]
 
 
-def test_a_failing_operation_leaves_those_before_it_and_a_true_account(ribbons: Ribbons) -> None:
-    with pytest.raises(InvalidRequest):
+def test_a_refused_operation_voids_its_slot_and_no_other(ribbons: Ribbons) -> None:
+    with pytest.raises(InvalidRequest, match=r"ribbon operation 2 \(grow\): slot 3 is not open"):
         ribbons.apply(
             operations(
-                (OpKind.OPEN, 1, 1, 0), (OpKind.GROW, 1, 0, 10), (OpKind.GROW, 3, 0, 10), (OpKind.GROW, 1, 0, 40)
+                (OpKind.OPEN, 1, 1, 0),
+                (OpKind.GROW, 1, 0, 10),
+                (OpKind.GROW, 3, 0, 10),
+                (OpKind.GROW, 1, 0, 40),
+                (OpKind.OPEN, 3, 3, 0),
             )
         )
-    assert ribbons.shown.tolist() == [0, 10, 0, 0]
+    assert ribbons.shown.tolist() == [0, 40, 0, VOID]
+    ribbons.apply(operations((OpKind.GROW, 3, 0, 10), (OpKind.GROW, 1, 0, 41)))  # passed over where it is void
+    assert ribbons.shown.tolist() == [0, 41, 0, VOID]
+    ribbons.apply(operations((OpKind.CLOSE, 3, 0, 0), (OpKind.OPEN, 3, 3, 0), (OpKind.GROW, 3, 0, 5)))
+    assert ribbons.shown.tolist() == [0, 41, 0, 5]
+
+
+def test_what_a_plan_gives_up_is_given_up_although_the_plan_fails(ribbons: Ribbons) -> None:
+    ribbons.apply(operations(*((OpKind.OPEN, slot, slot, 0) for slot in (1, 2)), (OpKind.GROW, 1, 0, 60)))
+    ribbons.region.resize_pool(0)
+    with pytest.raises(OutOfPages, match=r"operation 0 \(grow\)"):
+        ribbons.apply(
+            operations(
+                (OpKind.GROW, 2, 0, 50), (OpKind.CLOSE, 1, 0, 1), (OpKind.TRUNCATE, 0, 1, 4), (OpKind.OPEN, 3, 1, 4)
+            )
+        )
+    assert ribbons.shown.tolist() == [0, 0, VOID, 4]
+    assert ribbons.region.pages_used == 3
+    ribbons.region.resize_pool(100)
+    ribbons.apply(operations((OpKind.CLOSE, 2, 0, 0), (OpKind.CLOSE, 3, 0, 0)))
+    assert (ribbons.region.pages_used, ribbons.region.resident_bytes) == (0, 0)
+
+
+def test_a_slot_behind_a_chain_begins_where_its_own_tokens_end(ribbons: Ribbons) -> None:
+    ribbons.apply(
+        operations(
+            (OpKind.OPEN, 1, 1, 0),
+            (OpKind.GROW, 1, 0, 21),
+            (OpKind.OPEN, 2, 2, 0),
+            (OpKind.SHARE, 2, 1, 21),
+            (OpKind.GROW, 2, 0, 40),
+            (OpKind.CLOSE, 2, 0, 1),
+        )
+    )
+    ribbons.apply(operations((OpKind.OPEN, 3, 2, 30), (OpKind.SHARE, 3, 1, 21), (OpKind.GROW, 3, 0, 50)))
+    assert (ribbons.begins[2], ribbons.begins[3], ribbons.shown[3]) == (21, 30, 50)
+
+
+def test_a_failed_memory_call_is_no_failed_step(ribbons: Ribbons) -> None:
+    class Refusing:
+        def apply(self, **_: object) -> None:
+            raise OSError(12, "populating pages: Cannot allocate memory")
+
+    ribbons.region = Refusing()
+    with pytest.raises(KvMemoryLost, match="Cannot allocate memory"):
+        ribbons.apply(operations((OpKind.OPEN, 1, 1, 0)))
+
+
+def test_an_unknown_group_fails_without_touching_the_others(ribbons: Ribbons) -> None:
+    plan = operations((OpKind.OPEN, 1, 1, 0), (OpKind.OPEN, 2, 2, 0))
+    plan.group[1] = 7
+    with pytest.raises(InvalidRequest, match="ribbon operation 1: group is 7"):
+        ribbons.apply(plan)
+    ribbons.apply(operations((OpKind.GROW, 1, 0, 5)))
+    assert ribbons.shown.tolist() == [0, 5, 0, 0]
 
 
 def test_an_exhausted_pool_says_so() -> None:
     ribbons = Ribbons(LAYOUT, RibbonLimits(num_slots=4, num_storages=8, slot_tokens=100, num_pages=60))
     with pytest.raises(OutOfPages):
         ribbons.apply(operations((OpKind.OPEN, 1, 1, 0), (OpKind.GROW, 1, 0, 100)))
-    assert ribbons.shown[1] == 0
+    assert ribbons.shown[1] == VOID
+    assert ribbons.region.pages_used == 0
 
 
 def test_the_view_is_the_region_itself(ribbons: Ribbons) -> None:

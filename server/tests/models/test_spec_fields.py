@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import Driver, save_tiny
 
-from ribbon_server.config import KvMemory
+from ribbon_server.config import InjectedFaults, KvMemory
 from ribbon_server.engine.limits import WarmupWish
 from ribbon_server.engine.shard import warm_up
 from ribbon_server.layers.registry import native_kernels
@@ -58,7 +58,7 @@ def difference(model, change) -> float:
     spec = family.build(checkpoint.config)
     decoder = assemble(change(spec), load_weights(spec, family.names, checkpoint, torch.float32), native_kernels())
     wish = WarmupWish(max_batch_prefill_tokens=64, max_total_tokens=100, max_concurrent_requests=2)
-    driver = Driver(warm_up(Model(spec, decoder, None, ()), wish, KvMemory(num_bytes=2**22), None).engine)
+    driver = Driver(warm_up(Model(spec, decoder, None, ()), wish, KvMemory(num_bytes=2**22), InjectedFaults()).engine)
     seen = []
     forward = decoder.forward
     decoder.forward = lambda *arguments: seen.append(forward(*arguments)) or seen[-1]

@@ -186,7 +186,7 @@ BAD_PLANS = {
         ),
         "group is 3; this shard has group 0 alone",
     ),
-    "trim_front": (pb.StepPlan(step_id=1, ops=ops((OpKind.TRIM_FRONT, 1, 0, 1)), work=work((1, 1, 1))), "TRIM_FRONT"),
+    "trim_front": (pb.StepPlan(step_id=1, ops=ops((OpKind.TRIM_FRONT, 2, 0, 1)), work=work((1, 1, 1))), "(trim_front)"),
 }
 
 

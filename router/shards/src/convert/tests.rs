@@ -122,6 +122,7 @@ fn good_outcome() -> wire::StepOutcome {
         }),
         pages_available: Some(77),
         failure: String::new(),
+        out_of_pages: false,
     }
 }
 

@@ -28,7 +28,7 @@ impl From<NativeError> for PyErr {
             NativeError::Region(region) => match region.cause() {
                 RegionError::OutOfPages { .. } => OutOfPages::new_err(message),
                 RegionError::Kernel { source, .. } => os_error(source, message),
-                RegionError::TooManyMaps { .. } => PyOSError::new_err((libc::ENOMEM, message)),
+                RegionError::Broken => PyOSError::new_err((libc::EIO, message)),
                 _ => PyValueError::new_err(message),
             },
         }
@@ -44,6 +44,7 @@ fn os_error(source: &std::io::Error, message: String) -> PyErr {
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("OutOfPages", module.py().get_type::<OutOfPages>())?;
     module.add_class::<region::Region>()?;
+    module.add_function(wrap_pyfunction!(region::max_maps, module)?)?;
     module.add_class::<runs::Runs>()?;
     module.add_class::<kernels::PackedLinear>()?;
     module.add_function(wrap_pyfunction!(kernels::rms_norm, module)?)?;

@@ -3,11 +3,12 @@
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
-use crate::bindings::arguments::Column;
+use crate::bindings::arguments::{Column, keyword_record};
 use crate::error::{NativeError, invalid};
 use crate::region::memfd::{self, Memfd};
-use crate::region::{self, Layout, Operation, RegionError, kind_name};
+use crate::region::{self, Layout, PagePool, RegionError, Row};
 
 /// Slots of virtual memory over one sparse memfd.
 #[pyclass(module = "ribbon_server._native", frozen)]
@@ -30,7 +31,7 @@ impl Region {
     }
 }
 
-fn create(layout: Layout) -> Result<region::Region, NativeError> {
+fn create(layout: Layout, pool: Arc<PagePool>) -> Result<region::Region, NativeError> {
     let layout = layout.checked()?;
     let (virtual_bytes, physical_bytes) = (
         layout.range_start(layout.num_slots),
@@ -41,19 +42,49 @@ fn create(layout: Layout) -> Result<region::Region, NativeError> {
         what: "reserving the KV region",
         source,
     })?;
-    Ok(region::Region::new(layout, Box::new(memory))?)
+    Ok(region::Region::new(layout, Box::new(memory), pool)?)
 }
+
+/// Maps that all regions of the process may have together.
+#[pyfunction]
+pub fn max_maps() -> usize {
+    memfd::max_maps()
+}
+
+/// Spans a slot may show where one region has all the maps.
+fn all_spans(num_slots: u32) -> u32 {
+    (memfd::max_maps() as u32 / num_slots.max(1)).saturating_sub(1)
+}
+
+keyword_record!(
+    "apply",
+    PlanArguments {
+        kind: Column<u8>,
+        group: Column<u8>,
+        slot: Column<u32>,
+        storage: Column<u32>,
+        tokens: Column<u32>,
+        number: u8,
+        shown: Column<i64>,
+        begins: Column<i64>,
+    }
+);
+
+/// What Python's columns of a region's slots say of one slot.
+const VOID: i64 = -1;
 
 #[pymethods]
 impl Region {
     #[new]
-    #[pyo3(signature = (*, num_slots, num_storages, slot_tokens, stride_bytes, num_pages))]
+    #[pyo3(signature = (*, num_slots, num_storages, slot_tokens, stride_bytes, num_pages, max_spans=None, pool_of=None))]
     fn new(
         num_slots: u32,
         num_storages: u32,
         slot_tokens: u32,
         stride_bytes: u32,
         num_pages: u64,
+        max_spans: Option<u32>,
+        pool_of: Option<&Region>,
     ) -> PyResult<Self> {
         let layout = Layout {
             num_slots,
@@ -61,16 +92,36 @@ impl Region {
             slot_tokens,
             stride_bytes,
             page_bytes: memfd::page_bytes(),
-            num_pages,
+            max_spans: max_spans.unwrap_or_else(|| all_spans(num_slots)),
         };
+        let pool = pool_of.map_or_else(
+            || Arc::new(PagePool::new(num_pages)),
+            |other| Arc::clone(other.read().pool()),
+        );
+        if pool.total() != num_pages {
+            return Ok(invalid(format!(
+                "num_pages is {num_pages}; the pool of the other region has {}",
+                pool.total()
+            ))?);
+        }
         Ok(Self {
-            shared: Arc::new(RwLock::new(create(layout)?)),
+            shared: Arc::new(RwLock::new(create(layout, pool)?)),
         })
     }
 
     #[getter]
     fn address(&self) -> usize {
         self.read().address()
+    }
+
+    #[getter]
+    fn num_slots(&self) -> u32 {
+        self.read().layout().num_slots
+    }
+
+    #[getter]
+    fn max_spans(&self) -> u32 {
+        self.read().layout().max_spans
     }
 
     #[getter]
@@ -85,7 +136,7 @@ impl Region {
 
     #[getter]
     fn pages_available(&self) -> u64 {
-        self.read().pages_available()
+        self.read().pool().available()
     }
 
     #[getter]
@@ -103,22 +154,19 @@ impl Region {
         self.read().book().extra_maps()
     }
 
-    fn apply(
-        &self,
-        py: Python<'_>,
-        kind: Column<u8>,
-        slot: Column<u32>,
-        storage: Column<u32>,
-        tokens: Column<u32>,
-    ) -> PyResult<()> {
-        let rows = kind.slice().len();
-        let columns = (
-            kind.slice(),
-            slot.input("slot", &[rows])?,
-            storage.input("storage", &[rows])?,
-            tokens.input("tokens", &[rows])?,
-        );
-        Ok(py.detach(|| apply_all(&mut self.write(), columns))?)
+    #[pyo3(signature = (**arguments))]
+    fn apply(&self, py: Python<'_>, arguments: Option<&Bound<'_, PyDict>>) -> PyResult<()> {
+        let mut given = PlanArguments::read(arguments)?;
+        let rows = own_rows(&given)?;
+        let slots = [self.read().layout().num_slots as usize];
+        let shown = given.shown.output("shown", &slots)?;
+        let begins = given.begins.output("begins", &slots)?;
+        let apply = || apply_rows(&mut self.write(), rows, shown, begins);
+        Ok(py.detach(apply).map_err(NativeError::from)?)
+    }
+
+    fn resize_pool(&self, num_pages: u64) {
+        self.read().pool().resize(num_pages);
     }
 
     fn owned_pages(&self, storage: u32) -> PyResult<u64> {
@@ -145,24 +193,48 @@ impl Region {
     }
 }
 
-fn apply_all(
+/// The rows of a plan that name the region's group.
+fn own_rows(given: &PlanArguments) -> PyResult<Vec<Row>> {
+    let kinds = given.kind.slice();
+    let shape = [kinds.len()];
+    let groups = given.group.input("group", &shape)?;
+    let slots = given.slot.input("slot", &shape)?;
+    let storages = given.storage.input("storage", &shape)?;
+    let tokens = given.tokens.input("tokens", &shape)?;
+    let own = (0..kinds.len()).filter(|index| groups[*index] == given.number);
+    let row = |index| Row {
+        index,
+        kind: kinds[index],
+        slot: slots[index],
+        storage: storages[index],
+        tokens: tokens[index],
+    };
+    Ok(own.map(row).collect())
+}
+
+/// Applies rows and writes down what their slots show then.
+fn apply_rows(
     region: &mut region::Region,
-    columns: (&[u8], &[u32], &[u32], &[u32]),
-) -> Result<(), NativeError> {
-    let (kinds, slots, storages, tokens) = columns;
-    if kinds.len() != slots.len() {
-        return invalid("columns differ in length");
-    }
-    for (index, kind) in kinds.iter().enumerate() {
-        let parsed = Operation::parse(*kind, slots[index], storages[index], tokens[index]);
-        if let Err(source) = parsed.and_then(|operation| region.apply(operation)) {
-            return Err(RegionError::Operation {
-                index,
-                kind: kind_name(*kind),
-                source: Box::new(source),
-            }
-            .into());
+    rows: Vec<Row>,
+    shown: &mut [i64],
+    begins: &mut [i64],
+) -> Result<(), RegionError> {
+    region.apply_plan(rows.into_iter(), |region, row| {
+        let Some(slot) = region.book().slot_of(row) else {
+            return;
+        };
+        let tokens = tokens_shown(region, slot);
+        shown[slot as usize] = tokens;
+        if row.begins_a_slot() {
+            begins[slot as usize] = tokens;
         }
+    })
+}
+
+fn tokens_shown(region: &region::Region, slot: u32) -> i64 {
+    match region.book().shown_tokens(slot) {
+        _ if region.book().is_void(slot) => VOID,
+        Ok(tokens) => i64::from(tokens),
+        Err(_) => 0,
     }
-    Ok(())
 }

@@ -34,6 +34,6 @@ pub trait Backend: Send + Sync {
     fn release(&self, physical_offset: u64, bytes: u64) -> io::Result<()>;
     /// Bytes of physical memory held now, asked of the owner of the memory, not counted.
     fn resident_bytes(&self) -> io::Result<u64>;
-    /// Maps that may exist at once; sharing stops below it.
+    /// Maps that may exist at once.
     fn max_maps(&self) -> usize;
 }

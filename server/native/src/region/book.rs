@@ -1,6 +1,8 @@
 //! Who owns and who shows which tokens. Pure bookkeeping: checks every operation; never touches memory.
 
-use super::{Layout, RegionError};
+use std::sync::Arc;
+
+use super::{Layout, PagePool, RegionError, Row};
 
 /// The physical pages behind one ribbon.
 #[derive(Clone, Debug, Default)]
@@ -11,8 +13,19 @@ pub struct Storage {
     pub end: u32,
     /// Where it stands.
     pub state: StorageState,
-    /// Slots that show tokens of it without owning it, and up to which token.
-    pub readers: Vec<(u32, u32)>,
+    /// Slots that show tokens of it without owning it.
+    pub readers: Vec<Reader>,
+}
+
+/// A slot that shows tokens [begin, end) of a storage it does not own.
+#[derive(Clone, Copy, Debug)]
+pub struct Reader {
+    /// The slot.
+    pub slot: u32,
+    /// First token it shows.
+    pub begin: u32,
+    /// Token after the last.
+    pub end: u32,
 }
 
 /// Where a storage stands between a new one and a given-back one.
@@ -61,6 +74,9 @@ pub struct Book {
     pub(super) slots: Vec<Option<Slot>>,
     pub(super) storages: Vec<Storage>,
     pub(super) pages_used: u64,
+    /// Slots that were refused an operation and are not closed yet.
+    pub(super) void: Vec<bool>,
+    pub(super) pool: Arc<PagePool>,
 }
 
 fn refuse<T>(message: String) -> Result<T, RegionError> {
@@ -69,13 +85,15 @@ fn refuse<T>(message: String) -> Result<T, RegionError> {
 
 impl Book {
     /// Every slot closed, every storage free.
-    pub fn new(layout: Layout) -> Self {
+    pub fn new(layout: Layout, pool: Arc<PagePool>) -> Self {
         let slots = vec![None; layout.num_slots as usize];
         Self {
             layout,
             slots,
             storages: vec![Storage::default(); layout.num_storages as usize],
             pages_used: 0,
+            void: vec![false; layout.num_slots as usize],
+            pool,
         }
     }
 
@@ -143,11 +161,12 @@ impl Book {
     /// Refuses to touch pages from `first_page` on while a slot shows one of them.
     pub fn check_unread(&self, storage: u32, first_page: u64) -> Result<(), RegionError> {
         let readers = &self.storage(storage)?.readers;
-        let shown = readers
-            .iter()
-            .find(|(_, end)| self.layout.page_floor(*end) > first_page);
+        let shown = readers.iter().find(|reader| {
+            let begin = self.layout.page_floor(reader.begin).max(first_page);
+            self.layout.page_floor(reader.end) > begin
+        });
         match shown {
-            Some((slot, end)) => refuse(format!(
+            Some(Reader { slot, end, .. }) => refuse(format!(
                 "slot {slot} shows storage {storage} up to token {end}"
             )),
             None => Ok(()),
@@ -156,12 +175,12 @@ impl Book {
 
     /// Refuses more pages than the pool has left.
     pub fn check_pool(&self, needed: u64) -> Result<(), RegionError> {
-        let available = self.layout.num_pages.saturating_sub(self.pages_used);
+        let available = self.pool.available();
         if needed > available {
             return Err(RegionError::OutOfPages {
                 needed,
                 available,
-                total: self.layout.num_pages,
+                total: self.pool.total(),
             });
         }
         Ok(())
@@ -180,10 +199,38 @@ impl Book {
         let Some(mut storage) = self.storages.get(number as usize).cloned() else {
             return;
         };
-        self.pages_used -= self.owned_pages(&storage);
+        let before = self.owned_pages(&storage);
         (storage.state, storage.start, storage.end) = (state, start, end);
-        self.pages_used += self.owned_pages(&storage);
+        let after = self.owned_pages(&storage);
+        self.pages_used = self.pages_used - before + after;
+        self.pool.exchange(before, after);
         self.storages[number as usize] = storage;
+    }
+
+    /// The slot a row names, or the one that writes the storage it names; none where that does not exist.
+    pub fn slot_of(&self, row: Row) -> Option<u32> {
+        if !row.names_a_storage_alone() {
+            return (1..self.layout.num_slots)
+                .contains(&row.slot)
+                .then_some(row.slot);
+        }
+        let writes =
+            |slot: &Option<Slot>| slot.as_ref().is_some_and(|open| open.own == row.storage);
+        let writer = self.slots.iter().position(writes)?;
+        Some(writer as u32)
+    }
+
+    /// Whether the slot was refused an operation and is not closed yet.
+    pub fn is_void(&self, slot: u32) -> bool {
+        self.void.get(slot as usize).copied().unwrap_or(false)
+    }
+
+    pub(super) fn set_void(&mut self, slot: u32, is_void: bool) {
+        if let Some(mark) = self.void.get_mut(slot as usize)
+            && slot != 0
+        {
+            *mark = is_void;
+        }
     }
 
     /// Maps that exist beyond one per slot.

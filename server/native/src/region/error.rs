@@ -2,7 +2,7 @@
 
 use std::io;
 
-/// A refused operation leaves the region as it was.
+/// An operation that is refused, or finds no pages, leaves the region as it was.
 #[derive(Debug, thiserror::Error)]
 pub enum RegionError {
     /// The sizes given to the constructor cannot be.
@@ -21,14 +21,6 @@ pub enum RegionError {
         /// Pages of the pool.
         total: u64,
     },
-    /// Sharing would come too near vm.max_map_count.
-    #[error("{maps} memory maps in use, the limit here is {limit} (vm.max_map_count)")]
-    TooManyMaps {
-        /// Maps that the operation would leave.
-        maps: usize,
-        /// 80 % of what the kernel allows.
-        limit: usize,
-    },
     /// The kernel refused a memory call.
     #[error("{what}: {source}")]
     Kernel {
@@ -37,7 +29,10 @@ pub enum RegionError {
         /// Its answer.
         source: io::Error,
     },
-    /// One of a list of operations failed; the earlier ones stay applied.
+    /// The kernel refused a memory call before, so that nobody knows what is mapped; only a reset mends it.
+    #[error("the KV memory is in an unknown state since a memory call failed")]
+    Broken,
+    /// One of a list of operations was not done; the first of them, if several.
     #[error("operation {index} ({kind}): {source}")]
     Operation {
         /// Position in the list.
@@ -56,5 +51,10 @@ impl RegionError {
             Self::Operation { source, .. } => source.cause(),
             other => other,
         }
+    }
+
+    /// Whether the memory itself failed: no account of it can be trusted any more.
+    pub fn is_fatal(&self) -> bool {
+        matches!(self.cause(), Self::Kernel { .. } | Self::Broken)
     }
 }

@@ -15,8 +15,8 @@ pub struct Layout {
     pub stride_bytes: u32,
     /// Bytes of a physical page.
     pub page_bytes: u64,
-    /// Physical pages all storages together may own.
-    pub num_pages: u64,
+    /// Spans of other storages that a slot may show at once: each is a memory map, and the kernel bounds those.
+    pub max_spans: u32,
 }
 
 impl Layout {
@@ -49,6 +49,21 @@ impl Layout {
                 self.slot_bytes()
             )),
         }
+    }
+
+    /// Refuses slots that could need more maps than there are: each has one of its own and one for each span.
+    ///
+    /// # Errors
+    /// Names the sizes and the limit.
+    pub fn check_maps(&self, max_maps: usize) -> Result<(), RegionError> {
+        let needed = u64::from(self.num_slots) * (1 + u64::from(self.max_spans));
+        if needed > max_maps as u64 {
+            return Err(RegionError::Layout(format!(
+                "{} slots that show {} spans each can need {needed} memory maps; the limit here is {max_maps} (vm.max_map_count)",
+                self.num_slots, self.max_spans
+            )));
+        }
+        Ok(())
     }
 
     /// Bytes of one slot and of one storage's file range: a whole number of pages.

@@ -52,7 +52,7 @@ impl Memfd {
         if address == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let max_maps = max_map_count() / 5 * 4;
+        let max_maps = max_maps();
         Ok(Self {
             file,
             address: address as usize,
@@ -194,7 +194,9 @@ impl Drop for Memfd {
     }
 }
 
-fn max_map_count() -> usize {
+/// Maps that all regions of the process may have: 80 % of what the kernel allows, the rest is for libraries and threads.
+pub fn max_maps() -> usize {
     let text = fs::read_to_string("/proc/sys/vm/max_map_count").unwrap_or_default();
-    text.trim().parse().unwrap_or(DEFAULT_MAX_MAP_COUNT)
+    let allowed = text.trim().parse().unwrap_or(DEFAULT_MAX_MAP_COUNT);
+    allowed / 5 * 4
 }

@@ -7,22 +7,28 @@ mod error;
 mod layout;
 pub mod memfd;
 mod operation;
+mod plan;
+mod pool;
 #[cfg(test)]
 mod tests;
 
 pub use backend::{Access, Backend};
-pub use book::{Book, Slot, Span, Storage, StorageState};
+pub use book::{Book, Reader, Slot, Span, Storage, StorageState};
 pub use error::RegionError;
 pub use layout::Layout;
 pub use operation::{Operation, kind_name};
+pub use plan::Row;
+pub use pool::PagePool;
 
 use std::io;
+use std::sync::Arc;
 
 /// Bookkeeping and memory together. An operation is checked, done in memory, then noted.
 pub struct Region {
     book: Book,
     memory: Box<dyn Backend>,
     epoch: u64,
+    is_broken: bool,
 }
 
 fn kernel(what: &'static str) -> impl FnOnce(io::Error) -> RegionError {
@@ -30,19 +36,25 @@ fn kernel(what: &'static str) -> impl FnOnce(io::Error) -> RegionError {
 }
 
 impl Region {
-    /// A region over the given memory; every slot closed.
+    /// A region over the given memory that draws on `pool`; every slot closed.
     ///
     /// # Errors
-    /// When slot 0 cannot be mapped.
-    pub fn new(layout: Layout, memory: Box<dyn Backend>) -> Result<Self, RegionError> {
+    /// When the slots could need more maps than the memory allows, or slot 0 cannot be mapped.
+    pub fn new(
+        layout: Layout,
+        memory: Box<dyn Backend>,
+        pool: Arc<PagePool>,
+    ) -> Result<Self, RegionError> {
+        layout.check_maps(memory.max_maps())?;
         // The reserved slot is always mapped.
         memory
             .map(0, 0, layout.slot_bytes(), Access::ReadWrite)
             .map_err(kernel("mmap of slot 0"))?;
         Ok(Self {
-            book: Book::new(layout),
+            book: Book::new(layout, pool),
             memory,
             epoch: 0,
+            is_broken: false,
         })
     }
 
@@ -71,12 +83,9 @@ impl Region {
         self.book.pages_used
     }
 
-    /// Pages left in the pool.
-    pub fn pages_available(&self) -> u64 {
-        self.book
-            .layout
-            .num_pages
-            .saturating_sub(self.book.pages_used)
+    /// The pages it draws on.
+    pub fn pool(&self) -> &Arc<PagePool> {
+        &self.book.pool
     }
 
     /// Bytes the kernel holds for the region.
@@ -87,9 +96,18 @@ impl Region {
     /// Applies one operation, wholly or not at all.
     ///
     /// # Errors
-    /// The reason it was refused; the region is as it was.
+    /// The reason it was refused; the region is as it was. After a failed memory call only `reset` is possible.
     pub fn apply(&mut self, operation: Operation) -> Result<(), RegionError> {
+        if self.is_broken {
+            return Err(RegionError::Broken);
+        }
         self.epoch += 1;
+        let done = self.apply_one(operation);
+        self.is_broken = done.as_ref().is_err_and(RegionError::is_fatal);
+        done
+    }
+
+    fn apply_one(&mut self, operation: Operation) -> Result<(), RegionError> {
         match operation {
             Operation::Open {
                 slot,
@@ -99,7 +117,11 @@ impl Region {
             Operation::Share { slot, storage, end } => self.share(slot, storage, end),
             Operation::Grow { slot, end } => self.grow(slot, end),
             Operation::Close { slot, keep } => self.close(slot, keep),
-            Operation::Truncate { storage, end } => self.truncate(storage, end),
+            // Behind its end a storage has nothing to give up.
+            Operation::Truncate { storage, end } => {
+                let owned = self.book.used_storage(storage)?.end;
+                self.truncate(storage, end.min(owned))
+            }
             Operation::Drop { storage } => self.drop_storage(storage),
         }
     }
@@ -109,6 +131,8 @@ impl Region {
     /// # Errors
     /// When the kernel refuses to unmap or to punch.
     pub fn reset(&mut self) -> Result<(), RegionError> {
+        self.is_broken = false;
+        self.book.void.fill(false);
         let open: Vec<u32> = (1..self.layout().num_slots)
             .filter(|slot| self.book.slot(*slot).is_ok())
             .collect();
@@ -193,9 +217,10 @@ impl Region {
             }
             return Err(error);
         }
+        let begin = open.shared_end();
         self.book.storages[storage as usize]
             .readers
-            .push((slot, end));
+            .push(Reader { slot, begin, end });
         if let Some(Some(slot)) = self.book.slots.get_mut(slot as usize) {
             slot.spans.push(Span { storage, end });
         }
@@ -222,13 +247,13 @@ impl Region {
                 "storage {storage} {owned}, it cannot show {shown} to {end}"
             ));
         }
-        let maps = self.book.extra_maps() + self.book.layout.num_slots as usize + 1;
-        let limit = self.memory.max_maps();
-        if maps > limit {
-            Err(RegionError::TooManyMaps { maps, limit })
-        } else {
-            Ok(())
+        let limit = self.book.layout.max_spans;
+        if open.spans.len() >= limit as usize {
+            return refuse(format!(
+                "the slot shows {limit} spans of other storages, which is the limit (vm.max_map_count)"
+            ));
         }
+        Ok(())
     }
 
     /// The slot's own storage, still empty, begins at `end`: its first page gets a copy of what precedes.
@@ -311,8 +336,13 @@ impl Region {
         Ok(())
     }
 
+    /// A slot that is not open is one whose opening was refused: then there is nothing to do.
     fn close(&mut self, slot: u32, keep: bool) -> Result<(), RegionError> {
-        let open = self.book.slot(slot)?.clone();
+        self.book.check_slot_number(slot)?;
+        let Ok(open) = self.book.slot(slot).cloned() else {
+            self.book.set_void(slot, false);
+            return Ok(());
+        };
         let own = self.book.storage(open.own)?.clone();
         if !keep {
             self.book.check_unread(open.own, 0)?;
@@ -324,9 +354,10 @@ impl Region {
         for span in &open.spans {
             self.book.storages[span.storage as usize]
                 .readers
-                .retain(|(reader, _)| *reader != slot);
+                .retain(|reader| reader.slot != slot);
         }
         self.book.slots[slot as usize] = None;
+        self.book.set_void(slot, false);
         self.book
             .set_extent(open.own, StorageState::Cached, own.start, own.end);
         if keep {

@@ -46,6 +46,17 @@ pub fn kind_name(kind: u8) -> &'static str {
 }
 
 impl Operation {
+    /// The slot it names.
+    pub fn slot(&self) -> Option<u32> {
+        match *self {
+            Self::Open { slot, .. }
+            | Self::Share { slot, .. }
+            | Self::Grow { slot, .. }
+            | Self::Close { slot, .. } => Some(slot),
+            Self::Truncate { .. } | Self::Drop { .. } => None,
+        }
+    }
+
     /// Reads one row of the columns.
     ///
     /// # Errors

@@ -1,16 +1,20 @@
 //! Random operations against a plain-memory model: contents, pages and refusals.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use super::memfd::{Memfd, page_bytes};
-use super::{Layout, Operation, Region, RegionError, StorageState};
+use super::{Layout, Operation, PagePool, Region, RegionError, StorageState};
+
+mod plans;
 
 const SLOTS: u32 = 5;
 const STORAGES: u32 = 7;
 const TOKENS: u32 = 60;
 const POOL: u64 = 150;
+const SPANS: u32 = 3;
 
 fn region(stride_bytes: u32) -> Region {
     let layout = Layout {
@@ -19,11 +23,11 @@ fn region(stride_bytes: u32) -> Region {
         slot_tokens: TOKENS,
         stride_bytes,
         page_bytes: page_bytes(),
-        num_pages: POOL,
+        max_spans: SPANS,
     };
     let layout = layout.checked().unwrap();
     let memory = Memfd::new(layout.range_start(SLOTS), layout.range_start(STORAGES)).unwrap();
-    Region::new(layout, Box::new(memory)).unwrap()
+    Region::new(layout, Box::new(memory), Arc::new(PagePool::new(POOL))).unwrap()
 }
 
 /// A region and what every open slot should show: a byte per token.
@@ -92,8 +96,9 @@ impl Model {
             Operation::Share { slot, storage, end } => self.share(slot, storage, end),
             Operation::Grow { slot, end } => self.grow(slot, end),
             Operation::Close { slot, keep } => {
-                let shown = self.slots.remove(&slot).unwrap();
-                if keep {
+                if let Some(shown) = self.slots.remove(&slot)
+                    && keep
+                {
                     self.storages.insert(self.just_cached(), shown);
                 }
             }
@@ -404,7 +409,7 @@ fn sizes_that_cannot_be_are_named() {
         slot_tokens: 8,
         stride_bytes: 64,
         page_bytes: 4096,
-        num_pages: 4,
+        max_spans: 3,
     };
     let message = |layout: Layout| layout.checked().unwrap_err().to_string();
     assert!(
