@@ -60,12 +60,13 @@ def make_engine(
     dtype: DType | None = DType.FLOAT32,
     kernels: Kernels | None = None,
     concurrent: int = 8,
+    total: int = 256,
     kv_bytes: int = 64 * 2**20,
     faults: InjectedFaults | None = None,
 ) -> Engine:
     """A warm engine over the model in `folder`."""
     model = open_model(folder, dtype, kernels or native_kernels())
-    wish = WarmupWish(max_batch_prefill_tokens=64, max_total_tokens=256, max_concurrent_requests=concurrent)
+    wish = WarmupWish(max_batch_prefill_tokens=64, max_total_tokens=total, max_concurrent_requests=concurrent)
     return warm_up(model, wish, KvMemory(num_bytes=kv_bytes), faults or InjectedFaults()).engine
 
 

@@ -8,7 +8,8 @@ from ribbon_server.kv.layout import KvLayout, default_kv_bytes
 from ribbon_server.kv.ribbons import RibbonLimits
 
 SPARE_SLOTS = 4  # a closing slot's successor may start before the close is answered
-STORAGES_PER_SLOT = 2
+STORAGES_PER_SLOT = 4  # those that are kept for their prefixes outnumber the writers; a number costs no memory
+SPARE_STORAGES = 256
 MAX_CONCURRENT = 65_536
 UINT32_TOKENS = 2**31
 
@@ -43,7 +44,7 @@ def ribbon_limits(
             f"KV memory of {num_pages * layout.page_set_bytes} bytes holds {affordable} tokens, one sequence of `max_total_tokens` needs "
             f"{max(2, longest)}; raise `--kv-memory` or lower `--max-total-tokens`"
         )
-    return RibbonLimits(num_slots, STORAGES_PER_SLOT * num_slots, longest, num_pages)
+    return RibbonLimits(num_slots, STORAGES_PER_SLOT * num_slots + SPARE_STORAGES, longest, num_pages)
 
 
 def _check(wish: WarmupWish, max_positions: int) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from ribbon_server.engine.engine import Engine
 from ribbon_server.engine.step import Admission, StepOutcome, StepPlan, Wanted
 from ribbon_server.errors import Internal
-from ribbon_server.kv.ribbons import OpKind, RibbonOps
+from ribbon_server.kv.ribbons import OpKind, RibbonOps, Ribbons
 from ribbon_server.sampling.params import SamplingParams, parameters
 from ribbon_server.telemetry import log
 
@@ -37,6 +37,7 @@ class Warmup:
         """Takes an engine that nobody uses yet."""
         self._engine = engine
         self._max_positions = max_positions
+        self._largest = largest_step(engine.ribbons)
         self._step_id = 0
 
     def run(self, wanted_budget: int) -> WarmupFigures:
@@ -48,19 +49,30 @@ class Warmup:
         started_ns = time.monotonic_ns()
         decode_ns = self._best(1)
         log(logging.INFO, f"warm-up: a decode step takes {decode_ns / 1e6:.1f} ms", decode_ms=decode_ns / 1e6)
-        budget, chunk_ns = (wanted_budget, self._best(wanted_budget)) if wanted_budget else self._choose_budget()
+        budget, chunk_ns = self._try_budget(wanted_budget) if wanted_budget else self._choose_budget()
         log(
             logging.INFO,
-            f"warm-up: a step of {budget} tokens takes {chunk_ns / 1e6:.1f} ms",
-            tokens=budget,
+            f"warm-up: a step of {min(budget, self._largest)} tokens takes {chunk_ns / 1e6:.1f} ms",
+            tokens=min(budget, self._largest),
             step_ms=chunk_ns / 1e6,
         )
         return WarmupFigures(budget, decode_ns, max(decode_ns, chunk_ns), time.monotonic_ns() - started_ns)
 
+    def _try_budget(self, wanted: int) -> tuple[int, int]:
+        """The operator's budget and the time of the largest step under it: no step can hold more than the KV memory."""
+        if wanted > self._largest:
+            log(
+                logging.WARNING,
+                f"warm-up: `max_batch_prefill_tokens` is {wanted}, but the KV memory holds {self._largest} tokens at once, so no "
+                "step is larger; raise `--kv-memory` to use the whole budget",
+            )
+        return wanted, self._best(min(wanted, self._largest))
+
     def _choose_budget(self) -> tuple[int, int]:
-        """Doubles from the smallest budget until a step takes too long."""
-        budget, budget_ns = SMALLEST_BUDGET, self._best(SMALLEST_BUDGET)
-        while budget_ns <= SLOWEST_CHUNK_NS and 2 * budget <= min(LARGEST_BUDGET, self._max_positions):
+        """Doubles from the smallest budget until a step takes too long or does not fit the KV memory."""
+        budget = min(SMALLEST_BUDGET, self._largest)
+        budget_ns = self._best(budget)
+        while budget_ns <= SLOWEST_CHUNK_NS and 2 * budget <= min(LARGEST_BUDGET, self._max_positions, self._largest):
             doubled_ns = self._best(2 * budget)
             if doubled_ns > SLOWEST_CHUNK_NS:
                 break
@@ -78,11 +90,7 @@ class Warmup:
 
     def _measure(self, num_tokens: int) -> int:
         """One step over as many fresh sequences as it needs, each at most as long as a slot; then all are closed."""
-        limits = self._engine.ribbons.limits
-        layout = self._engine.ribbons.layout
-        affordable = limits.num_pages * layout.page_bytes // layout.stride_bytes
-        total = min(num_tokens, affordable - limits.num_slots, (limits.num_slots - 1) * limits.slot_tokens)
-        counts = _split(max(1, total), limits.slot_tokens)
+        counts = _split(num_tokens, self._engine.ribbons.limits.slot_tokens)
         outcome = self._step(opening_plan(self._next_id(), counts))
         self._step(closing_plan(self._next_id(), len(counts)))
         return outcome.timings.total_ns
@@ -96,6 +104,17 @@ class Warmup:
     def _next_id(self) -> int:
         self._step_id += 1
         return self._step_id
+
+
+def largest_step(ribbons: Ribbons) -> int:
+    """Tokens that fresh sequences can feed in one step: what all slots hold, and what the pool does with a page lost in each."""
+    limits = ribbons.limits
+    slots = limits.num_slots - 1
+    spare = (limits.num_pages - slots) * ribbons.layout.page_bytes // ribbons.layout.stride_bytes
+    alone = (
+        limits.num_pages * ribbons.layout.page_bytes // ribbons.layout.stride_bytes
+    )  # one sequence loses none: it ends the pool
+    return min(slots * limits.slot_tokens, max(spare, min(alone, limits.slot_tokens)))
 
 
 def _split(total: int, longest: int) -> list[int]:

@@ -11,8 +11,9 @@ LIMIT_NS = 200_000_000
 class Clocked(Warmup):
     """A warm-up whose steps take a made-up time a token."""
 
-    def __init__(self, ns_a_token: int, max_positions: int) -> None:
+    def __init__(self, ns_a_token: int, max_positions: int, largest: int = 100_000) -> None:
         self._max_positions = max_positions
+        self._largest = largest
         self._ns_a_token = ns_a_token
         self.measured: list[int] = []
 
@@ -41,6 +42,29 @@ def test_the_budget_is_the_largest_power_of_two_that_stays_quick(
     assert figures.decode_step_ns == ns_a_token
     assert figures.slowest_step_ns == budget * ns_a_token
     assert max(warmup.measured) <= 2 * budget
+
+
+@pytest.mark.parametrize(("largest", "budget"), [(5, 5), (64, 64), (127, 64), (1000, 512)])
+def test_a_budget_that_the_memory_cannot_hold_is_not_chosen(largest: int, budget: int) -> None:
+    warmup = Clocked(1, 4096, largest)
+    figures = warmup.run(0)
+    assert (figures.budget, figures.slowest_step_ns) == (budget, budget)
+    assert max(warmup.measured) <= largest
+
+
+def test_a_given_budget_above_the_memory_is_kept_and_its_largest_step_measured(caplog) -> None:
+    warmup = Clocked(7, 4096, 300)
+    figures = warmup.run(1000)
+    assert (figures.budget, figures.slowest_step_ns) == (1000, 300 * 7)
+    assert "`max_batch_prefill_tokens` is 1000, but the KV memory holds 300 tokens" in caplog.text
+
+
+@pytest.mark.parametrize("pages", [3, 20, 47, 200])
+def test_the_largest_step_fits_the_pool(tiny_untied: TinyModel, pages: int) -> None:
+    engine = make_engine(tiny_untied.folder, kv_bytes=pages * 4096, total=0)
+    warmup = Warmup(engine, 256)
+    assert warmup._measure(warmup._largest) > 0
+    assert engine.ribbons.region.pages_used == 0
 
 
 def test_a_given_budget_is_taken_and_measured() -> None:

@@ -53,7 +53,7 @@ def test_limits_left_open_come_from_the_model_and_its_need() -> None:
     given = limits()
     assert given.slot_tokens == 4096
     assert given.num_slots == 1 + 128 + SPARE_SLOTS
-    assert given.num_storages == 2 * given.num_slots
+    assert given.num_storages == 4 * given.num_slots + 256
     assert given.num_pages == 128 * LAYOUT.slot_pages(4096)
 
 
