@@ -20,6 +20,7 @@ from bench_tables import tables
 from load import report
 from load.generator import Workload, figures, make_prompts, run
 from load.served import Served, available_binary
+from load.step_log import idle_between, read_steps
 from load.usage import Meter
 from machine_limits import Limits
 from model_tokenizer import Prompts
@@ -146,16 +147,18 @@ def ribbon_figures(
             print(f"ribbon: {load.requests} requests, {clients} at a time ...", file=sys.stderr)
             cells[clients]["ribbon"] = asyncio.run(measure_cell(served, load, texts[clients]))
         record["startup_seconds"] = served.startup_seconds
-        record["info"] = json.loads(served.get("/info"))
+        record["info"] = json.loads(served.get("/info")) | {"model_id": model.name}
 
 
 async def measure_cell(served: Served, load: Workload, texts: list[str]) -> Record:
     """Figures and cost of one workload."""
+    steps_before = len(read_steps(served.step_log))
     async with Meter(served) as meter:
         answers, wall = await run(served.base, load, texts)
     cost = asdict(meter.cost)
     cost.pop("kv_samples")
-    return figures(answers, wall) | cost
+    idle = idle_between(read_steps(served.step_log)[steps_before:], load.concurrency)
+    return figures(answers, wall) | cost | {"idle": asdict(idle) if idle else None}
 
 
 def with_ratios(cell: Record, load: Workload, limits: Record | None) -> Record:

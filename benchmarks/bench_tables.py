@@ -42,7 +42,17 @@ def rates(cells: Record) -> str:
 def costs(cells: Record) -> str:
     """What Ribbon's processes used; empty when it did not run."""
     rows = [[clients, *cost_row(cell["ribbon"])] for clients, cell in cells.items() if "ribbon" in cell]
-    headings = ["clients", "router CPU s", "shard CPU s", "router MB", "shard MB", "sum MB", "KV waste max"]
+    headings = [
+        "clients",
+        "router CPU s",
+        "shard CPU s",
+        "router MB",
+        "shard MB",
+        "sum MB",
+        "KV waste max",
+        "idle us",
+        "idle % of a step",
+    ]
     return table(headings, rows) if rows else ""
 
 
@@ -50,7 +60,9 @@ def cost_row(found: Record) -> list[object]:
     """One row of the costs."""
     router, shard, launcher = (found[f"{who}_pss_bytes"] / 1e6 for who in ("router", "shard", "launcher"))
     total = router + shard + launcher
-    return [found["router_cpu_seconds"], found["shard_cpu_seconds"], router, shard, total, found["kv_waste_max"]]
+    idle = found["idle"]
+    gaps = [idle["median_microseconds"], idle["share_of_step"] * 100] if idle else [None, None]
+    return [found["router_cpu_seconds"], found["shard_cpu_seconds"], router, shard, total, found["kv_waste_max"], *gaps]
 
 
 def ratios(cells: Record) -> str:
