@@ -7,7 +7,8 @@ import torch
 
 from ribbon_server import _native
 from ribbon_server.config import ServeConfig
-from ribbon_server.layers.registry import native_kernels
+from ribbon_server.device import choose_device
+from ribbon_server.layers.registry import kernels_for
 from ribbon_server.lifeline import GRACE_SECONDS, Lifeline, leave_now
 from ribbon_server.models.open import Model, open_model
 from ribbon_server.service.health import Health
@@ -36,7 +37,8 @@ def run_shard(config: ServeConfig, num_threads: int, lifeline: Lifeline) -> None
 
 
 def _load(config: ServeConfig) -> Model:
-    return open_model(config.model_path, config.dtype, native_kernels())
+    device = choose_device(config.device)
+    return open_model(config.model_path, config.dtype, kernels_for(device), device)
 
 
 def _use_threads(num_threads: int) -> None:

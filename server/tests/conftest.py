@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: two OpenMP threads on a busy core are slower than one
+if not Path("/dev/nvidiactl").exists():
+    os.environ["TRITON_INTERPRET"] = "1"  # before Triton: without a device its kernels run in the interpreter
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 from collections.abc import Iterator  # noqa: E402

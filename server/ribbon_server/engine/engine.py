@@ -14,7 +14,8 @@ from ribbon_server.errors import InvalidRequest, OutOfPages, ShardError
 from ribbon_server.kv.ribbons import OpKind, RibbonOps, Ribbons
 from ribbon_server.layers.attention.base import ForwardContext
 from ribbon_server.models.decoder import Decoder
-from ribbon_server.sampling.sampler import Picks, pick
+from ribbon_server.sampling.device_sampler import pick_on_device
+from ribbon_server.sampling.sampler import Picker, Picks, pick
 
 # What a forward pass can raise on our or the machine's account; the step fails, the process lives.
 STEP_ERRORS = (ShardError, RuntimeError, ValueError, IndexError, OSError, MemoryError)
@@ -39,6 +40,7 @@ class Engine:
         self.ribbons = parts.ribbons
         self.sequences = parts.sequences
         self._faults = parts.faults
+        self.pick: Picker = pick if parts.decoder.device.type == "cpu" else pick_on_device
         self._ended_ns = time.monotonic_ns()
 
     @torch.inference_mode()
@@ -130,7 +132,7 @@ class Engine:
         outcome.status[batch.rows] = RowStatus.FED
         if logits is not None:
             sampling_slots = batch.slots[batch.sampling].astype(np.int64)
-            picks = pick(logits, self.sequences.state.rows(sampling_slots))
+            picks = self.pick(logits, self.sequences.state.rows(sampling_slots, logits.device))
             fed[batch.sampling[~picks.is_valid]] = False
             self._take(picks, batch.rows[batch.sampling], sampling_slots, outcome)
         self.sequences.advance(batch.slots[fed].astype(np.int64), batch.counts[fed])

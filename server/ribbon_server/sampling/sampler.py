@@ -1,5 +1,6 @@
 """From logits to the next token of every row: processors, then one native call. Knows rows, not sequences."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from ribbon_server.sampling.state import SamplingRows
 
 TIE_ROOM = 16  # ties at the last place extend a list of top tokens by at most so many
 MAX_TOP = 255  # the wire counts top tokens in a byte
+Picker = Callable[[Tensor, SamplingRows], "Picks"]
 FILTERS = ("greedy", "temperature", "top_k", "top_p", "min_p", "typical_p", "seed", "choice")
 
 
@@ -49,16 +51,22 @@ def process(logits: Tensor, rows: SamplingRows) -> None:
             processor.apply(logits, processor.prepare(rows))
             continue
         index = np.flatnonzero(active)
-        part = logits[index]
+        at = rows.tensor(index)
+        part = logits.index_select(0, at)
         processor.apply(part, processor.prepare(rows.subset(index)))
-        logits[index] = part
+        logits.index_copy_(0, at, part)
+
+
+def top_room(rows: SamplingRows) -> tuple[np.ndarray, int]:
+    """How many top tokens each row wants, uint32 [rows], and the longest list that ties may make of them, at least 1."""
+    num_top = np.minimum(rows.params["top_tokens"], MAX_TOP - TIE_ROOM).astype(np.uint32)
+    widest = int(num_top.max())
+    return num_top, widest + TIE_ROOM if widest else 1
 
 
 def _pick_native(logits: np.ndarray, rows: SamplingRows, is_valid: np.ndarray) -> Picks:
     num_rows = len(logits)
-    num_top = np.minimum(rows.params["top_tokens"], MAX_TOP - TIE_ROOM).astype(np.uint32)
-    widest = int(num_top.max())
-    max_top = widest + TIE_ROOM if widest else 1
+    num_top, max_top = top_room(rows)
     picks = Picks(
         token_id=np.zeros(num_rows, np.uint32),
         logprob=np.zeros(num_rows, np.float32),

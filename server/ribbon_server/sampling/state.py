@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from ribbon_server.device import CPU, upload
 from ribbon_server.sampling.params import PARAMETERS, RaggedTable, SamplingParams
 
 
@@ -30,9 +33,9 @@ class SamplingState:
         self.bias_ids.put(slot, params.bias_token_ids)
         self.bias_values.put(slot, params.bias_values)
 
-    def rows(self, slots: np.ndarray) -> "SamplingRows":
-        """The rows of one step."""
-        return SamplingRows(self, slots, self.params[slots], self.known[slots], self.prompt[slots])
+    def rows(self, slots: np.ndarray, device: torch.device = CPU) -> "SamplingRows":
+        """The rows of one step, whose logits lie on `device`."""
+        return SamplingRows(self, slots, self.params[slots], self.known[slots], self.prompt[slots], device)
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,21 @@ class SamplingRows:
     params: np.ndarray  # PARAMETERS [rows]
     known: np.ndarray  # int64 [rows]
     prompt: np.ndarray  # int64 [rows]
+    device: torch.device = CPU  # of the logits
 
     def subset(self, rows: np.ndarray) -> "SamplingRows":
         """Some of the rows, by index."""
-        return SamplingRows(self.state, self.slots[rows], self.params[rows], self.known[rows], self.prompt[rows])
+        return SamplingRows(
+            self.state, self.slots[rows], self.params[rows], self.known[rows], self.prompt[rows], self.device
+        )
+
+    def tensor(self, values: np.ndarray) -> Tensor:
+        """`values` beside the logits."""
+        return upload(values, self.device)
+
+    def column(self, values: np.ndarray) -> Tensor:
+        """One float32 parameter a row, as [rows, 1]."""
+        return self.tensor(values.astype(np.float32)[:, None])
 
     def history(self) -> tuple[np.ndarray, np.ndarray]:
         """Token ids int64 [rows, longest] and which of them are the row's own, bool."""

@@ -6,11 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
-def upload(values: np.ndarray, device: torch.device) -> Tensor:
-    """A copy of `values` on `device`, which the caller does not wait for."""
-    tensor = torch.from_numpy(np.ascontiguousarray(values))
-    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+from ribbon_server.device import upload
 
 
 class RunGroup:

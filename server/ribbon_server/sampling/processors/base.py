@@ -29,18 +29,13 @@ class Processor(Protocol[Prepared]):
         ...
 
 
-def token_counts(ids: np.ndarray, counted: np.ndarray, vocab_size: int) -> Tensor:
+def token_counts(rows: SamplingRows, ids: np.ndarray, counted: np.ndarray, vocab_size: int) -> Tensor:
     """How often each token stands among the counted ids of its row: float32 [rows, vocab]."""
-    counts = torch.zeros((len(ids), vocab_size))
-    return counts.scatter_add_(1, torch.from_numpy(ids), torch.from_numpy(counted.astype(np.float32)))
+    counts = torch.zeros((len(ids), vocab_size), device=rows.device)
+    return counts.scatter_add_(1, rows.tensor(ids), rows.tensor(counted.astype(np.float32)))
 
 
 def generated_counts(rows: SamplingRows, vocab_size: int) -> Tensor:
     """How often each token was generated: float32 [rows, vocab]."""
     ids, known = rows.history()
-    return token_counts(ids, known & (np.arange(ids.shape[1]) >= rows.prompt[:, None]), vocab_size)
-
-
-def column(values: np.ndarray) -> Tensor:
-    """One float32 parameter a row, as [rows, 1]."""
-    return torch.from_numpy(values.astype(np.float32)).unsqueeze(1)
+    return token_counts(rows, ids, known & (np.arange(ids.shape[1]) >= rows.prompt[:, None]), vocab_size)

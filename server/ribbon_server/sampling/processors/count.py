@@ -3,7 +3,7 @@
 import numpy as np
 from torch import Tensor
 
-from ribbon_server.sampling.processors.base import column, generated_counts
+from ribbon_server.sampling.processors.base import generated_counts
 from ribbon_server.sampling.state import SamplingRows
 
 
@@ -18,7 +18,7 @@ class Count:
 
     def prepare(self, rows: SamplingRows) -> tuple[SamplingRows, Tensor]:
         """The rows and their penalties [rows, 1]."""
-        return rows, column(rows.params["count_penalty"])
+        return rows, rows.column(rows.params["count_penalty"])
 
     def apply(self, logits: Tensor, prepared: tuple[SamplingRows, Tensor]) -> None:
         """Subtracts in place."""

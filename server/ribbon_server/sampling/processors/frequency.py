@@ -3,7 +3,7 @@
 import numpy as np
 from torch import Tensor
 
-from ribbon_server.sampling.processors.base import column, token_counts
+from ribbon_server.sampling.processors.base import token_counts
 from ribbon_server.sampling.state import SamplingRows
 
 
@@ -18,10 +18,10 @@ class Frequency:
 
     def prepare(self, rows: SamplingRows) -> tuple[SamplingRows, Tensor]:
         """The rows, and penalty / length [rows, 1]."""
-        return rows, column(rows.params["frequency_penalty"] / rows.known)
+        return rows, rows.column(rows.params["frequency_penalty"] / rows.known)
 
     def apply(self, logits: Tensor, prepared: tuple[SamplingRows, Tensor]) -> None:
         """Subtracts in place."""
         rows, share = prepared
         ids, known = rows.history()
-        logits.sub_(token_counts(ids, known, logits.shape[1]).mul_(share))
+        logits.sub_(token_counts(rows, ids, known, logits.shape[1]).mul_(share))

@@ -1,7 +1,6 @@
 """Adds a request's own bias to single tokens. OpenAI API reference, `logit_bias`."""
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ribbon_server.sampling.state import SamplingRows
@@ -18,9 +17,8 @@ class LogitBias:
 
     def prepare(self, rows: SamplingRows) -> tuple[Tensor, Tensor]:
         """Ids and values [rows, longest]; the padding adds 0 to token 0."""
-        return torch.from_numpy(rows.state.bias_ids.rows(rows.slots)), torch.from_numpy(
-            rows.state.bias_values.rows(rows.slots)
-        )
+        state = rows.state
+        return rows.tensor(state.bias_ids.rows(rows.slots)), rows.tensor(state.bias_values.rows(rows.slots))
 
     def apply(self, logits: Tensor, prepared: tuple[Tensor, Tensor]) -> None:
         """Adds in place."""

@@ -1,7 +1,6 @@
 """Masks stop tokens until enough tokens were generated. Last, so that no bias brings them back."""
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ribbon_server.sampling.state import SamplingRows
@@ -20,7 +19,7 @@ class MinTokens:
     def prepare(self, rows: SamplingRows) -> Tensor:
         """Stop token ids [rows, longest], padded with the row's own first one."""
         ids = rows.state.stops.rows(rows.slots)
-        return torch.from_numpy(np.where(ids >= 0, ids, ids[:, :1]))
+        return rows.tensor(np.where(ids >= 0, ids, ids[:, :1]))
 
     def apply(self, logits: Tensor, prepared: Tensor) -> None:
         """Masks in place."""

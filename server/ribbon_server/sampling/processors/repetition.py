@@ -4,7 +4,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ribbon_server.sampling.processors.base import column
 from ribbon_server.sampling.state import SamplingRows
 
 
@@ -20,7 +19,7 @@ class Repetition:
     def prepare(self, rows: SamplingRows) -> tuple[Tensor, Tensor]:
         """Token ids [rows, longest], padded with the row's own first token, and penalties [rows, 1]."""
         ids, known = rows.history()
-        return torch.from_numpy(np.where(known, ids, ids[:, :1])), column(rows.params["repetition_penalty"])
+        return rows.tensor(np.where(known, ids, ids[:, :1])), rows.column(rows.params["repetition_penalty"])
 
     def apply(self, logits: Tensor, prepared: tuple[Tensor, Tensor]) -> None:
         """Repeated ids write the same value."""
