@@ -13,7 +13,7 @@ NATIVE := server/ribbon_server/_native.abi3.so
 PYTEST := $(BIN)/python -m pytest
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: serve test test-long setup proto native build build-release fmt lint check integration bench bench-stall bench-memory demo-train demo-eval docs docker clean help
+.PHONY: serve test test-long setup proto native build build-release fmt lint check integration bench bench-stall bench-memory bench-prefix bench-overload bench-queue bench-idle demo-train demo-eval docs docker clean help
 
 serve: setup proto native build-release ## Serve the bundled model on http://127.0.0.1:8080 (PORT=…, MODEL_ID=… and every other setting pass through)
 	PORT=$${PORT:-8080} exec target/release/ribbon-launcher
@@ -82,6 +82,18 @@ bench-stall: setup proto native build-release ## A long prompt against 16 runnin
 bench-memory: setup proto native build-release ## KV waste at 256 live requests on the bundled model, beside other allocators (under 8 minutes)
 	$(BIN)/python benchmarks/memory.py $(ARGS)
 
+bench-prefix: setup proto native build-release ## Shared prefixes and chats with the cache on and off; the cost of showing a prefix
+	$(BIN)/python benchmarks/prefix.py $(ARGS)
+
+bench-overload: setup proto native build-release ## Five minutes of clients that may need twice the KV memory, against what fits
+	$(BIN)/python benchmarks/overload.py $(ARGS)
+
+bench-queue: setup proto native build-release ## How fast a full house says no, and a short request behind a flood of long ones
+	$(BIN)/python benchmarks/queueing.py $(ARGS)
+
+bench-idle: setup proto native build-release ## The shard's idle gap between steps on the 120 M model at 32 clients (part of `make bench` too)
+	$(BIN)/python benchmarks/bench.py --only ribbon --concurrency 32 $(ARGS)
+
 demo-train: setup ## Train the bundled model from scratch (about 100 minutes)
 	$(BIN)/python demo-model/train.py $(ARGS)
 
@@ -104,4 +116,4 @@ clean: ## Remove everything that was built
 	rm -rf target dist $(VENV) server/ribbon_server/pb $(NATIVE)
 
 help: ## This list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
