@@ -112,6 +112,11 @@ impl ApiError {
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
+        if self.cause == Cause::SlowBody {
+            // The rest of the body may still come, and would be taken for the next request.
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
         response.extensions_mut().insert(self.clone());
         response
     }

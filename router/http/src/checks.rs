@@ -1,5 +1,7 @@
 //! Ranges of request parameters. What passes here is usable everywhere behind it; what does not is named with its limit.
 
+use std::sync::Arc;
+
 use crate::error::ApiError;
 
 /// Below this temperature the highest score wins anyway, and dividing by it overflows: it means greedy.
@@ -24,10 +26,12 @@ pub(crate) const SHARE: Range = Range::new((0.0, 1.0), (false, true));
 pub(crate) const MIN_P: Range = Range::new((0.0, 1.0), (true, true));
 /// OpenAI's additive penalties, and TGI's relative one.
 pub(crate) const PENALTY: Range = Range::new((-2.0, 2.0), (true, true));
-/// A factor on scores; beyond it they overflow.
-pub(crate) const REPETITION: Range = Range::new((0.0, 1e4), (false, true));
-/// Penalties smaller than this overflow as well.
-const SMALLEST_FACTOR: f64 = 1e-4;
+/// A factor on scores and a divisor of them; beyond it they overflow.
+pub(crate) const REPETITION: Range = Range::new((1e-4, 1e4), (true, true));
+/// A place in the queue; lower goes first.
+const PRIORITIES: std::ops::RangeInclusive<i64> = -1_000_000..=1_000_000;
+/// Longest `cache_salt`.
+const MAX_SALT_BYTES: usize = 1024;
 
 impl Range {
     const fn new((low, high): (f64, f64), closed: (bool, bool)) -> Self {
@@ -69,18 +73,6 @@ impl Range {
     }
 }
 
-/// A repetition penalty that can be multiplied and divided with.
-pub(crate) fn repetition_penalty(value: Option<f64>) -> Result<f32, ApiError> {
-    let name = "repetition_penalty";
-    match REPETITION.check(name, value, 1.0)? {
-        tiny if f64::from(tiny) < SMALLEST_FACTOR => Err(ApiError::invalid(
-            name,
-            format!("`{name}` is {tiny}; the least is {SMALLEST_FACTOR}"),
-        )),
-        penalty => Ok(penalty),
-    }
-}
-
 /// A count of tokens that fits the wire; larger ones are beyond every limit and refused by it.
 pub(crate) fn tokens(value: u64) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
@@ -90,13 +82,38 @@ pub(crate) fn tokens(value: u64) -> u32 {
 pub(crate) fn max_new_tokens(
     name: &'static str,
     value: Option<u64>,
-) -> Result<Option<u32>, ApiError> {
+) -> Result<Option<u64>, ApiError> {
     match value {
         Some(0) => Err(ApiError::invalid(
             name,
             format!("`{name}` is 0; it must be at least 1"),
         )),
-        value => Ok(value.map(tokens)),
+        value => Ok(value),
+    }
+}
+
+/// A place in the queue; absent is 0.
+pub(crate) fn priority(value: Option<i64>) -> Result<i32, ApiError> {
+    let value = value.unwrap_or(0);
+    if PRIORITIES.contains(&value) {
+        return Ok(value as i32);
+    }
+    let (low, high) = (PRIORITIES.start(), PRIORITIES.end());
+    Err(ApiError::invalid(
+        "priority",
+        format!("`priority` is {value}; it must be from {low} to {high}, lower goes first"),
+    ))
+}
+
+/// A secret that keeps computed prefixes apart.
+pub(crate) fn cache_salt(value: Option<&str>) -> Result<Option<Arc<str>>, ApiError> {
+    match value.map(|salt| (salt, salt.len())) {
+        None => Ok(None),
+        Some((salt, 1..=MAX_SALT_BYTES)) => Ok(Some(salt.into())),
+        Some((_, bytes)) => Err(ApiError::invalid(
+            "cache_salt",
+            format!("`cache_salt` has {bytes} bytes; it must have from 1 to {MAX_SALT_BYTES}"),
+        )),
     }
 }
 

@@ -14,6 +14,14 @@ pub(crate) struct Collected {
     /// Each token with the text it completed; empty unless asked for.
     pub(crate) tokens: Vec<TokenText>,
     pub(crate) finish: FinishReason,
+    logprobs: f64,
+}
+
+impl Collected {
+    /// How likely the model found what it said, per token.
+    pub(crate) fn mean_logprob(&self) -> f64 {
+        self.logprobs / f64::from(self.running.generated_tokens.max(1))
+    }
 }
 
 /// A token and its text: what it completed, or a special token's own.
@@ -33,8 +41,10 @@ pub(crate) async fn collect(
 ) -> Result<Collected, ApiError> {
     let mut text = String::new();
     let mut tokens = Vec::new();
+    let mut logprobs = 0.0;
     while let Some(step) = running.next().await? {
         text.push_str(running.piece());
+        logprobs += f64::from(step.token.logprob);
         if keep_tokens {
             let text = if step.is_special {
                 running.tokenizer.text_of(step.token.id)
@@ -53,6 +63,7 @@ pub(crate) async fn collect(
                 text,
                 tokens,
                 finish,
+                logprobs,
             });
         }
     }

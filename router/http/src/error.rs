@@ -12,6 +12,8 @@ pub enum Cause {
     MediaType,
     /// The body is larger than it may be.
     PayloadTooLarge,
+    /// The body takes too long to arrive.
+    SlowBody,
     /// The body is not JSON.
     Syntax,
     /// The JSON does not have the request's shape.
@@ -113,6 +115,7 @@ const SERVER: &str = "server_error";
 static TABLE: &[Row] = &[
     row(Cause::MediaType, (415, None), (415, INVALID, Some("unsupported_media_type")), "validation", ""),
     row(Cause::PayloadTooLarge, (413, None), (413, INVALID, Some("payload_too_large")), "validation", ""),
+    row(Cause::SlowBody, (408, Some("request_timeout")), (408, INVALID, Some("request_timeout")), "validation", ""),
     row(Cause::Syntax, (400, None), (400, INVALID, Some("invalid_json")), "validation", ""),
     row(Cause::Shape, (422, None), (422, INVALID, Some("invalid_body")), "validation", ""),
     row(Cause::Validation, (422, Some("validation")), (422, INVALID, Some("invalid_value")), "validation", "Input validation error: "),

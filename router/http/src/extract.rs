@@ -7,9 +7,11 @@ use axum::{
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 
 use crate::{
     error::{ApiError, Cause, NativeError, OpenAiError},
+    settings::HttpSettings,
     state::AppState,
 };
 
@@ -23,7 +25,7 @@ impl<T: DeserializeOwned> FromRequest<AppState> for NativeJson<T> {
     type Rejection = NativeError;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, NativeError> {
-        Ok(Self(read(request, state.settings.payload_limit).await?))
+        Ok(Self(read(request, &state.settings).await?))
     }
 }
 
@@ -31,18 +33,28 @@ impl<T: DeserializeOwned> FromRequest<AppState> for OpenAiJson<T> {
     type Rejection = OpenAiError;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, OpenAiError> {
-        Ok(Self(read(request, state.settings.payload_limit).await?))
+        Ok(Self(read(request, &state.settings).await?))
     }
 }
 
-async fn read<T: DeserializeOwned>(request: Request, limit: usize) -> Result<T, ApiError> {
+async fn read<T: DeserializeOwned>(
+    request: Request,
+    settings: &HttpSettings,
+) -> Result<T, ApiError> {
     if !is_json(request.headers()) {
         return Err(ApiError::new(
             Cause::MediaType,
             "Expected request with `Content-Type: application/json`",
         ));
     }
-    parse(&bytes(request, limit).await?)
+    let limit = settings.body_timeout;
+    match timeout(limit, bytes(request, settings.payload_limit)).await {
+        Ok(body) => parse(&body?),
+        Err(_) => Err(ApiError::new(
+            Cause::SlowBody,
+            format!("the body was not complete after {} s", limit.as_secs_f64()),
+        )),
+    }
 }
 
 /// `application/json` or `application/*+json`, with any parameters.

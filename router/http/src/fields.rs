@@ -7,6 +7,9 @@ use crate::error::ApiError;
 /// Says whether a field with this value asks for nothing.
 type IsNeutral = fn(&Value) -> bool;
 
+/// Names at least so similar (Jaro–Winkler, at most 1) may have been meant.
+const ALIKE: f64 = 0.85;
+
 /// What is known about the fields of one JSON object.
 #[derive(Clone, Copy)]
 pub(crate) struct FieldRules {
@@ -24,8 +27,6 @@ pub(crate) const NONE: IsNeutral = |_| false;
 pub(crate) const FALSE: IsNeutral = |value| *value == Value::Bool(false);
 /// On by default.
 pub(crate) const TRUE: IsNeutral = |value| *value == Value::Bool(true);
-/// One of them.
-pub(crate) const ONE: IsNeutral = |value| value.as_u64() == Some(1);
 /// A list, an object or a string with nothing in it.
 pub(crate) const EMPTY: IsNeutral = |value| match value {
     Value::Array(list) => list.is_empty(),
@@ -64,9 +65,13 @@ impl FieldRules {
     }
 
     fn unknown(&self, name: &str) -> ApiError {
-        let similarity = |known: &&&str| (strsim::jaro_winkler(name, known) * 1e6) as u64;
-        let hint = match self.known.iter().max_by_key(similarity) {
-            Some(nearest) => format!("did you mean `{nearest}`?"),
+        let known = self.known.iter();
+        let nearest = known
+            .map(|known| (strsim::jaro_winkler(name, known), known))
+            .filter(|(similarity, _)| *similarity >= ALIKE)
+            .max_by(|(a, _), (b, _)| a.total_cmp(b));
+        let hint = match nearest {
+            Some((_, nearest)) => format!("did you mean `{nearest}`?"),
             None => "leave it out".to_owned(),
         };
         let shown: String = name.chars().take(64).collect();

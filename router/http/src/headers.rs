@@ -13,14 +13,15 @@ pub(crate) fn stream_headers(headers: &mut HeaderMap, settings: &HttpSettings, c
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
 }
 
-/// Headers of a complete answer; numbers are sums over its sequences.
+/// Headers of a complete answer; numbers are sums over its prompts, generated tokens over its sequences.
 pub(crate) fn answer_headers(
     headers: &mut HeaderMap,
     settings: &HttpSettings,
     characters: usize,
     sequences: &[Running],
 ) {
-    let timings: Vec<Timings> = sequences.iter().map(Running::timings).collect();
+    let timed = sequences.iter().filter(|sequence| sequence.reports_time());
+    let timings: Vec<Timings> = timed.map(Running::timings).collect();
     let milliseconds = |part: fn(&Timings) -> Duration| {
         timings.iter().map(part).sum::<Duration>().as_millis() as u64
     };
@@ -38,7 +39,10 @@ pub(crate) fn answer_headers(
     number(
         headers,
         "x-prompt-tokens",
-        sequences.iter().map(|s| u64::from(s.prompt_tokens)).sum(),
+        sequences
+            .iter()
+            .map(|sequence| u64::from(sequence.reported_prompt().0))
+            .sum(),
     );
     number(
         headers,

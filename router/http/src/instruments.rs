@@ -30,6 +30,8 @@ pub(crate) struct Instruments {
     generated_tokens: Histogram,
     pub(crate) time_to_first_token: Histogram,
     pub(crate) inter_token: Histogram,
+    /// Tokens that a step accepted beyond the first.
+    pub(crate) skipped_tokens: Histogram,
 }
 
 /// Where a finished request's time went.
@@ -73,6 +75,7 @@ impl Instruments {
             generated_tokens: histogram!("tgi_request_generated_tokens"),
             time_to_first_token: histogram!("ribbon_time_to_first_token_seconds"),
             inter_token: histogram!("ribbon_inter_token_seconds"),
+            skipped_tokens: histogram!("tgi_request_skipped_tokens"),
         }
     }
 

@@ -14,9 +14,12 @@
 //! ```
 
 mod api_error;
+mod caller;
 mod checks;
+mod choices;
 mod collect;
 pub mod error;
+mod estimate;
 mod extract;
 mod fields;
 mod headers;

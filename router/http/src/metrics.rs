@@ -33,7 +33,11 @@ const REQUEST_DURATIONS: [(&str, &str); 5] = [
         "Inference seconds of a request divided by its generated tokens.",
     ),
 ];
-const REQUEST_TOKENS: [(&str, &str); 3] = [
+const REQUEST_TOKENS: [(&str, &str); 4] = [
+    (
+        "tgi_request_skipped_tokens",
+        "Tokens of a request that one step accepted beyond the first; 0 without speculation.",
+    ),
     ("tgi_request_input_length", "Prompt tokens of a request."),
     (
         "tgi_request_generated_tokens",

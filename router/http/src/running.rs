@@ -23,6 +23,8 @@ pub(crate) struct Origin {
     pub(crate) dialect: Dialect,
     pub(crate) stops: StopStrings,
     pub(crate) arrived: Instant,
+    /// It is not the first sequence of its prompt.
+    pub(crate) shares_prompt: bool,
 }
 
 /// A sequence that the engine took.
@@ -39,6 +41,8 @@ pub(crate) struct Running {
     pub(crate) generated_tokens: u32,
     /// Prompt tokens that did not have to be computed.
     pub(crate) cached_tokens: u32,
+    /// Another sequence of the request has the same prompt, which counts once.
+    shares_prompt: bool,
     max_new_tokens: u32,
     min_tokens: u32,
     /// Absent when greedy.
@@ -73,6 +77,7 @@ impl Running {
             prompt_tokens: request.prompt.len() as u32,
             generated_tokens: 0,
             cached_tokens: 0,
+            shares_prompt: origin.shares_prompt,
             max_new_tokens: request.max_new_tokens,
             min_tokens: request.min_tokens,
             seed: (!request.sampling.greedy).then_some(request.sampling.seed),
@@ -108,6 +113,19 @@ impl Running {
     /// Text that the last token completed, special tokens left out.
     pub(crate) fn piece(&self) -> &str {
         &self.piece
+    }
+
+    /// Prompt tokens to report, and how many of them were cached: a prompt counts once, however many sequences it has.
+    pub(crate) fn reported_prompt(&self) -> (u32, u32) {
+        if self.shares_prompt {
+            return (0, 0);
+        }
+        (self.prompt_tokens, self.cached_tokens)
+    }
+
+    /// Whether times of this sequence are reported: those of one prompt run side by side.
+    pub(crate) fn reports_time(&self) -> bool {
+        !self.shares_prompt
     }
 
     /// Where the time went; complete once the last token is there.
@@ -210,6 +228,7 @@ impl Clock {
                 .record(now - self.arrived),
         }
         self.queued = queued;
+        self.instruments.skipped_tokens.record(0.0);
     }
 
     fn timings(&self, generated_tokens: u32) -> Timings {

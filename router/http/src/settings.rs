@@ -29,6 +29,12 @@ pub struct HttpSettings {
     pub build_sha: Option<String>,
     /// Label of the container image.
     pub docker_label: Option<String>,
+    /// How long a request may take that does not say so itself; absent: as long as it needs.
+    pub request_timeout: Option<Duration>,
+    /// How long a client may take to send a body.
+    pub body_timeout: Duration,
+    /// Whether `/debug/…` is served.
+    pub debug_routes: bool,
     /// Longest silence of a stream: its headers go out no later, and comments keep it alive.
     pub keep_alive: Duration,
 }
@@ -49,6 +55,9 @@ impl HttpSettings {
             compute_type: "cpu".to_owned(),
             build_sha: None,
             docker_label: None,
+            request_timeout: None,
+            body_timeout: Duration::from_mins(1),
+            debug_routes: false,
             keep_alive: Duration::from_secs(15),
         }
     }

@@ -2,11 +2,19 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use axum::http::HeaderMap;
 use metrics_exporter_prometheus::PrometheusHandle;
 use ribbon_core::Engine;
 use ribbon_text::{ChatTemplate, Tokenizer};
 
-use crate::{instruments::Instruments, settings::HttpSettings, workers::Workers};
+use crate::{
+    caller::{Caller, Names},
+    error::ApiError,
+    estimate::BytesPerToken,
+    instruments::{Instruments, Tally},
+    settings::HttpSettings,
+    workers::Workers,
+};
 
 /// Engines by model name. A name that is not there is served by the base model.
 #[derive(Clone)]
@@ -53,6 +61,8 @@ pub struct Inner {
     pub(crate) workers: Workers,
     pub(crate) instruments: Arc<Instruments>,
     pub(crate) prometheus: PrometheusHandle,
+    pub(crate) bytes_per_token: BytesPerToken,
+    pub(crate) names: Names,
 }
 
 impl AppState {
@@ -75,7 +85,18 @@ impl AppState {
             workers,
             instruments,
             prometheus,
+            bytes_per_token: BytesPerToken::default(),
+            names: Names::default(),
         }))
+    }
+
+    /// What a request's headers say of its caller.
+    ///
+    /// # Errors
+    /// One of them has a value it may not have.
+    pub(crate) fn caller(&self, headers: &HeaderMap, tally: &Tally) -> Result<Caller, ApiError> {
+        let patience = self.settings.request_timeout;
+        Caller::read(headers, tally.arrived, patience, &self.names)
     }
 }
 

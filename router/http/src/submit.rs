@@ -8,6 +8,8 @@ use ribbon_text::{Rendering, SpecialTokens, StopStrings};
 use serde_json::Value;
 
 use crate::{
+    caller::Caller,
+    choices::Choices,
     error::{ApiError, Cause},
     instruments::Tally,
     running::{Origin, Running},
@@ -32,64 +34,128 @@ pub(crate) struct Submission {
     pub(crate) wish: Wish,
     pub(crate) source: Source,
     pub(crate) model: Option<String>,
-    pub(crate) traceparent: Option<Arc<str>>,
+    pub(crate) caller: Caller,
+    /// The caller's own name for whom it asks.
+    pub(crate) user: Option<String>,
 }
 
 /// A request that the engine took.
 pub(crate) struct Submitted {
-    /// One per prompt.
+    /// So many per prompt as `choices` says, in the order of the prompts.
     pub(crate) sequences: Vec<Running>,
+    pub(crate) choices: Choices,
     /// Characters of the prompts as the model reads them.
     pub(crate) characters: usize,
+}
+
+impl Source {
+    /// Bytes of text, and tokens where there is none.
+    fn size(&self) -> (u64, u64) {
+        match self {
+            Self::Texts(texts) => (texts.iter().map(|text| text.len() as u64).sum(), 0),
+            Self::Ids(prompts) => (0, prompts.iter().map(|ids| ids.len() as u64).sum()),
+            Self::Chat(messages) => (messages.iter().map(text_bytes).sum(), 0),
+        }
+    }
+}
+
+fn text_bytes(value: &Value) -> u64 {
+    match value {
+        Value::String(text) => text.len() as u64,
+        Value::Array(list) => list.iter().map(text_bytes).sum(),
+        Value::Object(map) => map.values().map(text_bytes).sum(),
+        _ => 0,
+    }
 }
 
 /// Hands a request to its engine.
 ///
 /// # Errors
-/// The engine is not ready or full, the template or tokenizer fails, or a limit does not fit.
+/// The engine is not ready or full, the time is over, the template or tokenizer fails, or a limit does not fit.
 pub(crate) async fn submit(
     state: &AppState,
     tally: &Arc<Tally>,
     request: Submission,
 ) -> Result<Submitted, ApiError> {
+    let engine = state.engines.get(request.model.as_deref());
+    let model = ready_model(engine.as_ref())?;
+    let (bytes, ids) = request.source.size();
+    // Before the work of tokenizing, by what the text will have on average; the engine asks again, knowing it.
+    engine.room(ids + state.bytes_per_token.tokens(bytes))?;
+    request.wish.check(&model.limits)?;
+    let text = state.text.clone();
     let Submission {
         wish,
         source,
-        model,
-        traceparent,
+        caller,
+        user,
+        ..
     } = request;
-    let engine = state.engines.get(model.as_deref());
-    let model = ready_model(engine.as_ref())?;
-    engine.room(0)?;
-    wish.check(&model.limits)?;
-    let text = state.text.clone();
-    let prepared = state.workers.run(move || prepare(&text, source)).await??;
-    let stops = StopStrings::new(wish.stops.iter().map(String::as_str));
-    let sequence = |(choice, prompt): (usize, Vec<u32>)| {
-        prompt
-            .iter()
-            .try_for_each(|&id| check_token_id("prompt", id, &model.limits))?;
-        Ok(SequenceRequest {
-            traceparent: traceparent.clone(),
-            ..wish.sequence(wish.truncated(prompt), choice as u32, &model)?
-        })
+    let preparing = state.workers.run(move || prepare(&text, source));
+    let prepared = caller.in_time(preparing).await???;
+    if bytes > 0 {
+        let tokens = prepared.prompts.iter().map(|prompt| prompt.len() as u64);
+        state.bytes_per_token.learn(bytes, tokens.sum());
+    }
+    let asked = SequenceOrigin {
+        tenant: caller.tenant(user.as_deref(), &state.names),
+        caller,
+        wish: &wish,
+        model: &model,
     };
-    let prompts = prepared.prompts.into_iter().enumerate();
-    let group: Vec<SequenceRequest> = prompts.map(sequence).collect::<Result<_, ApiError>>()?;
+    let group = asked.group(prepared.prompts)?;
     let streams = engine.submit(group.clone())?;
-    let running = |(request, tokens): (&SequenceRequest, TokenStream)| {
+    let stops = StopStrings::new(wish.stops.iter().map(String::as_str));
+    let running = |(index, (request, tokens)): (usize, (&SequenceRequest, TokenStream))| {
         state.instruments.admitted(request);
         let origin = Origin {
             dialect: wish.dialect,
             stops: stops.clone(),
             arrived: tally.arrived,
+            shares_prompt: index % wish.choices.run.max(1) as usize > 0,
         };
         Running::new(state, request, tokens, origin)
     };
+    let pairs = group.iter().zip(streams).enumerate();
     Ok(Submitted {
-        sequences: group.iter().zip(streams).map(running).collect(),
+        sequences: pairs.map(running).collect(),
+        choices: wish.choices,
         characters: prepared.characters,
     })
+}
+
+/// What all sequences of a request have in common.
+struct SequenceOrigin<'a> {
+    wish: &'a Wish,
+    model: &'a Model,
+    caller: Caller,
+    tenant: Option<Arc<str>>,
+}
+
+impl SequenceOrigin<'_> {
+    /// The sequences of all prompts, in their order.
+    fn group(&self, prompts: Vec<Vec<u32>>) -> Result<Vec<SequenceRequest>, ApiError> {
+        let mut group = Vec::new();
+        for (index, prompt) in prompts.into_iter().enumerate() {
+            let limits = &self.model.limits;
+            prompt
+                .iter()
+                .try_for_each(|&id| check_token_id("prompt", id, limits))?;
+            let prompt = self.wish.truncated(prompt);
+            let sequences = self.wish.sequences(prompt, index as u32, self.model)?;
+            group.extend(sequences.into_iter().map(|request| self.signed(request)));
+        }
+        Ok(group)
+    }
+
+    fn signed(&self, request: SequenceRequest) -> SequenceRequest {
+        SequenceRequest {
+            traceparent: self.caller.traceparent.clone(),
+            tenant: self.tenant.clone(),
+            deadline: self.caller.deadline.map(tokio::time::Instant::into_std),
+            ..request
+        }
+    }
 }
 
 /// The limits to check against; there are none until a shard was warm.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ribbon_core::{Limits, Sampling, SequenceRequest, ShardDescription};
 use ribbon_text::StopText;
 
-use crate::error::ApiError;
+use crate::{choices::Choices, error::ApiError};
 
 /// Whose habits the answer follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,14 +37,17 @@ impl Dialect {
 #[derive(Clone, Debug)]
 pub(crate) struct Wish {
     pub(crate) sampling: Sampling,
+    pub(crate) choices: Choices,
     /// Absent: as many as fit.
-    pub(crate) max_new_tokens: Option<u32>,
+    pub(crate) max_new_tokens: Option<u64>,
     pub(crate) stops: Vec<String>,
     /// Keep so many of the prompt's last tokens.
     pub(crate) truncate: Option<u64>,
     pub(crate) ignore_eos: bool,
     pub(crate) min_tokens: u32,
     pub(crate) stop_token_ids: Vec<u32>,
+    pub(crate) priority: i32,
+    pub(crate) cache_salt: Option<Arc<str>>,
     pub(crate) dialect: Dialect,
 }
 
@@ -86,16 +89,26 @@ impl Wish {
         prompt
     }
 
-    /// The sequence for one tokenized prompt.
+    /// The sequences of one tokenized prompt, without what the caller's headers say.
     ///
     /// # Errors
     /// The prompt, or prompt plus generation, does not fit the model's limits.
-    pub(crate) fn sequence(
+    pub(crate) fn sequences(
         &self,
         prompt: Vec<u32>,
-        choice: u32,
+        prompt_index: u32,
         model: &Model,
-    ) -> Result<SequenceRequest, ApiError> {
+    ) -> Result<Vec<SequenceRequest>, ApiError> {
+        let request = self.sequence(prompt, model)?;
+        let samplings = self.choices.samplings(&self.sampling, prompt_index);
+        let with = |sampling| SequenceRequest {
+            sampling: Arc::new(sampling),
+            ..request.clone()
+        };
+        Ok(samplings.map(with).collect())
+    }
+
+    fn sequence(&self, prompt: Vec<u32>, model: &Model) -> Result<SequenceRequest, ApiError> {
         let max_new_tokens = self.fitting(self.checked_length(&prompt)?, &model.limits)?;
         if self.min_tokens > max_new_tokens {
             let message = format!(
@@ -107,17 +120,14 @@ impl Wish {
         Ok(SequenceRequest {
             prompt: prompt.into(),
             max_new_tokens,
-            sampling: Arc::new(Sampling {
-                choice,
-                ..self.sampling.clone()
-            }),
+            sampling: Arc::new(self.sampling.clone()),
             stop_token_ids: self.stop_tokens(model),
             min_tokens: self.min_tokens,
             traceparent: None,
             parameter_hash: self.hash(),
-            cache_salt: None,
+            cache_salt: self.cache_salt.clone(),
             tenant: None,
-            priority: 0,
+            priority: self.priority,
             deadline: None,
         })
     }
@@ -127,20 +137,20 @@ impl Wish {
         let (max_input, max_total) = (limits.max_input_tokens, limits.max_total_tokens);
         let (prompt_name, length_name) = self.dialect.names();
         let room = max_total.saturating_sub(input);
-        let asked = self.max_new_tokens.unwrap_or(room.max(1));
+        let asked = self.max_new_tokens.unwrap_or(u64::from(room.max(1)));
         if input > max_input {
             let message = format!(
                 "the prompt has {input} tokens; this server allows {max_input} (`--max-input-tokens`)"
             );
             return Err(ApiError::too_long(prompt_name, message));
         }
-        if asked > room {
+        if asked > u64::from(room) {
             let message = format!(
                 "prompt and `{length_name}` need {input} + {asked} tokens; this server allows {max_total} together (`--max-total-tokens`)"
             );
             return Err(ApiError::too_long(length_name, message));
         }
-        Ok(asked)
+        Ok(asked as u32)
     }
 
     fn checked_length(&self, prompt: &[u32]) -> Result<u32, ApiError> {

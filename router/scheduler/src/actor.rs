@@ -29,6 +29,7 @@ use crate::{
     metrics,
     scheduler::Scheduler,
     settings::SchedulerSettings,
+    step_log::StepLog,
 };
 
 /// How often the gauges are brought up to date while something runs.
@@ -57,6 +58,7 @@ pub struct SchedulerActor {
     drains: Vec<oneshot::Sender<()>>,
     loss: watch::Sender<Option<Loss>>,
     shown: Option<Instant>,
+    log: StepLog,
     stopped: bool,
 }
 
@@ -78,6 +80,7 @@ impl SchedulerActor {
             drains: Vec::new(),
             loss,
             shown: None,
+            log: StepLog::new(Instant::now()),
             stopped: false,
         }
     }
@@ -218,8 +221,11 @@ impl SchedulerActor {
                         suspects_running,
                     }));
                 }
-                Event::Step(report) => last_step = Some(report),
-                Event::Cancelled { .. } => {}
+                Event::Step(report) => {
+                    self.log.add(&report);
+                    last_step = Some(report);
+                }
+                Event::Cancelled { .. } | Event::Expired { .. } => {}
             }
         }
         if let Some(report) = last_step {
@@ -261,7 +267,9 @@ impl SchedulerActor {
 
     fn show(&mut self, now: Instant) {
         if self.shown.is_none_or(|shown| now >= shown + SHOW_EVERY) {
-            metrics::show(&self.scheduler.usage());
+            let usage = self.scheduler.usage();
+            metrics::show(&usage, now);
+            self.log.write(&usage, now);
             self.shown = (!self.scheduler.at_rest()).then_some(now);
         }
     }

@@ -28,6 +28,11 @@ pub enum Event {
         /// Where it was.
         stage: CancelStage,
     },
+    /// A sequence's time was over; it has failed too.
+    Expired {
+        /// Where it was.
+        stage: CancelStage,
+    },
     /// The generation of shards has to be replaced.
     Hung {
         /// The step it hangs in.
@@ -54,6 +59,9 @@ pub enum CancelStage {
 }
 
 impl CancelStage {
+    /// Every stage.
+    pub const ALL: [Self; 3] = [Self::Queued, Self::Prefill, Self::Decode];
+
     /// The metric label.
     pub fn label(self) -> &'static str {
         match self {

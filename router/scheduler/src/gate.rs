@@ -88,12 +88,12 @@ impl Gate {
             });
         }
         let place = Arc::new(self.take_place()?);
-        self.queue_has_room(group.iter().map(prompt_tokens).sum())?;
+        self.queue_has_room(waiting_tokens(group).sum())?;
         let first = self
             .next_id
             .fetch_add(group.len() as u64, Ordering::Relaxed);
-        let permit = |(request, id)| Permit::new(&place, SequenceId(id), GroupId(first), request);
-        Ok(group.iter().zip(first..).map(permit).collect())
+        let permit = |(tokens, id)| Permit::new(&place, SequenceId(id), GroupId(first), tokens);
+        Ok(waiting_tokens(group).zip(first..).map(permit).collect())
     }
 
     /// Whether a request of about so many prompt tokens would be taken now.
@@ -275,8 +275,7 @@ pub struct Permit {
 }
 
 impl Permit {
-    fn new(place: &Arc<Place>, id: SequenceId, group: GroupId, request: &SequenceRequest) -> Self {
-        let waiting_tokens = prompt_tokens(request);
+    fn new(place: &Arc<Place>, id: SequenceId, group: GroupId, waiting_tokens: u64) -> Self {
         place
             .0
             .queued_tokens
@@ -313,8 +312,17 @@ impl Drop for Permit {
     }
 }
 
-fn prompt_tokens(request: &SequenceRequest) -> u64 {
-    request.prompt.len() as u64
+/// Prompt tokens that each sequence adds to the queue: a prompt that the one before has too is computed once.
+fn waiting_tokens(group: &[SequenceRequest]) -> impl Iterator<Item = u64> {
+    let before = std::iter::once(None).chain(group.iter().map(Some));
+    group.iter().zip(before).map(|(request, before)| {
+        let is_shared = before.is_some_and(|before| Arc::ptr_eq(&before.prompt, &request.prompt));
+        if is_shared {
+            0
+        } else {
+            request.prompt.len() as u64
+        }
+    })
 }
 
 /// KV tokens a request needs at most: the last generated token is never fed.

@@ -37,6 +37,7 @@ mod ribbons;
 mod scheduler;
 mod sequence;
 mod step;
+mod step_log;
 mod tenants;
 #[cfg(test)]
 mod testing;

@@ -1,12 +1,12 @@
 //! Names, meanings and buckets of the scheduler's metrics, and how a turn's figures are recorded. Used by the actor only.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use metrics::{Unit, counter, gauge, histogram};
 use ribbon_core::Refusal;
 
 use crate::{
-    event::{Event, StepKind, StepReport},
+    event::{CancelStage, Event, StepKind, StepReport},
     scheduler::Usage,
 };
 
@@ -158,13 +158,25 @@ pub const METRICS: &[Metric] = &[
         "ribbon_requests_cancelled_total",
         Kind::Counter,
         COUNT,
-        "Sequences whose client went away or needed no more, by stage",
+        "Sequences whose client went away, by stage",
     ),
     row(
         "ribbon_requests_shed_total",
         Kind::Counter,
         COUNT,
-        "Requests refused at the gate, by reason",
+        "Requests refused at the gate, and sequences whose time was over before their first step, by reason",
+    ),
+    row(
+        "ribbon_requests_expired_total",
+        Kind::Counter,
+        COUNT,
+        "Sequences ended by their deadline, by stage",
+    ),
+    row(
+        "ribbon_queue_age_seconds",
+        Kind::Gauge,
+        SECONDS,
+        "How long the oldest sequence without a slot has waited",
     ),
     row(
         "ribbon_queue_tokens",
@@ -197,9 +209,12 @@ pub fn duration_buckets() -> Vec<f64> {
     (1..=35).map(|power| 0.0001 * 1.5f64.powi(power)).collect()
 }
 
-/// 1 to 1024, for numbers of sequences.
+/// 1 to 1024 in half doublings, for numbers of sequences.
 pub fn size_buckets() -> Vec<f64> {
-    (1..=1024).map(f64::from).collect()
+    let half_doublings = (0..=20).map(|half| 2.0_f64.powf(f64::from(half) / 2.0).round());
+    let mut edges: Vec<f64> = half_doublings.collect();
+    edges.dedup();
+    edges
 }
 
 /// Describes every metric to the installed recorder.
@@ -218,7 +233,36 @@ pub fn describe() {
             Kind::Durations | Kind::Sizes => metrics::describe_histogram!(*name, unit, *help),
         }
     }
+    begin_at_zero();
 }
+
+/// Counters of things that seldom happen are there from the start: a rate over them needs a first value.
+fn begin_at_zero() {
+    for method in ["prefill", "decode"] {
+        counter!("tgi_batch_inference_count", "method" => method).increment(0);
+        counter!("tgi_batch_inference_success", "method" => method).increment(0);
+        counter!("tgi_batch_inference_failure", "method" => method).increment(0);
+    }
+    for stage in CancelStage::ALL.map(CancelStage::label) {
+        counter!("ribbon_requests_cancelled_total", "stage" => stage).increment(0);
+        counter!("ribbon_requests_expired_total", "stage" => stage).increment(0);
+    }
+    for reason in SHED {
+        counter!("ribbon_requests_shed_total", "reason" => reason).increment(0);
+    }
+    counter!("tgi_batch_concat", "reason" => "chunking").increment(0);
+    counter!("ribbon_shard_restarts_total").increment(0);
+}
+
+/// Values of the label `reason` of `ribbon_requests_shed_total`.
+const SHED: [&str; 6] = [
+    "overloaded",
+    "queue_tokens",
+    "not_ready",
+    "never_fits",
+    "shutting_down",
+    "expired",
+];
 
 /// Metric label of a refusal.
 pub(crate) fn refused(refusal: &Refusal) {
@@ -238,7 +282,9 @@ pub(crate) fn restarted() {
 }
 
 /// Shows the current load and memory.
-pub(crate) fn show(usage: &Usage) {
+pub(crate) fn show(usage: &Usage, now: Instant) {
+    let age = |since| now.saturating_duration_since(since).as_secs_f64();
+    gauge!("ribbon_queue_age_seconds").set(usage.waiting_since.map_or(0.0, age));
     let pages = &usage.pages;
     let tokens_of = |count: u64| (count * pages.page_bytes / pages.stride_bytes.max(1)) as f64;
     gauge!("tgi_queue_size").set(usage.queued as f64);
@@ -262,6 +308,12 @@ pub(crate) fn record(event: &Event) {
         Event::Step(report) => step(report),
         Event::Cancelled { stage } => {
             counter!("ribbon_requests_cancelled_total", "stage" => stage.label()).increment(1);
+        }
+        Event::Expired { stage } => {
+            counter!("ribbon_requests_expired_total", "stage" => stage.label()).increment(1);
+            if *stage == CancelStage::Queued {
+                counter!("ribbon_requests_shed_total", "reason" => "expired").increment(1);
+            }
         }
         _ => {}
     }

@@ -68,6 +68,8 @@ pub struct Usage {
     pub queued: usize,
     /// Known tokens of those.
     pub queue_tokens: u64,
+    /// When the oldest of them came.
+    pub waiting_since: Option<Instant>,
     /// The KV memory.
     pub pages: PageUsage,
 }
@@ -153,18 +155,22 @@ impl Scheduler {
 
     /// Ends a sequence nobody waits for. Its slot and pages leave with the next plan. Unknown ids are ignored.
     pub fn cancel(&mut self, id: SequenceId, now: Instant) {
-        let Some(sequence) = self.sequences.get(&id) else {
+        let Some(stage) = self.stage(id) else {
             return;
         };
-        let stage = match sequence.seat.and_then(|slot| self.batch.get(slot)) {
+        self.remove(id, now);
+        self.events.push(Event::Cancelled { stage });
+    }
+
+    fn stage(&self, id: SequenceId) -> Option<CancelStage> {
+        let sequence = self.sequences.get(&id)?;
+        Some(match sequence.seat.and_then(|slot| self.batch.get(slot)) {
             None => CancelStage::Queued,
             Some(seat) if seat.fed + 1 >= sequence.known() && !sequence.generated.is_empty() => {
                 CancelStage::Decode
             }
             Some(_) => CancelStage::Prefill,
-        };
-        self.remove(id, now);
-        self.events.push(Event::Cancelled { stage });
+        })
     }
 
     /// Ends a sequence whose client has all it wanted. Unknown ids are ignored.
@@ -266,7 +272,10 @@ impl Scheduler {
     /// Ends sequences past their own deadline. One that never had a slot never reaches a shard.
     pub(crate) fn expire(&mut self, now: Instant) {
         for id in self.deadlines.due(&self.sequences, now) {
+            let stage = self.stage(id);
             self.fail(id, StreamError::Expired, now);
+            self.events
+                .extend(stage.map(|stage| Event::Expired { stage }));
         }
     }
 
@@ -320,12 +329,18 @@ impl Scheduler {
             running: self.batch.len(),
             queued: self.queue.len() + suspects,
             queue_tokens: self.queue.tokens(),
+            waiting_since: self.waiting_since(),
             pages: self
                 .live
                 .as_ref()
                 .map(|live| live.ribbons.usage())
                 .unwrap_or_default(),
         }
+    }
+
+    fn waiting_since(&self) -> Option<Instant> {
+        let oldest = self.sequences.get(&self.queue.oldest()?)?;
+        Some(oldest.submitted)
     }
 
     /// Ends sequences that the pool, as it is now, can never hold.

@@ -9,12 +9,14 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
+use futures_util::future::try_join_all;
 
 use crate::{
+    caller::Caller,
     collect::{Collected, collect},
-    error::{ApiError, NativeError},
+    error::{ApiError, Cause, NativeError},
     extract::NativeJson,
-    headers::{answer_headers, compute_time, traceparent},
+    headers::{answer_headers, compute_time},
     instruments::Tally,
     schema::{
         native::GenerateRequest,
@@ -49,7 +51,7 @@ async fn generate(
     NativeJson(request): NativeJson<GenerateRequest>,
 ) -> Handled {
     request.check_stream(false)?;
-    let call = Call::new(&state, tally, &headers);
+    let call = Call::new(&state, tally, &headers)?;
     Ok(call.complete(request, Shape::Object).await?)
 }
 
@@ -60,7 +62,7 @@ async fn generate_stream(
     NativeJson(request): NativeJson<GenerateRequest>,
 ) -> Handled {
     request.check_stream(true)?;
-    let call = Call::new(&state, tally, &headers);
+    let call = Call::new(&state, tally, &headers)?;
     Ok(call.stream(request, false).await?)
 }
 
@@ -70,7 +72,7 @@ async fn compat(
     headers: HeaderMap,
     NativeJson(request): NativeJson<GenerateRequest>,
 ) -> Handled {
-    let call = Call::new(&state, tally, &headers);
+    let call = Call::new(&state, tally, &headers)?;
     match request.stream {
         Some(true) => Ok(call.stream(request, true).await?),
         _ => Ok(call.complete(request, Shape::Array).await?),
@@ -80,7 +82,7 @@ async fn compat(
 struct Call<'a> {
     state: &'a AppState,
     tally: Arc<Tally>,
-    traceparent: Option<Arc<str>>,
+    caller: Caller,
 }
 
 /// A request apart from its answer's looks.
@@ -92,12 +94,13 @@ struct Asked {
 }
 
 impl<'a> Call<'a> {
-    fn new(state: &'a AppState, tally: Arc<Tally>, headers: &HeaderMap) -> Self {
-        Self {
+    fn new(state: &'a AppState, tally: Arc<Tally>, headers: &HeaderMap) -> Result<Self, ApiError> {
+        let caller = state.caller(headers, &tally)?;
+        Ok(Self {
             state,
             tally,
-            traceparent: traceparent(headers),
-        }
+            caller,
+        })
     }
 
     fn asked(
@@ -116,7 +119,8 @@ impl<'a> Call<'a> {
                 wish,
                 source: Source::Texts(vec![request.inputs]),
                 model: None,
-                traceparent: self.traceparent.clone(),
+                caller: self.caller.clone(),
+                user: None,
             },
         })
     }
@@ -124,19 +128,19 @@ impl<'a> Call<'a> {
     async fn complete(&self, request: GenerateRequest, shape: Shape) -> Result<Response, ApiError> {
         let asked = self.asked(request, false, shape == Shape::Array)?;
         let submitted = submit(self.state, &self.tally, asked.submission).await?;
-        let mut collected = Vec::new();
-        for running in submitted.sequences {
-            collected.push(collect(running, asked.with_details).await?);
-        }
-        let answers: Vec<Answer<'_>> = collected
-            .iter()
-            .map(|one| Answer::new(one, asked.full_text.clone(), asked.with_details))
-            .collect();
-        let mut response = match (shape, answers.first()) {
-            (Shape::Object, Some(answer)) => Json(answer).into_response(),
-            _ => Json(&answers).into_response(),
+        let running = submitted.sequences.into_iter();
+        let collecting = running.map(|running| collect(running, asked.with_details));
+        let ranked = submitted.choices.ranked(try_join_all(collecting).await?);
+        let Some((best, others)) = ranked.split_first() else {
+            return Err(ApiError::new(Cause::Incomplete, "nothing was generated"));
         };
-        self.settle(response.headers_mut(), submitted.characters, collected);
+        let full_text = asked.full_text.as_deref();
+        let answer = Answer::new(best, others, full_text, asked.with_details);
+        let mut response = match shape {
+            Shape::Object => Json(answer).into_response(),
+            Shape::Array => Json([answer]).into_response(),
+        };
+        self.settle(response.headers_mut(), submitted.characters, ranked);
         Ok(response)
     }
 
@@ -157,7 +161,7 @@ impl<'a> Call<'a> {
             .map(|collected| collected.running)
             .collect();
         answer_headers(headers, &self.state.settings, characters, &sequences);
-        for sequence in &sequences {
+        if let Some(sequence) = sequences.first() {
             compute_time(headers, sequence);
         }
         self.tally.succeed(

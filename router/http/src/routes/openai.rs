@@ -15,7 +15,7 @@ use crate::{
     collect::collect,
     error::{ApiError, OpenAiError},
     extract::OpenAiJson,
-    headers::{answer_headers, compute_time, traceparent},
+    headers::{answer_headers, compute_time},
     instruments::Tally,
     running::Running,
     schema::{
@@ -47,18 +47,14 @@ async fn chat(
     let mut wish = request.wish(&state.settings)?;
     let logprobs = request.chat_logprobs(state.settings.max_top_n_tokens)?;
     wish.sampling.top_tokens = logprobs.unwrap_or(0);
-    if request.prompt.is_some() {
-        Err(ApiError::invalid(
-            "prompt",
-            "`prompt` belongs to /v1/completions; here it is `messages`",
-        ))?;
-    }
+    request.check_chat_fields()?;
     let source = Source::Chat(messages(request.messages.take())?);
     let submission = Submission {
         wish,
         source,
         model: request.model.clone(),
-        traceparent: traceparent(&headers),
+        caller: state.caller(&headers, &tally)?,
+        user: request.user.take(),
     };
     let submitted = submit(&state, &tally, submission).await?;
     let call = Call {
@@ -84,7 +80,8 @@ async fn completions(
         wish,
         source,
         model: request.model.clone(),
-        traceparent: traceparent(&headers),
+        caller: state.caller(&headers, &tally)?,
+        user: request.user.take(),
     };
     let submitted = submit(&state, &tally, submission).await?;
     let call = Call {
@@ -162,8 +159,9 @@ impl Call<'_> {
             .sequences
             .into_iter()
             .map(|running| collect(running, self.with_logprobs));
-        let collected = try_join_all(collecting).await?;
-        let body = body(&head, self.kind, self.with_logprobs, &collected);
+        let choices = submitted.choices;
+        let collected = choices.ranked(try_join_all(collecting).await?);
+        let body = body(&head, self.kind, self.with_logprobs, (choices, &collected));
         let sequences: Vec<Running> = collected
             .into_iter()
             .map(|collected| collected.running)

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::StopField;
 use crate::{
     checks,
+    choices::{self, Choices, Noise},
     error::ApiError,
     fields::{FALSE, FieldRules, NONE},
     settings::HttpSettings,
@@ -45,6 +46,8 @@ pub(crate) struct Parameters {
     ignore_eos: Option<bool>,
     min_tokens: Option<u64>,
     stop_token_ids: Option<Vec<u32>>,
+    priority: Option<i64>,
+    cache_salt: Option<String>,
     #[serde(flatten)]
     extra: Map<String, Value>,
 }
@@ -76,6 +79,8 @@ const PARAMETERS: FieldRules = FieldRules {
         "ignore_eos",
         "min_tokens",
         "stop_token_ids",
+        "priority",
+        "cache_salt",
     ],
     unsupported: &[
         ("watermark", FALSE),
@@ -100,9 +105,12 @@ impl GenerateRequest {
         let parameters = self.parameters.get_or_insert_default();
         TOP_LEVEL.check(&self.extra)?;
         PARAMETERS.check(&parameters.extra)?;
-        parameters.check_best_of(settings, is_stream)?;
+        let choices = parameters.choices(settings, is_stream)?;
         let sampling = parameters.sampling(sample_by_default)?;
-        let wish = parameters.wish(settings, sampling)?;
+        let wish = Wish {
+            choices,
+            ..parameters.wish(settings, sampling)?
+        };
         if self.inputs.is_empty() {
             return Err(ApiError::invalid("inputs", "`inputs` is empty"));
         }
@@ -129,26 +137,47 @@ impl GenerateRequest {
 }
 
 impl Parameters {
-    fn check_best_of(&self, settings: &HttpSettings, is_stream: bool) -> Result<(), ApiError> {
-        let limit = u64::from(settings.max_best_of);
-        let message = match self.best_of {
-            None | Some(1) => return Ok(()),
-            Some(0) if !is_stream => return Ok(()),
-            Some(best_of) if is_stream => format!("`best_of` is {best_of}; a stream has exactly 1"),
-            Some(best_of) if best_of > limit => {
-                format!("`best_of` is {best_of}; this server allows {limit} (`--max-best-of`)")
+    /// `best_of` runs of one request; the likeliest is the answer.
+    fn choices(&self, settings: &HttpSettings, is_stream: bool) -> Result<Choices, ApiError> {
+        let best_of = match self.best_of {
+            Some(best_of) if is_stream && best_of != 1 => {
+                let message = format!("`best_of` is {best_of}; a stream has exactly 1");
+                return Err(ApiError::invalid("best_of", message));
             }
-            Some(best_of) => {
-                format!("`best_of` is {best_of}; more than 1 is not supported by this version")
+            Some(0) => 1,
+            best_of => choices::number("best_of", best_of, settings.max_best_of)?,
+        };
+        if best_of == 1 {
+            return Ok(Choices::ONE);
+        }
+        let message = match (self.asks_for_sampling(), self.seed) {
+            (false, _) => format!(
+                "`best_of` is {best_of}; without sampling all runs are the same: set `do_sample` or a sampling parameter"
+            ),
+            (true, Some(_)) => {
+                format!("`best_of` is {best_of}; each run draws its own `seed`, so leave that out")
+            }
+            (true, None) => {
+                return Ok(Choices {
+                    run: best_of,
+                    keep: 1,
+                    noise: Noise::Seed,
+                });
             }
         };
         Err(ApiError::invalid("best_of", message))
     }
 
+    fn asks_for_sampling(&self) -> bool {
+        let filters = [self.temperature, self.top_p, self.typical_p, self.min_p];
+        self.do_sample == Some(true) || self.top_k.is_some() || filters.iter().any(Option::is_some)
+    }
+
     #[expect(clippy::float_cmp, reason = "any value but 1 itself asks for sampling")]
     fn sampling(&self, sample_by_default: bool) -> Result<Sampling, ApiError> {
         let temperature = checks::NATIVE_TEMPERATURE.check("temperature", self.temperature, 1.0)?;
-        let repetition_penalty = checks::repetition_penalty(self.repetition_penalty)?;
+        let repetition_penalty =
+            checks::REPETITION.check("repetition_penalty", self.repetition_penalty, 1.0)?;
         let frequency_penalty =
             checks::PENALTY.check("frequency_penalty", self.frequency_penalty, 0.0)?;
         let top_p = checks::SHARE.check("top_p", self.top_p, 1.0)?;
@@ -200,12 +229,15 @@ impl Parameters {
                 seed: self.seed.unwrap_or_else(rand::random),
                 ..sampling
             },
+            choices: Choices::ONE,
             max_new_tokens,
             stops,
             truncate: self.truncate,
             ignore_eos: self.ignore_eos.unwrap_or(false),
             min_tokens: checks::tokens(self.min_tokens.unwrap_or(0)),
             stop_token_ids,
+            priority: checks::priority(self.priority)?,
+            cache_salt: checks::cache_salt(self.cache_salt.as_deref())?,
             dialect: Dialect::Native,
         })
     }

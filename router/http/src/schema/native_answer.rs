@@ -55,19 +55,39 @@ struct Details<'a> {
     tokens: Vec<TokenObject<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     top_tokens: Option<Vec<Vec<TopToken>>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    best_of_sequences: Vec<Run<'a>>,
+}
+
+/// A run that was not the likeliest.
+#[derive(Debug, Serialize)]
+struct Run<'a> {
+    generated_text: String,
+    #[serde(flatten)]
+    details: Details<'a>,
 }
 
 impl<'a> Answer<'a> {
-    /// `full_text` is the prompt, where it shall come first.
+    /// `others` ran beside `best`. `full_text` is the prompt, where it shall come first.
     pub(crate) fn new(
-        collected: &'a Collected,
-        full_text: Option<String>,
+        best: &'a Collected,
+        others: &'a [Collected],
+        full_text: Option<&str>,
         with_details: bool,
     ) -> Self {
-        let generated_text = full_text.unwrap_or_default() + &collected.text;
+        let text =
+            |collected: &Collected| full_text.unwrap_or_default().to_owned() + &collected.text;
+        let run = |collected| Run {
+            generated_text: text(collected),
+            details: Details::new(collected),
+        };
+        let details = || Details {
+            best_of_sequences: others.iter().map(run).collect(),
+            ..Details::new(best)
+        };
         Self {
-            generated_text,
-            details: with_details.then(|| Details::new(collected)),
+            generated_text: text(best),
+            details: with_details.then(details),
         }
     }
 }
@@ -99,6 +119,7 @@ impl<'a> Details<'a> {
                     .map(|t| top_tokens(&running.tokenizer, &t.token.top))
                     .collect()
             }),
+            best_of_sequences: Vec::new(),
         }
     }
 }

@@ -7,6 +7,7 @@ use serde_json::{Map, Number, Value};
 use super::StopField;
 use crate::{
     checks,
+    choices::{self, Choices, Noise},
     error::{ApiError, Cause},
     schema::openai_fields::RULES,
     settings::HttpSettings,
@@ -38,6 +39,11 @@ pub(crate) struct OpenAiRequest {
     ignore_eos: Option<bool>,
     min_tokens: Option<u64>,
     stop_token_ids: Option<Vec<u32>>,
+    n: Option<u64>,
+    best_of: Option<u64>,
+    priority: Option<i64>,
+    cache_salt: Option<String>,
+    pub(crate) user: Option<String>,
     #[serde(flatten)]
     extra: Map<String, Value>,
 }
@@ -92,12 +98,15 @@ impl OpenAiRequest {
         checks::stop_token_ids(&stop_token_ids)?;
         Ok(Wish {
             sampling: self.sampling()?,
+            choices: self.choices(settings)?,
             max_new_tokens,
             stops,
             truncate: None,
             ignore_eos: self.ignore_eos.unwrap_or(false),
             min_tokens: checks::tokens(self.min_tokens.unwrap_or(0)),
             stop_token_ids,
+            priority: checks::priority(self.priority)?,
+            cache_salt: checks::cache_salt(self.cache_salt.as_deref())?,
             dialect: Dialect::OpenAi,
         })
     }
@@ -125,6 +134,19 @@ impl OpenAiRequest {
             ));
         }
         Ok(wanted.then_some(top))
+    }
+
+    /// Refuses what only completions have.
+    pub(crate) fn check_chat_fields(&self) -> Result<(), ApiError> {
+        let belongs = |name: &'static str, instead| {
+            let message = format!("`{name}` belongs to /v1/completions; here it is `{instead}`");
+            Err(ApiError::invalid(name, message))
+        };
+        match (&self.prompt, self.best_of) {
+            (Some(_), _) => belongs("prompt", "messages"),
+            (_, Some(best_of)) if best_of != 1 => belongs("best_of", "n"),
+            _ => Ok(()),
+        }
     }
 
     /// Refuses what only chat has.
@@ -159,6 +181,27 @@ impl OpenAiRequest {
         }
     }
 
+    /// The `n` likeliest of `best_of` sequences.
+    fn choices(&self, settings: &HttpSettings) -> Result<Choices, ApiError> {
+        let keep = choices::number("n", self.n, settings.max_best_of)?;
+        let best_of = self.best_of.or(self.n);
+        let run = choices::number("best_of", best_of, settings.max_best_of)?;
+        let message = if run < keep {
+            format!("`best_of` is {run} and `n` is {keep}; it must be at least as many")
+        } else if run > keep && self.is_stream() {
+            format!(
+                "`best_of` is {run} and `n` is {keep}; a stream shows all that run, so they must be equal"
+            )
+        } else {
+            return Ok(Choices {
+                run,
+                keep,
+                noise: Noise::Index,
+            });
+        };
+        Err(ApiError::invalid("best_of", message))
+    }
+
     fn check_stream_options(&self) -> Result<(), ApiError> {
         if self.stream_options.is_some() && !self.is_stream() {
             return Err(ApiError::invalid(
@@ -169,7 +212,7 @@ impl OpenAiRequest {
         Ok(())
     }
 
-    fn max_new_tokens(&self) -> Result<Option<u32>, ApiError> {
+    fn max_new_tokens(&self) -> Result<Option<u64>, ApiError> {
         if let (Some(old), Some(new)) = (self.max_tokens, self.max_completion_tokens)
             && old != new
         {
@@ -191,7 +234,11 @@ impl OpenAiRequest {
             top_p: checks::SHARE.check("top_p", self.top_p, 1.0)?,
             min_p: checks::MIN_P.check("min_p", self.min_p, 0.0)?,
             typical_p: checks::SHARE.check("typical_p", self.typical_p, 1.0)?,
-            repetition_penalty: checks::repetition_penalty(self.repetition_penalty)?,
+            repetition_penalty: checks::REPETITION.check(
+                "repetition_penalty",
+                self.repetition_penalty,
+                1.0,
+            )?,
             presence_penalty: checks::PENALTY.check(
                 "presence_penalty",
                 self.presence_penalty,

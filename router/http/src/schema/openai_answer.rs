@@ -7,6 +7,7 @@ use ribbon_text::Tokenizer;
 use serde::Serialize;
 
 use crate::{
+    choices::Choices,
     collect::{Collected, TokenText},
     running::Running,
     settings::HttpSettings,
@@ -64,6 +65,12 @@ pub(super) struct Usage {
     prompt_tokens: u32,
     completion_tokens: u32,
     total_tokens: u32,
+    prompt_tokens_details: PromptDetails,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+struct PromptDetails {
+    cached_tokens: u32,
 }
 
 impl Usage {
@@ -72,11 +79,17 @@ impl Usage {
             prompt_tokens: 0,
             completion_tokens: 0,
             total_tokens: 0,
+            prompt_tokens_details: PromptDetails { cached_tokens: 0 },
         };
-        sequences.into_iter().fold(zero, |sum, sequence| Self {
-            prompt_tokens: sum.prompt_tokens + sequence.prompt_tokens,
-            completion_tokens: sum.completion_tokens + sequence.generated_tokens,
-            total_tokens: sum.total_tokens + sequence.prompt_tokens + sequence.generated_tokens,
+        sequences.into_iter().fold(zero, |sum, sequence| {
+            let (prompt_tokens, cached_tokens) = sequence.reported_prompt();
+            let cached_tokens = sum.prompt_tokens_details.cached_tokens + cached_tokens;
+            Self {
+                prompt_tokens: sum.prompt_tokens + prompt_tokens,
+                completion_tokens: sum.completion_tokens + sequence.generated_tokens,
+                total_tokens: sum.total_tokens + prompt_tokens + sequence.generated_tokens,
+                prompt_tokens_details: PromptDetails { cached_tokens },
+            }
         })
     }
 }
@@ -151,6 +164,13 @@ pub(super) struct Object<'a> {
     pub(super) usage: Option<Usage>,
 }
 
+fn logprobs(collected: &Collected) -> Logprobs {
+    let logprob = |t: &TokenText| TokenLogprob::new(&collected.running.tokenizer, &t.token);
+    Logprobs {
+        content: collected.tokens.iter().map(logprob).collect(),
+    }
+}
+
 pub(super) fn spelled(finish: FinishReason) -> &'static str {
     match finish {
         FinishReason::Length => "length",
@@ -158,41 +178,31 @@ pub(super) fn spelled(finish: FinishReason) -> &'static str {
     }
 }
 
-/// The body of a complete answer, choices in the order of their prompts.
+/// The body of a complete answer, choices in the order of their prompts. `choices` says which of `ranked` are shown.
 pub(crate) fn body(
     head: &Head,
     kind: Kind,
     with_logprobs: bool,
-    collected: &[Collected],
+    (choices, ranked): (Choices, &[Collected]),
 ) -> Vec<u8> {
-    let choice = |(index, collected): (usize, &'_ Collected)| {
-        let logprob = |t: &TokenText| TokenLogprob::new(&collected.running.tokenizer, &t.token);
-        (
-            index,
-            with_logprobs.then(|| Logprobs {
-                content: collected.tokens.iter().map(logprob).collect(),
-            }),
-        )
-    };
-    let logprobs = collected.iter().enumerate().map(choice);
-    let choices: Vec<Choice<'_>> = logprobs
-        .zip(collected)
-        .map(|((index, logprobs), collected)| Choice {
+    let kept = ranked.iter().enumerate();
+    let kept = kept.filter_map(|(place, one)| choices.keeps(place).then_some(one));
+    let choices: Vec<Choice<'_>> = kept
+        .enumerate()
+        .map(|(index, one)| Choice {
             index,
             said: match kind {
                 Kind::Chat => Said::Message(Message {
                     role: Some("assistant"),
-                    content: &collected.text,
+                    content: &one.text,
                 }),
-                Kind::Completion => Said::Text(&collected.text),
+                Kind::Completion => Said::Text(&one.text),
             },
-            logprobs,
-            finish_reason: Some(spelled(collected.finish)),
+            logprobs: with_logprobs.then(|| logprobs(one)),
+            finish_reason: Some(spelled(one.finish)),
         })
         .collect();
-    let usage = Some(Usage::of(
-        collected.iter().map(|collected| &collected.running),
-    ));
+    let usage = Some(Usage::of(ranked.iter().map(|one| &one.running)));
     let mut bytes = Vec::with_capacity(512);
     // Writing plain structs to memory does not fail; an empty body would show it if it did.
     serde_json::to_writer(

@@ -1,6 +1,6 @@
 //! The fields of the OpenAI routes by name: those that are read, those that are not supported, those without a say.
 
-use crate::fields::{EMPTY, FALSE, FieldRules, NONE, ONE, TRUE};
+use crate::fields::{EMPTY, FALSE, FieldRules, NONE, TRUE};
 
 pub(super) const RULES: FieldRules = FieldRules {
     known: &[
@@ -26,10 +26,13 @@ pub(super) const RULES: FieldRules = FieldRules {
         "ignore_eos",
         "min_tokens",
         "stop_token_ids",
+        "n",
+        "best_of",
+        "priority",
+        "cache_salt",
+        "user",
     ],
     unsupported: &[
-        ("n", ONE),
-        ("best_of", ONE),
         ("echo", FALSE),
         ("suffix", NONE),
         ("logit_bias", EMPTY),
@@ -61,7 +64,6 @@ pub(super) const RULES: FieldRules = FieldRules {
         ("structured_outputs", NONE),
         ("prompt_logprobs", NONE),
         ("bad_words", EMPTY),
-        ("priority", NONE),
         ("truncate_prompt_tokens", NONE),
         ("use_beam_search", FALSE),
         ("skip_special_tokens", TRUE),
@@ -72,7 +74,6 @@ pub(super) const RULES: FieldRules = FieldRules {
         ("add_special_tokens", NONE),
     ],
     harmless: &[
-        "user",
         "service_tier",
         "store",
         "metadata",

@@ -1,5 +1,7 @@
 //! Events of the OpenAI routes.
 
+use std::collections::BTreeSet;
+
 use bytes::{BufMut, BytesMut};
 
 use crate::{
@@ -20,7 +22,8 @@ pub(crate) struct OpenAiWriter {
     kind: Kind,
     usage: UsageReport,
     with_logprobs: bool,
-    has_begun: bool,
+    /// Choices that have begun.
+    begun: BTreeSet<usize>,
 }
 
 impl OpenAiWriter {
@@ -30,14 +33,14 @@ impl OpenAiWriter {
             kind,
             usage,
             with_logprobs,
-            has_begun: false,
+            begun: BTreeSet::new(),
         }
     }
 
-    fn said<'a>(&self, text: &'a str) -> Said<'a> {
+    fn said<'a>(&self, index: usize, text: &'a str) -> Said<'a> {
         match self.kind {
             Kind::Chat => Said::Delta(Message {
-                role: (!self.has_begun).then_some("assistant"),
+                role: (!self.begun.contains(&index)).then_some("assistant"),
                 content: text,
             }),
             Kind::Completion => Said::Text(text),
@@ -58,7 +61,7 @@ impl EventWriter for OpenAiWriter {
     fn step(&mut self, index: usize, sequence: &Running, step: &Step, out: &mut BytesMut) {
         let says_something =
             !sequence.piece().is_empty() || step.finish.is_some() || self.with_logprobs;
-        if self.has_begun && !says_something {
+        if self.begun.contains(&index) && !says_something {
             return;
         }
         let logprob = || Logprobs {
@@ -66,7 +69,7 @@ impl EventWriter for OpenAiWriter {
         };
         let choice = Choice {
             index,
-            said: self.said(sequence.piece()),
+            said: self.said(index, sequence.piece()),
             logprobs: self.with_logprobs.then(logprob),
             finish_reason: step.finish.map(spelled),
         };
@@ -79,7 +82,7 @@ impl EventWriter for OpenAiWriter {
                 usage,
             },
         );
-        self.has_begun = true;
+        self.begun.insert(index);
     }
 
     fn end(&mut self, sequences: &[Running], out: &mut BytesMut) {

@@ -30,6 +30,8 @@ pub(crate) enum Item {
 
 pub(crate) struct FakeEngine {
     script: Vec<Item>,
+    /// What the other sequences of a group say, in their order; absent: the same.
+    pub(crate) others: Vec<Vec<Item>>,
     pub(crate) refusal: Option<Refusal>,
     pub(crate) state: Mutex<EngineState>,
     pub(crate) limits: Option<Arc<Limits>>,
@@ -55,6 +57,7 @@ impl FakeEngine {
         };
         Self {
             script,
+            others: Vec::new(),
             refusal: None,
             state: Mutex::new(EngineState::Ready),
             limits: Some(Arc::new(limits)),
@@ -109,7 +112,7 @@ impl Playing {
                 is_last.then_some(FinishReason::Length)
             },
             queued: Duration::from_millis(3),
-            cached_tokens: 0,
+            cached_tokens: 2,
         }
     }
 }
@@ -135,11 +138,11 @@ impl Tokens for Played {
 }
 
 impl FakeEngine {
-    fn play(&self, request: SequenceRequest) -> TokenStream {
+    fn play(&self, request: SequenceRequest, script: &[Item]) -> TokenStream {
         self.asked.lock().unwrap().push(request.clone());
         self.alive.fetch_add(1, Ordering::SeqCst);
         let playing = Playing {
-            items: self.script.clone().into(),
+            items: script.to_vec().into(),
             request,
             generated: 0,
             alive: self.alive.clone(),
@@ -169,9 +172,11 @@ impl FakeEngine {
 impl Engine for FakeEngine {
     fn submit(&self, group: Vec<SequenceRequest>) -> Result<Vec<TokenStream>, Refusal> {
         self.room(0)?;
-        Ok(group
-            .into_iter()
-            .map(|request| self.play(request))
+        let scripts = std::iter::once(&self.script).chain(&self.others);
+        let scripts = scripts.chain(std::iter::repeat(&self.script));
+        let pairs = group.into_iter().zip(scripts);
+        Ok(pairs
+            .map(|(request, script)| self.play(request, script))
             .collect())
     }
 

@@ -8,18 +8,15 @@ use super::*;
 /// A field's name and a value for it.
 type Field = (&'static str, fn() -> Value);
 
-const NATIVE: [Field; 6] = [
+const NATIVE: [Field; 5] = [
     ("watermark", || json!(true)),
     ("decoder_input_details", || json!(true)),
     ("grammar", || json!({"type": "regex", "value": "a"})),
     ("adapter_id", || json!("mine")),
-    ("best_of", || json!(2)),
     ("presence_penalty", || json!(1.0)),
 ];
 
-const OPENAI: [Field; 14] = [
-    ("n", || json!(2)),
-    ("best_of", || json!(2)),
+const OPENAI: [Field; 12] = [
     ("logit_bias", || json!({"5": 1})),
     (
         "tools",
@@ -140,5 +137,13 @@ async fn an_unknown_field_is_refused_with_the_nearest_name() {
             .as_str()
             .unwrap()
             .ends_with("did you mean `parameters`?")
+    );
+    let answer = server
+        .post("/generate", &json!({"inputs": "Hi", "foo": 1}))
+        .await;
+    assert_eq!(
+        answer.json()["error"],
+        "Input validation error: `foo` is no parameter of this route; leave it out",
+        "nothing is like it"
     );
 }

@@ -1,6 +1,8 @@
 //! In-process tests through the built router, with a scripted engine and the bundled model's tokenizer.
 
 mod bad_input;
+mod callers;
+mod choices;
 mod docs;
 mod fake_engine;
 mod fields;

@@ -254,7 +254,10 @@ impl World {
                 self.clients.failed(sequence, &error, self.outage_was_long);
             }
             Event::Hung { .. } => assert!(self.chances.hang > 0, "nothing hangs"),
-            Event::Cancelled { .. } | Event::Lost { .. } | Event::Step(_) => {}
+            Event::Cancelled { .. }
+            | Event::Expired { .. }
+            | Event::Lost { .. }
+            | Event::Step(_) => {}
         }
     }
 
