@@ -20,7 +20,7 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent.parent
 DEMO_MODEL = ROOT / "demo-model" / "weights"
 POLL_SECONDS = 0.05
-STOP_SECONDS = 20.0
+STOP_SECONDS = 60.0
 SHOWN_LOG_LINES = 60
 
 # Settings of the surroundings that would change what is measured or tested.
@@ -188,7 +188,7 @@ class Served:
             self._process.kill()
             self._process.wait()
             code = None
-        _, alive = psutil.wait_procs(family, timeout=5)
+        _, alive = psutil.wait_procs(family, timeout=STOP_SECONDS)
         for process in alive:
             with contextlib.suppress(psutil.Error):
                 process.kill()

@@ -57,7 +57,7 @@ class Launcher:
         """Waits until it serves; the URL. A host of 0.0.0.0 is reached through the loopback address."""
         return self.wait_for(READY, seconds).group(1).replace("0.0.0.0", "127.0.0.1")
 
-    def exit_code(self, seconds=30):
+    def exit_code(self, seconds=60):
         code = self.process.wait(timeout=seconds)
         self._reader.join(timeout=5)
         return code
@@ -86,7 +86,7 @@ def processes_marked(mark):
     return found
 
 
-def wait_until(condition, seconds=10):
+def wait_until(condition, seconds=60):
     """Waits for a condition; its last value."""
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:

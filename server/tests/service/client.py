@@ -3,9 +3,11 @@
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,6 +80,15 @@ class Stream:
         self._plans.put(None)
 
 
+def caught_signals(pid: int) -> int:
+    """Bit mask of the signals that a process handles; 0 when it is gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt")), 16)
+
+
 class ShardProcess:
     """`ribbon-server serve` as the launcher starts it."""
 
@@ -103,13 +114,20 @@ class ShardProcess:
                 return
         raise AssertionError("".join(self.log))
 
+    def wait_handling(self, number: signal.Signals) -> None:
+        """Until the process handles a signal itself; before that it would die of it."""
+        deadline = time.monotonic() + 60
+        while not caught_signals(self.process.pid) >> (number - 1) & 1:
+            assert time.monotonic() < deadline, f"{number.name} is not handled"
+            time.sleep(0.02)
+
     def channel(self) -> grpc.Channel:
         return grpc.insecure_channel(f"unix:{self.socket}")
 
     def finish(self) -> int:
         """Waits for the end of a process that is about to leave."""
-        code = self.process.wait(timeout=20)
-        self._reader.join(timeout=5)
+        code = self.process.wait(timeout=60)
+        self._reader.join(timeout=60)
         return code
 
     def kill(self) -> None:
