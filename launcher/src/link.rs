@@ -25,8 +25,13 @@ pub(crate) enum ToRouter {
         /// Why, for logs.
         reason: String,
     },
-    /// Take nothing new, finish what runs, then say `drained`.
-    Drain,
+    /// Say that the server stops; after the grace take nothing new, finish what runs, then say `drained`.
+    Drain {
+        /// How long late requests are still taken: whoever sends them needs time to notice.
+        grace_seconds: f64,
+    },
+    /// Say `pong`.
+    Ping,
     /// End now.
     Stop,
     /// There will be no more shards: end what waits with an error, then end.
@@ -67,6 +72,8 @@ pub(crate) enum FromRouter {
     },
     /// Nothing runs any more.
     Drained,
+    /// The answer to `ping`.
+    Pong,
 }
 
 #[cfg(test)]

@@ -26,6 +26,21 @@ pub(crate) struct Args {
     /// Requests in the house, running or waiting.
     #[arg(long, env, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_concurrent_requests: u32,
+    /// Prompt tokens that may wait.
+    #[arg(long, env, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) max_queued_tokens: Option<u64>,
+    /// Sequences that may hold a slot at once.
+    #[arg(long, env, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_batch_size: Option<u32>,
+    /// Seconds that a request may take which does not say so itself.
+    #[arg(long, env)]
+    pub(crate) request_timeout: Option<f64>,
+    /// Show sequences what others have computed.
+    #[arg(long, env, default_value_t = true, action = clap::ArgAction::Set)]
+    pub(crate) prefix_caching: bool,
+    /// Serve `/debug/…`.
+    #[arg(long, env)]
+    pub(crate) debug_routes: bool,
     /// Longest prompt in tokens.
     #[arg(long, env)]
     pub(crate) max_input_tokens: Option<u32>,

@@ -35,7 +35,7 @@ impl Config {
         Ok(Self {
             address: SocketAddr::new(args.hostname, args.port),
             model_path: args.model_path.clone(),
-            http: http(args),
+            http: http(args)?,
             scheduler: scheduler(args)?,
             shards: ShardSettings {
                 max_batch_prefill_tokens: args.max_batch_prefill_tokens,
@@ -46,8 +46,8 @@ impl Config {
     }
 }
 
-fn http(args: &Args) -> HttpSettings {
-    HttpSettings {
+fn http(args: &Args) -> Result<HttpSettings, RouterError> {
+    Ok(HttpSettings {
         model_sha: args.revision.clone(),
         max_concurrent_requests: args.max_concurrent_requests,
         max_best_of: args.max_best_of,
@@ -58,20 +58,27 @@ fn http(args: &Args) -> HttpSettings {
         validation_workers: args.validation_workers as usize,
         build_sha: option_env!("RIBBON_BUILD_SHA").map(str::to_owned),
         docker_label: option_env!("RIBBON_DOCKER_LABEL").map(str::to_owned),
+        request_timeout: args
+            .request_timeout
+            .map(|value| seconds("request-timeout", value))
+            .transpose()?,
+        debug_routes: args.debug_routes,
         ..HttpSettings::new(args.model_id.clone())
-    }
+    })
 }
 
 fn scheduler(args: &Args) -> Result<SchedulerSettings, RouterError> {
     Ok(SchedulerSettings {
         max_concurrent_requests: args.max_concurrent_requests,
-        max_queued_tokens: None,
+        max_queued_tokens: args.max_queued_tokens,
+        max_batch_size: args.max_batch_size,
         max_input_tokens: args.max_input_tokens,
         step_timeout: args
             .step_timeout
             .map(|value| seconds("step-timeout", value))
             .transpose()?,
         recovery_timeout: seconds("recovery-timeout", args.recovery_timeout)?,
+        prefix_caching: args.prefix_caching,
         pipeline_depth: PIPELINE_DEPTH,
     })
 }

@@ -56,9 +56,11 @@ impl Conversation {
                     None => return Err(RouterError::LauncherGone),
                     Some(FromLauncher::Stop) => return Ok(()),
                     Some(FromLauncher::GiveUp { reason }) => return Err(RouterError::GaveUp(reason)),
-                    Some(FromLauncher::Drain) => {
-                        drains.spawn(drain(self.engine.clone(), self.outbox.clone()));
+                    Some(FromLauncher::Drain { grace_seconds }) => {
+                        let grace = Duration::try_from_secs_f64(grace_seconds).unwrap_or_default();
+                        drains.spawn(drain(self.engine.clone(), grace, self.outbox.clone()));
                     }
+                    Some(FromLauncher::Ping) => self.outbox.say(ToLauncher::Pong).await,
                     Some(FromLauncher::Shards { generation, uris, phases }) => self.on_shards(generation, uris, &phases).await,
                     Some(FromLauncher::Lost { generation, reason }) => self.control.lost(generation, reason).await,
                 },
@@ -140,8 +142,8 @@ fn check_limits(max_input_tokens: Option<u32>, max_total_tokens: u32) -> Result<
     }
 }
 
-async fn drain(engine: SchedulerHandle, outbox: Outbox) {
-    engine.drain(Duration::ZERO).await;
+async fn drain(engine: SchedulerHandle, grace: Duration, outbox: Outbox) {
+    engine.drain(grace).await;
     outbox.say(ToLauncher::Drained).await;
 }
 

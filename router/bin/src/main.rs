@@ -6,6 +6,7 @@ mod conversation;
 mod error;
 mod launcher_link;
 mod logs;
+mod serving;
 mod startup;
 mod wiring;
 

@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::{Router, serve::ListenerExt};
+use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
 use ribbon_core::Engine;
 use ribbon_http::{AppState, Engines, ModelText};
@@ -16,6 +16,7 @@ use crate::{
     conversation::{Conversation, Tasks, report_losses},
     error::RouterError,
     launcher_link::{self, Inbox, Outbox, Writer},
+    serving::{ConnectionLimits, serve},
     startup::{self, Startup},
 };
 
@@ -35,9 +36,11 @@ pub(crate) async fn run(config: Config) -> Result<(), RouterError> {
         .map_or(config.address.port(), |address| address.port());
     let mut house = House::build(config, writer, outbox, port)?;
     let (stop, stopped) = oneshot::channel();
-    house
-        .tasks
-        .spawn(serve(listener, house.app.clone(), stopped));
+    let app = house.app.clone();
+    house.tasks.spawn(async {
+        serve(listener, app, ConnectionLimits::default(), stopped).await;
+        HTTP_SERVER
+    });
     house.run(&mut inbox, stop).await
 }
 
@@ -50,25 +53,6 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, RouterError> {
         })?;
     tracing::info!("listening on {}", listener.local_addr().unwrap_or(address));
     Ok(listener)
-}
-
-async fn serve(listener: TcpListener, app: Router, stopped: oneshot::Receiver<()>) -> &'static str {
-    let listener = listener.tap_io(|connection| {
-        if let Err(error) = connection.set_nodelay(true) {
-            tracing::debug!("a connection keeps its delay: {error}");
-        }
-    });
-    let until = async {
-        // A sender that is gone means the same as its word.
-        stopped.await.ok();
-    };
-    if let Err(error) = axum::serve(listener, app)
-        .with_graceful_shutdown(until)
-        .await
-    {
-        tracing::error!("the HTTP server failed: {error}");
-    }
-    HTTP_SERVER
 }
 
 /// The joined rooms.

@@ -186,7 +186,7 @@ impl Scheduler {
         };
         let budget = description.max_batch_prefill_tokens.max(1);
         let live = Live {
-            ribbons: Ribbons::new(&group, max_seats(budget)),
+            ribbons: Ribbons::new(&group, self.max_seats(budget)),
             bound: ChunkBound::new(description.slowest_step, budget),
             flights: VecDeque::new(),
             next_step: 1,
@@ -203,6 +203,12 @@ impl Scheduler {
         self.live = Some(live);
         self.lost_at = None;
         self.end_misfits(now);
+    }
+
+    /// Sequences that may hold a slot at once: each decodes in every step, and prompts must still get on.
+    fn max_seats(&self, budget: u32) -> u32 {
+        let seats = (budget - MIN_CHUNK_TOKENS.min(budget / 2)).max(1);
+        seats.min(self.settings.max_batch_size.unwrap_or(u32::MAX))
     }
 
     fn limits(&self, shard: &ShardDescription, group: &KvGroup, live: &Live) -> Limits {
@@ -433,7 +439,3 @@ impl Scheduler {
     }
 }
 
-/// Sequences that may hold a slot at once: each decodes in every step, and prompts must still get on.
-fn max_seats(budget: u32) -> u32 {
-    (budget - MIN_CHUNK_TOKENS.min(budget / 2)).max(1)
-}
