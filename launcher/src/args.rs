@@ -57,6 +57,14 @@ pub(crate) struct Args {
     #[arg(long, env, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_concurrent_requests: u32,
 
+    /// Prompt tokens that may wait for their first step; more are answered 429. Four times what the KV memory holds when absent.
+    #[arg(long, env, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) max_queued_tokens: Option<u64>,
+
+    /// Seconds a request may take that has no `X-Request-Timeout` header; as long as it needs when absent.
+    #[arg(long, env, value_parser = seconds)]
+    pub(crate) request_timeout: Option<f64>,
+
     /// Longest prompt in tokens; one less than `--max-total-tokens` when absent.
     #[arg(long, env, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_input_tokens: Option<u32>,
@@ -77,7 +85,23 @@ pub(crate) struct Args {
     #[arg(long, env, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_batch_total_tokens: Option<u32>,
 
-    /// Largest `best_of` of a request.
+    /// Most sequences that run at once; as many as the token budget of a step allows when absent.
+    #[arg(long, env, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_batch_size: Option<u32>,
+
+    /// Checked, then without effect: prompts join every step in chunks, so none waits until enough others do.
+    #[arg(long, env, value_parser = ratio)]
+    pub(crate) waiting_served_ratio: Option<f64>,
+
+    /// Checked, then without effect, for the same reason.
+    #[arg(long, env)]
+    pub(crate) max_waiting_tokens: Option<u32>,
+
+    /// Whether prompts reuse what other requests with the same beginning have computed: `true` (or 1) or `false` (or 0). Off, only the sequences of one request (`n`, `best_of`) share their prompt.
+    #[arg(long, env, default_value = "true", value_parser = on_or_off)]
+    pub(crate) prefix_caching: bool,
+
+    /// Largest `best_of` and `n` of a request.
     #[arg(long, env, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_best_of: u32,
 
@@ -116,6 +140,18 @@ pub(crate) struct Args {
     /// Seconds that running requests get to finish after the first Ctrl-C or SIGTERM.
     #[arg(long, short, env, default_value_t = 90)]
     pub(crate) graceful_termination_timeout: u64,
+
+    /// Seconds after SIGTERM in which late requests are still taken while `/ready` says no, part of the time above. Ctrl-C does not wait.
+    #[arg(long, env, default_value = "5", value_parser = seconds_or_none)]
+    pub(crate) drain_grace: f64,
+
+    /// Seconds that the router may be silent before it counts as hung, which ends the server with exit code 1.
+    #[arg(long, env, default_value = "30", value_parser = seconds)]
+    pub(crate) router_timeout: f64,
+
+    /// Serve `/debug/ribbons`, which shows the KV memory as JSON to anybody who can reach the port.
+    #[arg(long, env)]
+    pub(crate) debug_routes: bool,
 
     /// Log JSON lines.
     #[arg(long, env)]
@@ -255,6 +291,30 @@ fn seconds(text: &str) -> Result<f64, String> {
         Ok(value)
     } else {
         Err("seconds must be above 0 and at most 1e9".to_owned())
+    }
+}
+
+/// As [`seconds`], and 0.
+fn seconds_or_none(text: &str) -> Result<f64, String> {
+    if text.parse() == Ok(0.0) {
+        return Ok(0.0);
+    }
+    seconds(text)
+}
+
+fn ratio(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
+        _ => Err("a ratio is a number, 0 or above".to_owned()),
+    }
+}
+
+/// TGI reads the variable as `1` or `true`.
+fn on_or_off(text: &str) -> Result<bool, String> {
+    match text {
+        "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => Err("it is true or false".to_owned()),
     }
 }
 

@@ -61,6 +61,9 @@ pub(crate) enum LaunchError {
     /// The model did not answer in time.
     #[error("the model was not ready within {} s (`--startup-timeout`)", .0.as_secs_f64())]
     StartupTimeout(Duration),
+    /// The router does not answer, so nobody serves requests.
+    #[error("the router has not answered for {} s (`--router-timeout`): stopping", .0.as_secs_f64())]
+    RouterHung(Duration),
     /// The router is gone, and with it every request.
     #[error("the router ended ({status}), see its last message: stopping")]
     RouterEnded {
@@ -81,7 +84,10 @@ impl LaunchError {
             | Self::ShardRefused(_) => true,
             Self::Download { status, .. } => status.code() == Some(2),
             Self::RouterEnded { refused, .. } => *refused,
-            Self::Spawn { .. } | Self::TooManyRestarts { .. } | Self::StartupTimeout(_) => false,
+            Self::Spawn { .. }
+            | Self::TooManyRestarts { .. }
+            | Self::RouterHung(_)
+            | Self::StartupTimeout(_) => false,
         };
         if operators_mistake { 2 } else { 1 }
     }

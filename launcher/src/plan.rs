@@ -7,6 +7,7 @@ use serde::Deserialize;
 use crate::{
     args::{Args, Invocation},
     error::LaunchError,
+    kv_memory,
 };
 
 /// Everything a launch needs to know, checked.
@@ -28,6 +29,10 @@ pub(crate) struct LaunchPlan {
     pub(crate) startup_timeout: Duration,
     /// Limit of a drain.
     pub(crate) graceful_timeout: Duration,
+    /// Time after SIGTERM in which late requests are still taken.
+    pub(crate) drain_grace: Duration,
+    /// Longest silence of the router.
+    pub(crate) router_timeout: Duration,
     /// What the operator should hear before anything starts.
     pub(crate) warnings: Vec<String>,
 }
@@ -59,9 +64,8 @@ impl LaunchPlan {
         let max_input_tokens = max_input_tokens(args)?;
         check_num_shard(args)?;
         check_limits(args, max_input_tokens)?;
-        if args.max_batch_total_tokens.is_some() {
-            warnings.push("`--max-batch-total-tokens` has no effect: the KV memory decides how many tokens are held, set it with `--kv-memory`".to_owned());
-        }
+        check_kv_memory(args)?;
+        warnings.extend(without_effect(args));
         Ok(Self {
             download: download_arguments(args),
             hub_cache: args.huggingface_hub_cache.clone(),
@@ -71,6 +75,8 @@ impl LaunchPlan {
             hostname,
             startup_timeout: Duration::from_secs_f64(args.startup_timeout),
             graceful_timeout: Duration::from_secs(args.graceful_termination_timeout),
+            drain_grace: Duration::from_secs_f64(args.drain_grace),
+            router_timeout: Duration::from_secs_f64(args.router_timeout),
             warnings,
         })
     }
@@ -163,6 +169,11 @@ fn router_arguments(args: &Args, hostname: IpAddr, max_input_tokens: Option<u32>
         "max-concurrent-requests",
         args.max_concurrent_requests.to_string(),
     );
+    line.optional("max-queued-tokens", args.max_queued_tokens);
+    line.optional("max-batch-size", args.max_batch_size);
+    line.optional("request-timeout", args.request_timeout);
+    line.flag("prefix-caching", args.prefix_caching.to_string());
+    line.switch("debug-routes", args.debug_routes);
     line.optional("max-input-tokens", max_input_tokens);
     line.optional("max-total-tokens", args.max_total_tokens);
     line.optional("max-batch-prefill-tokens", args.max_batch_prefill_tokens);
@@ -204,6 +215,38 @@ fn max_input_tokens(args: &Args) -> Result<Option<u32>, LaunchError> {
         )),
         (new, old) => Ok(new.or(old)),
     }
+}
+
+/// Flags of TGI that are taken for its sake, each with the reason why nothing follows.
+fn without_effect(args: &Args) -> impl Iterator<Item = String> {
+    let joins = "prompts join every step in chunks, so none has to wait for others";
+    let flags = [
+        (
+            args.max_batch_total_tokens.is_some(),
+            "max-batch-total-tokens",
+            "the KV memory decides how many tokens are held, set it with `--kv-memory`",
+        ),
+        (
+            args.waiting_served_ratio.is_some(),
+            "waiting-served-ratio",
+            joins,
+        ),
+        (
+            args.max_waiting_tokens.is_some(),
+            "max-waiting-tokens",
+            joins,
+        ),
+    ];
+    let given = flags.into_iter().filter(|(given, ..)| *given);
+    given.map(|(_, name, reason)| format!("`--{name}` has no effect: {reason}"))
+}
+
+/// Only its spelling: whether there is so much memory is for the shard to say. Before the download, which may take long.
+fn check_kv_memory(args: &Args) -> Result<(), LaunchError> {
+    let Some(text) = &args.kv_memory else {
+        return Ok(());
+    };
+    kv_memory::check(text).map_err(|reason| refused(format!("`--kv-memory` is `{text}`: {reason}")))
 }
 
 fn check_num_shard(args: &Args) -> Result<(), LaunchError> {

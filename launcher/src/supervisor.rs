@@ -1,6 +1,8 @@
 //! Keeps one router and the current generation of shards alive, from their start to the end of the drain.
 //! Decides restarts; touches no request.
 
+mod stopping;
+
 use std::{
     collections::BTreeMap,
     ops::ControlFlow,
@@ -18,6 +20,7 @@ use crate::{
     error::LaunchError,
     link::{FromRouter, ToRouter},
     process::Ending,
+    pulse::{Beat, Pulse},
     restarts::{self, Restarts},
     shard::{Shard, ShardEvent, ShardRecipe},
     webserver::{RouterEvent, Webserver},
@@ -29,8 +32,6 @@ const EXPLANATION: Duration = Duration::from_secs(2);
 const FAILED_START_PAUSE: Duration = Duration::from_secs(1);
 /// Time that processes have to end when asked.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
-/// Time that a killed process has to be gone.
-const KILL_LIMIT: Duration = Duration::from_secs(2);
 
 /// What happens to a launch.
 #[derive(Debug)]
@@ -78,6 +79,8 @@ pub(crate) struct Supervisor {
     /// Seconds of each start-up phase.
     phases: BTreeMap<String, f64>,
     ready: bool,
+    /// Of the router, once it is ready.
+    pulse: Option<Pulse>,
     drain_until: Option<Instant>,
 }
 
@@ -113,6 +116,7 @@ impl Supervisor {
             processes_started: Instant::now(),
             phases: BTreeMap::from([("download".to_owned(), launched.elapsed().as_secs_f64())]),
             ready: false,
+            pulse: None,
             drain_until: None,
         };
         supervisor.start_shard()?;
@@ -134,6 +138,11 @@ impl Supervisor {
                 self.stop(Duration::ZERO).await;
                 Ok(128 + signal as u8)
             }
+            End::Failed(error @ LaunchError::RouterHung(_)) => {
+                self.kill_router();
+                self.stop(STOP_LIMIT).await;
+                Err(error)
+            }
             End::Failed(error) => {
                 self.say(&ToRouter::GiveUp {
                     reason: error.to_string(),
@@ -154,7 +163,7 @@ impl Supervisor {
                     Some(event) => self.handle(event).await,
                     None => ControlFlow::Continue(()),
                 },
-                () = sleep_until(deadline.into()) => self.on_time(),
+                () = sleep_until(deadline.into()) => self.on_time().await,
             };
             if let ControlFlow::Break(end) = next {
                 return end;
@@ -183,13 +192,25 @@ impl Supervisor {
             return ControlFlow::Break(End::Drained);
         }
         let limit = self.recipe.plan.graceful_timeout;
+        let grace = self.grace(signal).min(limit);
         info!(
-            "draining: running requests have {} s to finish; a second signal stops at once",
+            "draining: late requests are taken for {} s more, running ones have {} s to finish; a second signal stops at once",
+            grace.as_secs_f64(),
             limit.as_secs()
         );
         self.drain_until = Some(Instant::now() + limit);
-        self.say(&ToRouter::Drain).await;
+        let grace_seconds = grace.as_secs_f64();
+        self.say(&ToRouter::Drain { grace_seconds }).await;
         ControlFlow::Continue(())
+    }
+
+    /// An orchestrator sends SIGTERM and goes on sending requests for a while; nobody else does.
+    fn grace(&self, signal: i32) -> Duration {
+        if signal == nix::sys::signal::Signal::SIGTERM as i32 {
+            self.recipe.plan.drain_grace
+        } else {
+            Duration::ZERO
+        }
     }
 
     async fn on_shard(&mut self, event: ShardEvent) -> ControlFlow<End> {
@@ -259,6 +280,9 @@ impl Supervisor {
     }
 
     fn on_message(&mut self, message: FromRouter) -> ControlFlow<End> {
+        if let Some(pulse) = &mut self.pulse {
+            pulse.heard();
+        }
         match message {
             FromRouter::Ready { port, phases } => self.on_ready(port, phases),
             FromRouter::Hung {
@@ -280,13 +304,17 @@ impl Supervisor {
             FromRouter::Drained if self.drain_until.is_some() => {
                 return ControlFlow::Break(End::Drained);
             }
-            FromRouter::Hung { .. } | FromRouter::Suspects { .. } | FromRouter::Drained => {}
+            FromRouter::Hung { .. }
+            | FromRouter::Suspects { .. }
+            | FromRouter::Drained
+            | FromRouter::Pong => {}
         }
         ControlFlow::Continue(())
     }
 
     fn on_ready(&mut self, port: u16, phases: BTreeMap<String, f64>) {
         self.ready = true;
+        self.pulse = Some(Pulse::new(self.recipe.plan.router_timeout, Instant::now()));
         self.phases.extend(phases);
         let parts: Vec<String> = self
             .phases
@@ -327,6 +355,7 @@ impl Supervisor {
             self.drain_until,
             self.ready_deadline(),
             self.listening_deadline(),
+            self.pulse.as_ref().map(Pulse::due),
         ]
         .into_iter()
         .flatten()
@@ -345,8 +374,20 @@ impl Supervisor {
             .map(|shard| shard.started + self.recipe.plan.startup_timeout)
     }
 
-    fn on_time(&mut self) -> ControlFlow<End> {
+    async fn on_time(&mut self) -> ControlFlow<End> {
         let now = Instant::now();
+        match self.pulse.as_mut().map(|pulse| pulse.beat(now)) {
+            None | Some(Beat::Wait) => {}
+            Some(Beat::Ask) => self.say(&ToRouter::Ping).await,
+            Some(Beat::Dead) => {
+                let timeout = self.recipe.plan.router_timeout;
+                return ControlFlow::Break(End::Failed(LaunchError::RouterHung(timeout)));
+            }
+        }
+        self.on_deadlines(now)
+    }
+
+    fn on_deadlines(&mut self, now: Instant) -> ControlFlow<End> {
         let passed = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
         if passed(self.drain_until) {
             warn!(
@@ -395,44 +436,5 @@ impl Supervisor {
         if let Some(router) = &mut self.router {
             router.say(message).await;
         }
-    }
-
-    /// Ends the router, which was told, then the shard, which is asked now: each is killed after `limit` or at another signal.
-    async fn stop(&mut self, limit: Duration) {
-        let hurried = self.wait_until(limit, |house| house.router.is_none()).await;
-        if let Some(router) = &self.router {
-            router.kill();
-        }
-        if let Some(shard) = &self.shard {
-            shard.terminate();
-        }
-        let limit = if hurried { Duration::ZERO } else { limit };
-        self.wait_until(limit, |house| house.shard.is_none()).await;
-        if let Some(shard) = &self.shard {
-            shard.kill();
-        }
-        self.wait_until(KILL_LIMIT, |house| {
-            house.router.is_none() && house.shard.is_none()
-        })
-        .await;
-        self.tasks.abort_all();
-    }
-
-    /// Takes note of ends until `done`. True when a signal came or the time was over first.
-    async fn wait_until(&mut self, limit: Duration, done: impl Fn(&Self) -> bool) -> bool {
-        let deadline = tokio::time::Instant::now() + limit;
-        while !done(self) {
-            match tokio::time::timeout_at(deadline, self.events.recv()).await {
-                Ok(Some(Event::Router(RouterEvent::Ended { .. }))) => self.router = None,
-                Ok(Some(Event::Shard(generation, ShardEvent::Ended(_))))
-                    if generation == self.generation =>
-                {
-                    self.shard = None;
-                }
-                Ok(None | Some(Event::Signal(_))) | Err(_) => return true,
-                Ok(Some(_)) => {}
-            }
-        }
-        false
     }
 }

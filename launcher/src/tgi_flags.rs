@@ -101,9 +101,6 @@ pub(crate) const UNBUILT: &[UnbuiltFlag] = &[
     value("speculate").neutral(&["0"]),
     value("kv-cache-dtype"),
     switch("trust-remote-code"),
-    value("waiting-served-ratio").default("0.3"),
-    value("max-waiting-tokens").default("20"),
-    value("max-batch-size"),
     value("cuda-graphs")
         .default("1,2,4,8,16,32")
         .neutral(&["0"]),
