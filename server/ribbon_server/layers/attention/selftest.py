@@ -34,34 +34,47 @@ class SelfTest:
         return self.largest_error <= self.tolerance
 
 
-def check_flash(operator: FlashOperator, shape: AttentionShape, dtype: torch.dtype, device: torch.device) -> SelfTest:
-    """Compares the operator with plain float32 attention; what no sequence may see is NaN."""
-    generator = torch.Generator().manual_seed(1)
-    kv = _region(shape, generator).to(dtype).to(device)
-    tokens = sum(run for _, run, _ in ROWS)
-    query = torch.randn((tokens, shape.num_heads, shape.head_dim), generator=generator).to(dtype).to(device)
-    batch = _batch(device)
+def check_flash(
+    operator: FlashOperator,
+    shape: AttentionShape,
+    dtype: torch.dtype,
+    device: torch.device,
+    slot_tokens: int = SLOT_TOKENS,
+) -> SelfTest:
+    """Compares the operator with plain float32 attention; the tokens behind each row's last are NaN."""
+    query, kv = made_up(shape, dtype, device, slot_tokens)
+    batch = made_up_batch(device)
     output = torch.full_like(query, float("nan"))
     for group in batch.groups:
         group.write(output, flash_runs(operator, shape, group, group.of(query), kv))
-    error = (output.float() - _expected(shape, query.float(), kv)).abs().max()
-    largest = float(error.nan_to_num(nan=float("inf")))
-    return SelfTest(largest, TOLERANCE[dtype])
+    return SelfTest(largest_error(output, shape, query, kv), TOLERANCE[dtype])
 
 
-def _region(shape: AttentionShape, generator: torch.Generator) -> Tensor:
-    """kv [slots, slot_tokens, 2, kv_heads, head_dim] of the middle layer; NaN wherever no row's tokens lie."""
-    size = (SLOTS, SLOT_TOKENS, LAYERS_BETWEEN, 2, shape.num_kv_heads, shape.head_dim)
-    whole = torch.full(size, float("nan"))
-    layer = whole[:, :, LAYERS_BETWEEN // 2]
+def made_up(
+    shape: AttentionShape, dtype: torch.dtype, device: torch.device, slot_tokens: int = SLOT_TOKENS
+) -> tuple[Tensor, Tensor]:
+    """Random query [tokens, heads, head_dim] and kv [slots, slot_tokens, 2, kv_heads, head_dim] of the middle layer."""
+    generator = torch.Generator().manual_seed(1)
+    size = (SLOTS, slot_tokens, LAYERS_BETWEEN, 2, shape.num_kv_heads, shape.head_dim)
+    layer = torch.empty(size, dtype=dtype, device=device)[:, :, LAYERS_BETWEEN // 2]
+    layer[:, :SLOT_TOKENS].fill_(float("nan"))
     for slot, _, length in ROWS:
-        layer[slot, :length] = torch.randn(layer[slot, :length].shape, generator=generator)
-    return layer
+        layer[slot, :length].copy_(torch.randn(layer[slot, :length].shape, generator=generator))
+    tokens = sum(run for _, run, _ in ROWS)
+    query = torch.randn((tokens, shape.num_heads, shape.head_dim), generator=generator)
+    return query.to(dtype).to(device), layer
 
 
-def _batch(device: torch.device) -> RaggedBatch:
+def made_up_batch(device: torch.device) -> RaggedBatch:
+    """The rows that `made_up` is for."""
     slots, runs, lengths = (np.array(column, np.uint32) for column in zip(*ROWS, strict=True))
     return RaggedBatch(slots, np.concatenate(([0], np.cumsum(runs))).astype(np.uint32), lengths, device)
+
+
+def largest_error(output: Tensor, shape: AttentionShape, query: Tensor, kv: Tensor) -> float:
+    """Of `output` against plain attention; infinite where it is NaN. Waits for the device."""
+    error = (output.float() - _expected(shape, query.float(), kv)).abs().max()
+    return float(error.nan_to_num(nan=float("inf")))
 
 
 def _expected(shape: AttentionShape, query: Tensor, kv: Tensor) -> Tensor:
