@@ -58,12 +58,16 @@ pub struct Slot {
     pub own: u32,
     /// Set when `own` came with tokens or has grown: its start is final.
     pub settled: bool,
+    /// First token it still shows: those before were given up.
+    pub begin: u32,
+    /// Set when it has grown: what it shows is no longer only what it found.
+    pub grown: bool,
 }
 
 impl Slot {
-    /// Token after the last shared one.
+    /// Token after the last shared one; where none is shared, the first token that is not given up.
     pub fn shared_end(&self) -> u32 {
-        self.spans.last().map_or(0, |span| span.end)
+        self.spans.last().map_or(self.begin, |span| span.end)
     }
 }
 
@@ -168,6 +172,21 @@ impl Book {
         match shown {
             Some(Reader { slot, end, .. }) => refuse(format!(
                 "slot {slot} shows storage {storage} up to token {end}"
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses to give up pages that lie wholly before `begin` while a slot shows one of them.
+    pub fn check_front_unread(&self, storage: u32, begin: u32) -> Result<(), RegionError> {
+        let readers = &self.storage(storage)?.readers;
+        let shown = readers.iter().find(|reader| {
+            let end = self.layout.page_floor(reader.end.min(begin));
+            end > self.layout.page_floor(reader.begin)
+        });
+        match shown {
+            Some(Reader { slot, begin, .. }) => refuse(format!(
+                "slot {slot} shows storage {storage} from token {begin}"
             )),
             None => Ok(()),
         }

@@ -11,6 +11,7 @@ mod plan;
 mod pool;
 #[cfg(test)]
 mod tests;
+mod trim;
 
 pub use backend::{Access, Backend};
 pub use book::{Book, Reader, Slot, Span, Storage, StorageState};
@@ -116,6 +117,7 @@ impl Region {
             } => self.open(slot, storage, tokens),
             Operation::Share { slot, storage, end } => self.share(slot, storage, end),
             Operation::Grow { slot, end } => self.grow(slot, end),
+            Operation::TrimFront { slot, begin } => self.trim_front(slot, begin),
             Operation::Close { slot, keep } => self.close(slot, keep),
             // Behind its end a storage has nothing to give up.
             Operation::Truncate { storage, end } => {
@@ -193,6 +195,8 @@ impl Region {
             spans: Vec::new(),
             own: storage,
             settled,
+            begin: 0,
+            grown: false,
         });
         Ok(())
     }
@@ -331,7 +335,7 @@ impl Region {
         self.book
             .set_extent(open.own, StorageState::Live, own.start, end);
         if let Some(Some(slot)) = self.book.slots.get_mut(slot as usize) {
-            slot.settled = true;
+            (slot.settled, slot.grown) = (true, true);
         }
         Ok(())
     }
@@ -378,7 +382,12 @@ impl Region {
         }
         let layout = *self.layout();
         let kept = layout.page_ceil(end);
-        self.book.check_unread(storage, kept)?;
+        // A writer will write again from `end` on, also into a page that stays.
+        let touched = match found.state {
+            StorageState::Live => layout.page_floor(end),
+            _ => kept,
+        };
+        self.book.check_unread(storage, touched)?;
         self.give_back(
             storage,
             kept,

@@ -19,6 +19,8 @@ pub enum Operation {
     Share { slot: u32, storage: u32, end: u32 },
     /// The slot's own storage owns the pages of its tokens up to `end`.
     Grow { slot: u32, end: u32 },
+    /// The slot gives up its tokens before `begin`; its address stays.
+    TrimFront { slot: u32, begin: u32 },
     /// The slot is free; its storage becomes a cached one or is given back.
     Close { slot: u32, keep: bool },
     /// A storage gives up its tokens from `end` on.
@@ -52,6 +54,7 @@ impl Operation {
             Self::Open { slot, .. }
             | Self::Share { slot, .. }
             | Self::Grow { slot, .. }
+            | Self::TrimFront { slot, .. }
             | Self::Close { slot, .. } => Some(slot),
             Self::Truncate { .. } | Self::Drop { .. } => None,
         }
@@ -60,7 +63,7 @@ impl Operation {
     /// Reads one row of the columns.
     ///
     /// # Errors
-    /// Refuses kinds that do not exist and those that are not built.
+    /// Refuses kinds that do not exist.
     pub fn parse(kind: u8, slot: u32, storage: u32, tokens: u32) -> Result<Self, RegionError> {
         match kind {
             1 => Ok(Self::Open {
@@ -74,7 +77,10 @@ impl Operation {
                 end: tokens,
             }),
             3 => Ok(Self::Grow { slot, end: tokens }),
-            4 => Err(RegionError::Refused("trim_front is not built yet".into())),
+            4 => Ok(Self::TrimFront {
+                slot,
+                begin: tokens,
+            }),
             5 if tokens > 1 => Err(RegionError::Refused(format!(
                 "close takes 0 (give back) or 1 (keep), not {tokens}"
             ))),

@@ -18,11 +18,6 @@ pub struct Row {
 }
 
 impl Row {
-    /// Whether it says where a slot's own tokens begin.
-    pub fn begins_a_slot(&self) -> bool {
-        matches!(kind_name(self.kind), "open" | "share")
-    }
-
     /// Whether its kind knows no slot.
     pub fn names_a_storage_alone(&self) -> bool {
         matches!(kind_name(self.kind), "truncate" | "drop")
