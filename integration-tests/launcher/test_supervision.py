@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import tempfile
 import time
 from pathlib import Path
 
@@ -208,3 +209,64 @@ def test_the_private_socket_directory_is_gone_after_the_end(fake, heard):
     launcher.signal()
     assert launcher.exit_code() == 0
     assert not directory.exists()
+
+
+def test_a_sigstopped_router_is_noticed_and_ends_everything_with_1(fake, heard):
+    launcher = fake("--router-timeout", "1.2")
+    launcher.ready()
+    os.kill(heard()[0]["pid"], signal.SIGSTOP)
+    assert launcher.exit_code() == 1
+    assert "--router-timeout" in launcher.output
+    assert launcher.descendants() == []
+
+
+def test_a_router_that_answers_pings_lives(fake):
+    launcher = fake("--router-timeout", "0.3", LOG_LEVEL="debug")
+    launcher.ready()
+    time.sleep(1.5)
+    assert launcher.process.poll() is None
+    launcher.signal()
+    assert launcher.exit_code() == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "flags", "grace"),
+    [
+        (signal.SIGTERM, [], 5.0),
+        (signal.SIGTERM, ["--drain-grace", "0"], 0.0),
+        (signal.SIGTERM, ["--graceful-termination-timeout", "2"], 2.0),
+        (signal.SIGINT, [], 0.0),
+    ],
+)
+def test_only_sigterm_leaves_time_for_late_requests(fake, heard, number, flags, grace):
+    launcher = fake(*flags)
+    launcher.ready()
+    launcher.signal(number)
+    assert launcher.exit_code() == 0
+    [drain] = [message for message in heard() if message["type"] == "drain"]
+    assert drain["grace_seconds"] == grace
+
+
+def test_a_killed_launchers_directory_is_removed_by_the_next(fake, heard):
+    with tempfile.TemporaryDirectory() as base:  # tmp_path is too long for sockets
+        launcher = fake(TMPDIR=base)
+        launcher.ready()
+        [uri] = heard()[1]["uris"]
+        abandoned = Path(uri.removeprefix("unix://")).parent
+        assert abandoned.parent == Path(base)
+        launcher.process.kill()
+        launcher.process.wait()
+        assert wait_until(lambda: not processes_marked(launcher.mark))
+        assert abandoned.exists()
+        second = fake(TMPDIR=base)
+        second.ready()
+        assert not abandoned.exists()
+        second.signal()
+        assert second.exit_code() == 0
+
+
+def test_a_bad_kv_memory_is_refused_before_the_download(fake, shards):
+    launcher = fake("--kv-memory", "much", server={"download_fails": "this was the download"})
+    assert launcher.exit_code() == 2
+    assert "`--kv-memory` is `much`" in launcher.output
+    assert "this was the download" not in launcher.output

@@ -98,7 +98,7 @@ pub(crate) struct Args {
     pub(crate) max_waiting_tokens: Option<u32>,
 
     /// Whether prompts reuse what other requests with the same beginning have computed: `true` (or 1) or `false` (or 0). Off, only the sequences of one request (`n`, `best_of`) share their prompt.
-    #[arg(long, env, default_value = "true", value_parser = on_or_off)]
+    #[arg(long, env, default_value = "true", action = clap::ArgAction::Set, value_parser = on_or_off)]
     pub(crate) prefix_caching: bool,
 
     /// Largest `best_of` and `n` of a request.

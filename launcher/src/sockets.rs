@@ -1,7 +1,11 @@
 //! Where the shards' sockets are: paths that are ours alone, and gone when we are.
+//!
+//! A launcher that is killed leaves its private directory behind. It held a lock on it, which the kernel took away: the next
+//! launcher finds the directory unlocked and removes it.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     os::unix::{
         fs::FileTypeExt,
         net::{UnixListener, UnixStream},
@@ -23,7 +27,12 @@ const SUFFIX_BYTES: usize = 12;
 pub(crate) struct Sockets {
     prefix: PathBuf,
     own_directory: Option<PathBuf>,
+    /// Says that the directory is in use.
+    _lock: Option<File>,
 }
+
+/// How names of private directories begin; six more letters follow.
+const PRIVATE: &str = "ribbon-";
 
 impl Sockets {
     /// Uses the operator's prefix, or makes a private directory (mode 0700).
@@ -35,6 +44,7 @@ impl Sockets {
             Some(prefix) => Self {
                 prefix: PathBuf::from(prefix),
                 own_directory: None,
+                _lock: None,
             },
             None => private()?,
         };
@@ -94,15 +104,64 @@ fn private() -> Result<Sockets, LaunchError> {
     let base = Some(std::env::temp_dir())
         .filter(|base| base.as_os_str().len() < MAX_PATH_BYTES / 2)
         .unwrap_or_else(|| "/tmp".into());
-    let template = base.join("ribbon-XXXXXX");
-    let directory = mkdtemp(&template).map_err(|error| LaunchError::SocketPath {
-        path: template,
-        reason: error.desc().to_owned(),
-    })?;
-    Ok(Sockets {
-        prefix: directory.join("shard"),
-        own_directory: Some(directory),
-    })
+    remove_abandoned(&base);
+    let template = base.join(format!("{PRIVATE}XXXXXX"));
+    let refused = |path: &Path, reason: String| LaunchError::SocketPath {
+        path: path.to_owned(),
+        reason,
+    };
+    for _ in 0..MOST_TRIES {
+        let made = mkdtemp(&template).map_err(|error| refused(&template, error.desc().to_owned()));
+        let directory = made?;
+        if let Some(lock) = lock(&directory) {
+            return Ok(Sockets {
+                prefix: directory.join("shard"),
+                own_directory: Some(directory),
+                _lock: Some(lock),
+            });
+        }
+    }
+    Err(refused(&template, "other launchers remove it".to_owned()))
+}
+
+/// Another launcher may take a new directory for an abandoned one, before it is locked.
+const MOST_TRIES: u32 = 16;
+
+/// Locks a directory that is still there.
+fn lock(directory: &Path) -> Option<File> {
+    let file = File::open(directory).ok()?;
+    file.try_lock().ok()?;
+    directory.exists().then_some(file)
+}
+
+/// Removes directories of launchers that were killed. What cannot be looked at, or is in use, stays.
+fn remove_abandoned(base: &Path) {
+    let Ok(entries) = base.read_dir() else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let letters = name.to_str().and_then(|name| name.strip_prefix(PRIVATE));
+        if letters.is_some_and(|letters| letters.len() == 6)
+            && holds_only_sockets(&entry.path())
+            && let Some(_lock) = lock(&entry.path())
+        {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// Nobody else's directory of that name is touched.
+fn holds_only_sockets(directory: &Path) -> bool {
+    let is_ours = |entry: io::Result<fs::DirEntry>| {
+        entry.is_ok_and(|entry| {
+            let is_socket = entry.file_type().is_ok_and(|kind| kind.is_socket());
+            is_socket && entry.file_name().as_encoded_bytes().starts_with(b"shard-")
+        })
+    };
+    directory
+        .read_dir()
+        .is_ok_and(|mut entries| entries.all(is_ours))
 }
 
 fn explain(error: &io::Error) -> String {
@@ -133,6 +192,26 @@ mod tests {
     }
 
     #[test]
+    fn what_a_killed_launcher_left_is_removed_and_nothing_else() {
+        let base = mkdtemp(&std::env::temp_dir().join("sweep-XXXXXX")).expect("a directory");
+        let abandoned = base.join("ribbon-aaaaaa");
+        let (used, foreign) = (base.join("ribbon-bbbbbb"), base.join("ribbon-cccccc"));
+        for directory in [&abandoned, &used, &foreign] {
+            fs::create_dir(directory).expect("made");
+        }
+        drop(UnixListener::bind(abandoned.join("shard-0-1")).expect("a socket left behind"));
+        fs::write(foreign.join("notes"), "mine").expect("written");
+        let lock = lock(&used).expect("locked");
+        remove_abandoned(&base);
+        assert_eq!(
+            [&abandoned, &used, &foreign].map(|directory| directory.exists()),
+            [false, true, true]
+        );
+        drop(lock);
+        fs::remove_dir_all(base).expect("removed");
+    }
+
+    #[test]
     fn a_path_without_directory_or_too_long_or_through_a_file_is_refused() {
         let too_long = format!("/tmp/{}", "x".repeat(100));
         for (prefix, expected) in [
@@ -155,6 +234,7 @@ mod tests {
         let mine = Sockets {
             prefix: prefix.clone(),
             own_directory: None,
+            _lock: None,
         }
         .path(0, 1);
         let listener = UnixListener::bind(&mine).expect("bound");

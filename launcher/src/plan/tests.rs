@@ -120,6 +120,24 @@ fn each_flag_reaches_its_process() {
             "--validation-workers=9",
         ),
         (&["--json-output"], "router", "--json-output"),
+        (
+            &["--max-queued-tokens", "9"],
+            "router",
+            "--max-queued-tokens=9",
+        ),
+        (&["--max-batch-size", "9"], "router", "--max-batch-size=9"),
+        (
+            &["--request-timeout", "0.5"],
+            "router",
+            "--request-timeout=0.5",
+        ),
+        (
+            &["--prefix-caching", "0"],
+            "router",
+            "--prefix-caching=false",
+        ),
+        (&[], "router", "--prefix-caching=true"),
+        (&["--debug-routes"], "router", "--debug-routes"),
     ];
     for (words, process, expected) in cases {
         let plan = plan(words);
@@ -219,5 +237,30 @@ fn a_container_name_in_the_environment_is_replaced_with_a_warning() {
 #[test]
 fn a_limit_without_effect_is_said_to_have_none() {
     assert!(plan(&["--max-batch-total-tokens", "9000"]).warnings[0].contains("--kv-memory"));
+    assert!(plan(&[]).warnings.is_empty());
+}
+
+#[test]
+fn a_bad_kv_memory_is_refused_before_anything_starts() {
+    let message = refusal(&["--kv-memory", "much"]).to_string();
+    assert!(
+        message.contains("`--kv-memory` is `much`") && message.contains("256MiB"),
+        "{message}"
+    );
+}
+
+#[test]
+fn flags_of_tgi_without_effect_are_said_to_be() {
+    let flags: [(&str, &str); 3] = [
+        ("--waiting-served-ratio", "1.2"),
+        ("--max-waiting-tokens", "20"),
+        ("--max-batch-total-tokens", "9000"),
+    ];
+    for (flag, value) in flags {
+        let [warning] = &plan(&[flag, value]).warnings[..] else {
+            panic!("{flag}: one warning");
+        };
+        assert!(warning.contains(flag) && warning.contains("no effect"));
+    }
     assert!(plan(&[]).warnings.is_empty());
 }

@@ -19,8 +19,8 @@ use tokio::{
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often a client's first bytes are looked at: nothing tells when the second one comes.
 const PEEK_EVERY: Duration = Duration::from_millis(10);
-/// How HTTP/2 begins, where HTTP/1 has a method.
-const HTTP2_BEGINS: &[u8] = b"PR";
+/// How HTTP/2 begins (RFC 9113, section 3.4), where HTTP/1 has a method.
+const HTTP2_BEGINS: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What connections may cost.
 #[derive(Clone, Copy, Debug)]
@@ -120,7 +120,8 @@ async fn builder(stream: &TcpStream, limit: Duration) -> Option<Builder<TokioExe
     builder
         .http2()
         .timer(TokioTimer::new())
-        .keep_alive_interval(limit);
+        .keep_alive_interval(limit)
+        .keep_alive_timeout(limit);
     Some(if begins_http2 {
         builder.http2_only()
     } else {
@@ -188,7 +189,9 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_never_ends_its_head_is_let_go() {
         let server = server(Duration::from_millis(100), 16).await;
-        for words in ["", "P", "PR", "GET", "GET / HTTP/1.1\r\nHost: x\r\n"] {
+        let http2 = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        let http1 = "GET / HTTP/1.1\r\nHost: x\r\n";
+        for words in ["", "P", "PRI * HTTP/2.0\r\n", http2, "GET", http1] {
             let heard = said(server.address, words).await;
             assert!(!heard.contains("200 OK"), "{words:?}: {heard}");
         }
