@@ -136,8 +136,10 @@ def bench_map(device: int, *, page_bytes: int, num_pages: int, simulated: bool =
 class Runs:
     """The ragged batch of one step, prepared once and used by every layer."""
 
-    def __init__(self, region: Region, slots: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> None:
-        """slots uint32 [rows]; starts uint32 [rows + 1]: first query token of each row in the flat batch; lengths uint32
+    def __init__(
+        self, region: Region, slots: np.ndarray, starts: np.ndarray, lengths: np.ndarray, window: int | None = None
+    ) -> None:
+        """window: tokens a query sees, its own included; all up to its own where it is None. slots uint32 [rows]; starts uint32 [rows + 1]: first query token of each row in the flat batch; lengths uint32
         [rows]: KV tokens of each row after this step's tokens are stored."""
 
     def rope_store(

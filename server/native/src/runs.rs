@@ -28,6 +28,8 @@ pub struct Batch {
     pub num_queries: usize,
     /// Bytes from one token to the next in the region.
     pub stride_bytes: usize,
+    /// Tokens that each query sees, its own included; none: all up to its own.
+    pub window: Option<usize>,
 }
 
 /// The part of a token's KV bytes that one layer reads and writes.
@@ -98,6 +100,7 @@ impl Batch {
         slots: &[u32],
         starts: &[u32],
         lengths: &[u32],
+        window: Option<usize>,
     ) -> Result<Self, NativeError> {
         if starts.len() != slots.len() + 1
             || lengths.len() != slots.len()
@@ -106,6 +109,9 @@ impl Batch {
             return invalid(
                 "starts must begin with 0 and have one entry more than slots and lengths",
             );
+        }
+        if window == Some(0) {
+            return invalid("window is 0; a query sees at least its own token");
         }
         let mut runs = Vec::with_capacity(slots.len());
         for (row, ((slot, length), ends)) in
@@ -131,20 +137,35 @@ impl Batch {
             runs,
             num_queries,
             stride_bytes: region.layout().stride_bytes as usize,
+            window,
         };
         batch.check(region)?;
         batch.check_distinct()?;
         Ok(batch)
     }
 
-    /// Every slot still shows its run's tokens and owns those it will store.
+    /// First token that the query at `position` sees.
+    pub fn first_seen(&self, position: usize) -> usize {
+        self.window
+            .map_or(0, |window| (position + 1).saturating_sub(window))
+    }
+
+    /// Every slot still shows what its run's queries see and owns what it will store.
     ///
     /// # Errors
     /// Names the row that does not.
     pub fn check(&self, region: &Region) -> Result<(), NativeError> {
         for (row, run) in self.runs.iter().enumerate() {
             let shown = region.book().shown_tokens(run.slot)?;
-            let shared = region.book().slot(run.slot)?.shared_end() as usize;
+            let slot = region.book().slot(run.slot)?;
+            let shared = slot.shared_end() as usize;
+            let first = self.first_seen(run.num_tokens - run.num_queries);
+            if first < slot.begin as usize {
+                return invalid(format!(
+                    "row {row}: slot {} has given up its first {} tokens, its window reaches back to {first}",
+                    run.slot, slot.begin
+                ));
+            }
             if run.num_tokens > shown as usize {
                 return invalid(format!(
                     "row {row}: slot {} holds {shown} tokens, not {}",

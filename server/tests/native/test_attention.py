@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from native.ribbon_ops import CLOSE, GROW, OPEN, SHARE, apply
+from native.ribbon_ops import CLOSE, GROW, OPEN, SHARE, TRIM_FRONT, apply
 
 from ribbon_server import _native
 
@@ -46,8 +46,9 @@ def rotate(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
 class Session:
     """A region and, beside it, every slot's keys and values in float64, as they were stored."""
 
-    def __init__(self, shape: Shape, slot_tokens: int = 1500, slots: int = 8) -> None:
+    def __init__(self, shape: Shape, slot_tokens: int = 1500, slots: int = 8, window: int | None = None) -> None:
         self.shape = shape
+        self.window = window
         self.generators = [torch.Generator().manual_seed(slot) for slot in range(slots)]
         self.region = _native.Region(
             num_slots=slots,
@@ -74,7 +75,7 @@ class Session:
         lengths = [len(self.keys[slot]) + count for slot, count in feeds.items()]
         apply(self.region, *((GROW, slot, 0, end) for slot, end in zip(feeds, lengths, strict=True)))
         starts = np.cumsum([0, *feeds.values()]).astype(np.uint32)
-        runs = _native.Runs(self.region, np.array(list(feeds), np.uint32), starts, np.array(lengths, np.uint32))
+        runs = _native.Runs(self.region, np.array(list(feeds), np.uint32), starts, np.array(lengths, np.uint32), self.window)
         qkv = self.random(feeds, (shape.heads + 2 * shape.kv_heads) * shape.dim).to(DTYPES[shape.dtype])
         angles = self.random(feeds, shape.dim // 2) * 6
         cos, sin = angles.cos(), angles.sin()
@@ -106,7 +107,9 @@ class Session:
         for slot, count in feeds.items():
             keys, values = (np.repeat(x[slot], group, axis=1) for x in (self.keys, self.values))
             scores = np.einsum("qhd,khd->hqk", query[begin : begin + count], keys) * self.shape.dim**-0.5
-            hidden = np.arange(len(keys))[None] > np.arange(len(keys) - count, len(keys))[:, None]
+            own = np.arange(len(keys) - count, len(keys))[:, None]
+            token = np.arange(len(keys))[None]
+            hidden = (token > own) | (token <= own - (self.window or len(keys)))
             scores = np.where(hidden[None], -np.inf, scores)
             weights = np.exp(scores - scores.max(-1, keepdims=True))
             outputs.append(np.einsum("hqk,khd->qhd", weights / weights.sum(-1, keepdims=True), values))
@@ -151,6 +154,51 @@ def test_long_sequences_are_cut_and_added_up(dtype: str) -> None:
     for _ in range(3):
         session.check({1: 1, 2: 1})
     session.check({1: 200, 2: 1})
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("window", [1, 2, 15, 64, 100, 600])
+@pytest.mark.usefixtures("features")
+def test_a_query_sees_its_window_and_no_token_before(dtype: str, window: int) -> None:
+    session = Session(Shape(heads=6, kv_heads=2, dim=64, dtype=dtype), window=window)
+    for slot in (1, 2, 3):
+        session.open(slot)
+    session.check({1: 1, 2: 7, 3: 300})
+    session.check({1: 130, 2: 1, 3: 1})
+    session.check({1: 1, 2: 65, 3: 1})
+    session.check({1: 1, 2: 1, 3: 400})
+    session.check({1: 1, 2: 1, 3: 1})
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("window", [5, 70])
+@pytest.mark.usefixtures("features")
+def test_what_lies_before_the_window_may_be_given_up(dtype: str, window: int) -> None:
+    """Stale or punched keys before the window change nothing, and memory stays flat."""
+    session = Session(Shape(heads=4, kv_heads=2, dim=64, dtype=dtype), window=window)
+    session.open(1)
+    pages = []
+    for count in (200, 1, 1, 33, 1, 150, 1, 1):
+        session.check({1: count})
+        apply(session.region, (TRIM_FRONT, 1, 0, len(session.keys[1]) + 1 - window))
+        pages.append(session.region.pages_used)
+        assert session.region.resident_bytes == 4096 * session.region.pages_used
+    assert max(pages) <= (window - 1) * session.shape.stride // 4096 + 2
+
+
+def test_a_window_that_reaches_into_what_was_given_up_is_refused() -> None:
+    session = Session(Shape(heads=2, kv_heads=1, dim=16), window=8)
+    session.open(1)
+    session.check({1: 20})
+    apply(session.region, (TRIM_FRONT, 1, 0, 14), (GROW, 1, 0, 21))
+    columns = np.array([1], np.uint32), np.array([0, 1], np.uint32), np.array([21], np.uint32)
+    with pytest.raises(ValueError, match="slot 1 has given up its first 14 tokens, its window reaches back to 13"):
+        _native.Runs(session.region, *columns, 8)
+    with pytest.raises(ValueError, match="reaches back to 0"):
+        _native.Runs(session.region, *columns)
+    _native.Runs(session.region, *columns, 7)
+    with pytest.raises(ValueError, match="window is 0"):
+        _native.Runs(session.region, *columns, 0)
 
 
 @pytest.mark.usefixtures("features")

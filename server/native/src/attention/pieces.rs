@@ -114,7 +114,7 @@ impl<T: Element> Piece<'_, T> {
             ..
         } = self.problem.shape;
         let (group, run) = (self.problem.shape.group(), self.problem.batch.runs[run]);
-        let visible = vec![keys.1; group];
+        let visible = vec![keys.0..keys.1; group];
         let mut memory = Memory::new(self.memory, num_heads, dim);
         self.problem
             .load_query(self.problem.row_start(&run, 0, 0), memory.query);
@@ -156,11 +156,17 @@ impl<T: Element> Piece<'_, T> {
             range.len(),
         );
         let fed_before = run.num_tokens - run.num_queries;
-        let visible: Vec<usize> = range
+        let visible: Vec<Range<usize>> = range
             .clone()
-            .map(|row| fed_before + row / group + 1)
+            .map(|row| {
+                let position = fed_before + row / group;
+                self.problem.batch.first_seen(position)..position + 1
+            })
             .collect();
-        let last = visible.last().copied().unwrap_or(0);
+        let (begin, last) = match (visible.first(), visible.last()) {
+            (Some(first), Some(last)) => (first.start, last.end),
+            _ => (0, 0),
+        };
         let view: HeadView = self.problem.head(run, kv_head);
         let mut memory = Memory::new(self.memory, count, dim);
         for (index, row) in range.clone().enumerate() {
@@ -171,7 +177,7 @@ impl<T: Element> Piece<'_, T> {
         }
         let (mut rows, room) = memory.rows(0..count, &visible, dim);
         rows.clear();
-        for first in (0..last).step_by(BLOCK) {
+        for first in (begin..last).step_by(BLOCK) {
             // SAFETY: the batch was checked against the region, so the keys are mapped; the rest is the caller's promise.
             unsafe {
                 rows.gather::<L, T>(
@@ -246,7 +252,7 @@ impl<'a> Memory<'a> {
     fn rows<'b>(
         &'b mut self,
         range: Range<usize>,
-        visible: &'b [usize],
+        visible: &'b [Range<usize>],
         dim: usize,
     ) -> (Rows<'b>, &'b mut Room<'a>) {
         let numbers = range.start * dim..range.end * dim;

@@ -1,6 +1,8 @@
 //! Online softmax of a few query rows over one head's keys, in vector lanes. Knows rows, keys and values; not runs.
 //! Scores are kept in units of log2, so that weights are powers of two. Milakov and Gimelshein, https://arxiv.org/abs/1805.02867
 
+use std::ops::Range;
+
 use crate::element::Element;
 use crate::lanes::{LANES, Lanes};
 
@@ -13,8 +15,8 @@ pub const BLOCK: usize = 64;
 pub struct Rows<'a> {
     /// [rows, dim], times scale · log2(e)
     pub query: &'a [f32],
-    /// Keys a row sees: those before its own token and its own.
-    pub visible: &'a [usize],
+    /// Keys a row sees: from the first of its window to its own.
+    pub visible: &'a [Range<usize>],
     /// Highest score so far.
     pub highest: &'a mut [f32],
     /// Sum of weights so far.
@@ -130,8 +132,14 @@ impl Rows<'_> {
         unsafe {
             let wide = widen::<L, T>(keys, 0, self.dim, room);
             for row in 0..self.visible.len() {
-                let count = self.visible[row].saturating_sub(keys.first).min(keys.count);
-                self.weigh::<L>(row, wide, count, &mut room.weights[row * BLOCK..][..BLOCK]);
+                let begin = self.visible[row].start.saturating_sub(keys.first);
+                let end = self.visible[row].end.saturating_sub(keys.first);
+                self.weigh::<L>(
+                    row,
+                    wide,
+                    begin..end.min(keys.count),
+                    &mut room.weights[row * BLOCK..][..BLOCK],
+                );
             }
             let wide = widen::<L, T>(keys, keys.view.value_offset, self.dim, room);
             let mut row = 0;
@@ -147,10 +155,11 @@ impl Rows<'_> {
         &mut self,
         row: usize,
         keys: Wide,
-        count: usize,
+        seen: Range<usize>,
         weights: &mut [f32],
     ) {
-        if count == 0 {
+        let count = seen.end;
+        if seen.is_empty() {
             weights.fill(0.0);
             return;
         }
@@ -159,9 +168,13 @@ impl Rows<'_> {
         unsafe {
             let mut top = L::splat(f32::NEG_INFINITY);
             for first in (0..count).step_by(LANES) {
-                let scores =
+                let mut scores =
                     scores::<L>(query, keys, first).keep_first(count - first, f32::NEG_INFINITY);
                 scores.store(weights.as_mut_ptr().add(first));
+                if first < seen.start {
+                    weights[first..seen.start.min(first + LANES)].fill(f32::NEG_INFINITY);
+                    scores = L::load(weights.as_ptr().add(first));
+                }
                 top = top.max(scores);
             }
             let highest = self.highest[row].max(top.highest());

@@ -17,6 +17,8 @@ use super::{HeadView, Problem};
 const KEYS: usize = 64;
 /// Numbers of a tile's row.
 const STEP: usize = 32;
+/// Stands for no score yet: a row whose keys of a block are all hidden must not meet −inf − (−inf).
+const LOWEST: f32 = -1e30;
 type Vector = Avx512<true>;
 
 /// Whether a layer's heads fit the tiles.
@@ -27,7 +29,7 @@ pub fn fits(shape: &LayerShape, scale: f32) -> bool {
 /// Floats of working memory for `rows` query rows.
 pub fn memory_len(shape: &LayerShape, rows: usize) -> usize {
     let (groups, dim) = (rows.div_ceil(TILE), shape.head_dim);
-    groups * (TILE * dim / 2 + TILE * dim + 3 * TILE) + KEYS * dim + KEYS * TILE + KEYS * TILE / 2
+    groups * (TILE * dim / 2 + TILE * dim + 4 * TILE) + KEYS * dim + KEYS * TILE + KEYS * TILE / 2
 }
 
 /// Sixteen query rows and what they have gathered.
@@ -38,8 +40,10 @@ struct Group<'a> {
     sums: &'a mut [f32],
     highest: &'a mut [f32],
     total: &'a mut [f32],
-    /// Keys each row sees, as float bits of an i32.
+    /// Token after the last that each row sees, as float bits of an i32.
     visible: &'a mut [f32],
+    /// First token that each row sees, likewise.
+    begins: &'a mut [f32],
 }
 
 /// A block of keys and values, packed for the tiles, and the working memory of one group.
@@ -90,6 +94,7 @@ impl Chunk<'_> {
                 highest: part(TILE),
                 total: part(TILE),
                 visible: part(TILE),
+                begins: part(TILE),
             };
             // SAFETY: this function's instruction set.
             unsafe { self.start(&mut group, first) };
@@ -103,24 +108,21 @@ impl Chunk<'_> {
             weights: part(KEYS * TILE / 2),
         };
         let view = self.problem.head(&self.run, self.kv_head);
-        let last = self.visible(self.rows.end - 1);
+        let (begin, last) = (self.begin(self.rows.start), self.visible(self.rows.end - 1));
         // SAFETY: tiles exist (the caller's promise).
         let _tiles = unsafe { Tiles::configure(TILE) };
-        for first in (0..last).step_by(KEYS) {
+        for first in (begin..last).step_by(KEYS) {
             // SAFETY: keys before `last` are mapped (the caller's promise); the rest is this function's instruction set.
             unsafe {
                 block.pack(view, first, (last - first).min(KEYS), dim);
                 for (index, group) in groups.iter_mut().enumerate() {
                     let row = self.rows.start + index * TILE;
-                    let seen_by_last = self.visible((row + TILE).min(self.rows.end) - 1);
-                    if first < seen_by_last {
+                    let last_row = (row + TILE).min(self.rows.end) - 1;
+                    if first < self.visible(last_row) && first + KEYS > self.begin(row) {
                         let factor = self.problem.scale * LOG2_E;
-                        group.gather(
-                            &mut block,
-                            (first, first + KEYS > self.visible(row)),
-                            factor,
-                            dim,
-                        );
+                        let hides =
+                            first + KEYS > self.visible(row) || first < self.begin(last_row);
+                        group.gather(&mut block, (first, hides), factor, dim);
                     }
                 }
             }
@@ -133,6 +135,10 @@ impl Chunk<'_> {
 
     fn visible(&self, row: usize) -> usize {
         self.run.num_tokens - self.run.num_queries + row / self.problem.shape.group() + 1
+    }
+
+    fn begin(&self, row: usize) -> usize {
+        self.problem.batch.first_seen(self.visible(row) - 1)
     }
 
     /// Where row `index` of the group at `first` lies; rows past the end repeat the last.
@@ -149,9 +155,12 @@ impl Chunk<'_> {
         let dim = self.problem.shape.head_dim;
         group.sums.fill(0.0);
         group.total.fill(0.0);
-        group.highest.fill(f32::NEG_INFINITY);
-        for (index, visible) in group.visible.iter_mut().enumerate() {
-            *visible = f32::from_bits(self.visible((first + index).min(self.rows.end - 1)) as u32);
+        group.highest.fill(LOWEST);
+        let seen = group.visible.iter_mut().zip(group.begins.iter_mut());
+        for (index, (visible, begin)) in seen.enumerate() {
+            let row = (first + index).min(self.rows.end - 1);
+            *visible = f32::from_bits(self.visible(row) as u32);
+            *begin = f32::from_bits(self.begin(row) as u32);
         }
         for step in 0..dim / STEP {
             let mut rows = [_mm512_setzero_si512(); TILE];
@@ -309,10 +318,12 @@ impl Group<'_> {
         // SAFETY: the caller's promise.
         unsafe {
             let visible = _mm512_loadu_si512(self.visible.as_ptr().cast());
+            let begins = _mm512_loadu_si512(self.begins.as_ptr().cast());
             for key in 0..KEYS {
                 let at = block.scores.as_mut_ptr().add(key * TILE);
+                let key = _mm512_set1_epi32((first + key) as i32);
                 let hidden =
-                    _mm512_cmple_epi32_mask(visible, _mm512_set1_epi32((first + key) as i32));
+                    _mm512_cmple_epi32_mask(visible, key) | _mm512_cmpgt_epi32_mask(begins, key);
                 _mm512_mask_storeu_ps(at, hidden, _mm512_set1_ps(f32::NEG_INFINITY));
             }
         }

@@ -1,5 +1,7 @@
 //! Cuts a batch into pieces of work for threads. Knows runs; not memory or instruction sets.
 
+use std::ops::Range;
+
 use crate::runs::{Batch, LayerShape};
 
 /// Keys of one piece of a decode: long sequences become several pieces, whatever the batch, so that their sums are the
@@ -55,7 +57,7 @@ impl Units {
         let mut all = Self::default();
         for (index, run) in batch.runs.iter().enumerate() {
             match run.num_queries {
-                1 => all.add_decode(index, run.num_tokens),
+                1 => all.add_decode(index, batch.first_seen(run.num_tokens - 1)..run.num_tokens),
                 queries => all.add_chunk(index, queries * shape.group(), shape.num_kv_heads),
             }
         }
@@ -64,16 +66,16 @@ impl Units {
         all
     }
 
-    fn add_decode(&mut self, run: usize, num_tokens: usize) {
-        let count = num_tokens.div_ceil(DECODE_KEYS);
+    fn add_decode(&mut self, run: usize, keys: Range<usize>) {
+        let count = keys.len().div_ceil(DECODE_KEYS);
         let first_partial = self.num_partials;
         for piece in 0..count {
-            let first = piece * DECODE_KEYS;
+            let first = keys.start + piece * DECODE_KEYS;
             let partial = (count > 1).then_some(first_partial + piece);
             self.pieces.push(Unit::Decode {
                 run,
                 first,
-                last: (first + DECODE_KEYS).min(num_tokens),
+                last: (first + DECODE_KEYS).min(keys.end),
                 partial,
             });
         }

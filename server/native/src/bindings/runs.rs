@@ -125,17 +125,25 @@ impl Runs {
 #[pymethods]
 impl Runs {
     #[new]
+    #[pyo3(signature = (region, slots, starts, lengths, window=None))]
     fn new(
         region: &Region,
         slots: Column<u32>,
         starts: Column<u32>,
         lengths: Column<u32>,
+        window: Option<usize>,
     ) -> PyResult<Self> {
         let shared = region.shared();
         let (batch, epoch) = {
             let held = shared.read().unwrap_or_else(PoisonError::into_inner);
             (
-                Batch::new(&held, slots.slice(), starts.slice(), lengths.slice())?,
+                Batch::new(
+                    &held,
+                    slots.slice(),
+                    starts.slice(),
+                    lengths.slice(),
+                    window,
+                )?,
                 held.epoch(),
             )
         };
