@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -35,6 +36,9 @@ WITHHELD = (
     "STEP_TIMEOUT",
     "OMP_NUM_THREADS",
     "JSON_OUTPUT",
+    "PREFIX_CACHING",
+    "REQUEST_TIMEOUT",
+    "DRAIN_GRACE",
 )
 
 
@@ -175,12 +179,12 @@ class Served:
         raise NotServingError(f"the launcher has no child that runs `{word}`\n{self.log_tail()}")
 
     def stop(self) -> int | None:
-        """Drains with SIGTERM, kills what is left, and returns the launcher's exit code (None when it had to be killed)."""
+        """Drains as Ctrl-C does, kills what is left, and returns the launcher's exit code (None when it had to be killed)."""
         if self._process is None:
             return None
         family = self._family()
         if self._process.poll() is None:
-            self._process.terminate()
+            self._process.send_signal(signal.SIGINT)  # SIGTERM would wait for late requests first
         code: int | None
         try:
             code = self._process.wait(STOP_SECONDS)
