@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from ribbon_server.config import parse_kv_memory
 from ribbon_server.errors import BadSetting
 

@@ -265,7 +265,7 @@ def test_a_killed_launchers_directory_is_removed_by_the_next(fake, heard):
         assert second.exit_code() == 0
 
 
-def test_a_bad_kv_memory_is_refused_before_the_download(fake, shards):
+def test_a_bad_kv_memory_is_refused_before_the_download(fake):
     launcher = fake("--kv-memory", "much", server={"download_fails": "this was the download"})
     assert launcher.exit_code() == 2
     assert "`--kv-memory` is `much`" in launcher.output
