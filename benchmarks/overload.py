@@ -40,7 +40,7 @@ FLOAT32_BYTES = 4
 OVERCOMMIT = 2
 CHECKED_REQUESTS = 100
 LEAST_RATIO = 0.9
-COUNTED = ("ribbon_preemptions_total", "ribbon_prefix_evictions_total", "ribbon_prefix_hit_tokens_total")
+COUNTED = ("ribbon_preemptions_total", "ribbon_evictions_total", "ribbon_prefix_hit_tokens_total")
 
 Record = dict[str, Any]
 

@@ -26,7 +26,7 @@ SHORT_REQUESTS = 300
 FLAGS = ("--dtype", "float32", "--kv-memory", "12MiB", "--max-batch-prefill-tokens", "256", "--max-best-of", "4")
 GROWTH = 1.05
 SAMPLE_SECONDS = 0.25
-COUNTED = ("ribbon_prefix_hit_tokens_total", "ribbon_prefix_evictions_total", "ribbon_preemptions_total")
+COUNTED = ("ribbon_prefix_hit_tokens_total", "ribbon_evictions_total", "ribbon_preemptions_total")
 
 
 class Memory:
