@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ribbon_server.device import upload
 from ribbon_server.engine.sequences import Sequences
 from ribbon_server.engine.step import RowStatus, StepOutcome, StepPlan, Wanted
 from ribbon_server.kv.ribbons import VOID
@@ -20,17 +21,14 @@ class Batch:
     counts: np.ndarray  # int64 [active]
     starts: np.ndarray  # uint32 [active + 1]: first flat token of each row
     lengths: np.ndarray  # uint32 [active]: fed tokens after this step
-    token_ids: Tensor  # int64 [tokens]
-    positions: Tensor  # int64 [tokens]
+    token_ids: np.ndarray  # int64 [tokens]
+    positions: np.ndarray  # int64 [tokens]
     sampling: np.ndarray  # int64 [sampled]: which of `rows` want a token
-    sampled: Tensor  # int64 [sampled]: their last flat token
+    sampled: np.ndarray  # int64 [sampled]: their last flat token
 
     def inputs(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Token ids, positions and sampled on `device`, without waiting for it."""
-        token_ids, positions, sampled = (
-            tensor.to(device, non_blocking=True) for tensor in (self.token_ids, self.positions, self.sampled)
-        )
-        return token_ids, positions, sampled
+        return upload(self.token_ids, device), upload(self.positions, device), upload(self.sampled, device)
 
 
 def select_rows(plan: StepPlan, sequences: Sequences, shown: np.ndarray, outcome: StepOutcome) -> np.ndarray:
@@ -92,8 +90,8 @@ def make_batch(plan: StepPlan, rows: np.ndarray, sequences: Sequences) -> Batch:
         counts=counts,
         starts=np.concatenate(([0], ends)).astype(np.uint32),
         lengths=lengths.astype(np.uint32),
-        token_ids=torch.from_numpy(sequences.state.history[np.repeat(slots, counts), positions].astype(np.int64)),
-        positions=torch.from_numpy(positions),
+        token_ids=sequences.state.history[np.repeat(slots, counts), positions].astype(np.int64),
+        positions=positions,
         sampling=sampling,
-        sampled=torch.from_numpy(ends[sampling] - 1),
+        sampled=ends[sampling] - 1,
     )

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ribbon_server.errors import WeightsMismatch
 from ribbon_server.device import CPU
+from ribbon_server.errors import WeightsMismatch
 from ribbon_server.models.checkpoint import Checkpoint
 from ribbon_server.models.names import NameTable, Source, WeightRow, ignored_names, weight_rows
 from ribbon_server.models.spec import ModelSpec

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from ribbon_server.config import DType
-from ribbon_server.errors import BadSetting
 from ribbon_server.device import CPU
+from ribbon_server.errors import BadSetting
 from ribbon_server.layers.dtypes import TORCH_DTYPES
 from ribbon_server.layers.registry import Kernels
 from ribbon_server.machine import computes_bfloat16

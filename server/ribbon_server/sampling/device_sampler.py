@@ -69,7 +69,17 @@ def _noisy(scores: Tensor, rows: SamplingRows) -> Tensor:
     seed = rows.tensor(rows.params["seed"][index].view(np.int64))
     position = rows.tensor(rows.known[index].astype(np.int64))
     choice = rows.tensor(rows.params["choice"][index].astype(np.int64))
-    return scores.index_add(0, rows.tensor(index), gumbel_rows(seed, position, choice, scores.shape[1]))
+    at = rows.tensor(index)
+    return scores.index_copy(0, at, _add_noise(scores.index_select(0, at), seed, position, choice))
+
+
+def _add_noise(scores: Tensor, seed: Tensor, position: Tensor, choice: Tensor) -> Tensor:
+    """In one launch on CUDA."""
+    if not scores.is_cuda:
+        return scores + gumbel_rows(seed, position, choice, scores.shape[1])
+    from ribbon_server.sampling.triton_noise import add_gumbel  # here, since Triton is not installed everywhere
+
+    return add_gumbel(scores, seed, position, choice)
 
 
 def _top_columns(

@@ -40,10 +40,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("triton")
 
 
-def compiled_shared_bytes(cache: Path, name: str, types: dict, constants: dict, **options: int) -> int:
+def compiled_shared_bytes(cache: Path, kernel: str, types: dict, constants: dict, **options: int) -> int:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     environment |= {"PYTHONPATH": str(SERVER), "TRITON_CACHE_DIR": str(cache)}
-    arguments = json.dumps([ATTENTION, name, types, constants, options])
+    arguments = json.dumps([*kernel.split(":"), types, constants, options])
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, arguments], env=environment, capture_output=True, text=True, timeout=300
     )
@@ -68,7 +68,9 @@ def test_ragged_attention(element: str, head_dim: int, cache: Path) -> None:
     flags = {"has_softcap": True, "has_sinks": True, "has_window": True, "widen": False}
     constants = {**HEADS, "head_dim": head_dim, "group": 4, **blocks, **flags}
     stages = 1 if element == "fp32" else 2
-    shared = compiled_shared_bytes(cache, "ragged_attention_kernel", types, constants, num_warps=4, num_stages=stages)
+    shared = compiled_shared_bytes(
+        cache, f"{ATTENTION}:ragged_attention_kernel", types, constants, num_warps=4, num_stages=stages
+    )
     assert 0 < shared <= SHARED_MEMORY
 
 
@@ -77,4 +79,10 @@ def test_rope_store(element: str, cache: Path) -> None:
     tensors = dict.fromkeys(("qkv", "query", "kv"), f"*{element}")
     types = {**tensors, **STRIDES, "cos": "*fp32", "sin": "*fp32", "slots": "*i64", "positions": "*i64"}
     constants = {**HEADS, "half": 64, "block_heads": 8, "block_dim": 128}
-    compiled_shared_bytes(cache, "rope_store_kernel", types, constants)
+    compiled_shared_bytes(cache, f"{ATTENTION}:rope_store_kernel", types, constants)
+
+
+def test_the_noise(cache: Path) -> None:
+    pointers = {"scores": "*fp32", "output": "*fp32", "seeds": "*i64", "positions": "*i64", "choices": "*i64"}
+    kernel = "ribbon_server.sampling.triton_kernels:add_gumbel_kernel"
+    compiled_shared_bytes(cache, kernel, {**pointers, "vocab_size": "i32"}, {"block": 512})

@@ -48,6 +48,18 @@ def test_the_noise_of_a_whole_row_is_that_of_numpy(seed: int) -> None:
     )
 
 
+@pytest.mark.parametrize("vocab_size", [1, 1000, 5003])
+def test_the_noise_in_one_launch_is_the_same(vocab_size: int) -> None:
+    from ribbon_server.sampling.triton_noise import add_gumbel
+
+    seeds = np.array([0, 2**64 - 1, 2**63 + 5], np.uint64).view(np.int64)
+    columns = [torch.from_numpy(seeds), torch.tensor([0, 2**32 - 1, 7]), torch.tensor([3, 0, 2**32 - 1])]
+    columns = [column.to(DEVICE) for column in columns]
+    scores = torch.randn((3, vocab_size), generator=torch.Generator().manual_seed(1)).to(DEVICE)
+    expected = scores + gumbel_rows(*columns, vocab_size)
+    torch.testing.assert_close(add_gumbel(scores, *columns), expected, rtol=0, atol=4e-6)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_picks_are_those_of_the_reference(name: str) -> None:
     logits, state, slots = make_rows([{**CASES[name], "top_tokens": 4}] * ROWS)
