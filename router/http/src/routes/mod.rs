@@ -9,12 +9,12 @@ mod tokenize;
 
 use axum::{
     Router,
-    extract::Request,
-    http::{Method, StatusCode, header},
-    middleware,
+    extract::{Request, State},
+    http::{HeaderValue, Method, StatusCode, Version, header},
+    middleware::{self, Next},
     response::{IntoResponse, Response},
 };
-
+use ribbon_core::EngineState;
 use tower_http::cors::{Any, CorsLayer};
 
 use crate::{
@@ -38,8 +38,20 @@ pub fn router(state: AppState) -> Router {
         .method_not_allowed_fallback(async |request: Request| {
             refuse(&request, Cause::MethodNotAllowed)
         })
+        .layer(middleware::from_fn_with_state(state.clone(), leave))
         .layer(cors())
         .with_state(state)
+}
+
+/// While the server stops, answers take their connections with them: the next request should go elsewhere.
+async fn leave(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    let closes = request.version() < Version::HTTP_2;
+    let mut response = next.run(request).await;
+    if closes && state.engines.get(None).state() == EngineState::Draining {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
+    response
 }
 
 /// Web pages of any origin may call, as with TGI.

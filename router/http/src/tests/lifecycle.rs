@@ -80,6 +80,27 @@ async fn while_recovering_requests_are_taken() {
 }
 
 #[tokio::test]
+async fn a_leaving_server_takes_its_connections_with_it() {
+    let server = Server::saying(ended("a"));
+    assert!(
+        server
+            .get("/ready")
+            .await
+            .headers
+            .get("connection")
+            .is_none()
+    );
+    *server.engine.state.lock().unwrap() = EngineState::Draining;
+    for path in ["/ready", "/health", "/nowhere"] {
+        assert_eq!(
+            server.get(path).await.header("connection"),
+            "close",
+            "{path}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn info_has_the_resolved_limits() {
     let server = Server::saying(Vec::new());
     insta::assert_snapshot!("info", server.get("/info").await.text);
