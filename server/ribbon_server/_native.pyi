@@ -27,7 +27,7 @@ class Region:
         stride_bytes: int,
         num_pages: int,
         max_spans: int | None = None,
-        pool_of: "Region | None" = None,
+        pool_of: Region | None = None,
         device: int | None = None,
         num_bands: int = 1,
         page_bytes: int | None = None,

@@ -1,4 +1,4 @@
-"""Tiny random Llamas in Hugging Face layout, and shards over them, for every test of the shard."""
+"""Tiny random models in Hugging Face layout, and shards over them, for every test of the shard."""
 
 import json
 from dataclasses import dataclass
@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
 from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import PreTrainedModel
 
 from ribbon_server.config import DType, InjectedFaults, KvMemory
 from ribbon_server.engine.engine import Engine
@@ -28,7 +29,7 @@ class TinyModel:
     """A saved model and its transformers twin in float32."""
 
     folder: Path
-    reference: LlamaForCausalLM
+    reference: PreTrainedModel
 
     def logits(self, token_ids: list[int]) -> torch.Tensor:
         """Of the reference, [tokens, vocab]."""
@@ -36,12 +37,13 @@ class TinyModel:
             return self.reference(torch.tensor([token_ids])).logits[0]
 
 
-def save_tiny(folder: Path, **fields: object) -> TinyModel:
-    """Writes a random Llama of the family's tiny shape; `fields` replace parts of its configuration."""
-    tiny = families()["LlamaForCausalLM"].tiny.fields
-    config = LlamaConfig(**{**tiny, "eos_token_id": EOS, **fields})
+def save_tiny(folder: Path, architecture: str = "LlamaForCausalLM", **fields: object) -> TinyModel:
+    """Writes a random model of the family's tiny shape; `fields` replace parts of its configuration."""
+    tiny = families()[architecture].tiny.fields
+    build = getattr(transformers, architecture)
+    config = build.config_class(**{**tiny, "eos_token_id": EOS, **fields})
     torch.manual_seed(11)
-    model = LlamaForCausalLM(config).eval()
+    model = build(config).eval()
     for parameter in model.parameters():
         # Wide enough that the next token depends on every part, the norms' weights included.
         torch.nn.init.normal_(parameter, 1.0 if parameter.dim() == 1 else 0.0, 0.2)
@@ -50,7 +52,7 @@ def save_tiny(folder: Path, **fields: object) -> TinyModel:
     if config.tie_word_embeddings:
         names.pop("lm_head.weight")
     save_file({name: tensor.contiguous().clone() for name, tensor in names.items()}, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps({**config.to_dict(), "architectures": ["LlamaForCausalLM"]}))
+    (folder / "config.json").write_text(json.dumps({**config.to_dict(), "architectures": [architecture]}))
     return TinyModel(folder, model)
 
 

@@ -67,10 +67,10 @@ def _measured(engine: Engine, batch: int, context: int, bandwidth: float) -> dic
     work = dict.fromkeys(range(1, batch + 1), 1)
     for _ in range(WARM_STEPS):
         _checked(driver, work)
-    before = engine.ribbons.region.map_statistics()
+    before = engine.ribbons.groups[0].region.map_statistics()
     steps = STEPS if context > 100 else 3
     times, forwards = zip(*(_timed(driver, work) for _ in range(steps)), strict=True)
-    after = engine.ribbons.region.map_statistics()
+    after = engine.ribbons.groups[0].region.map_statistics()
     driver.close(*work)
     return _row(
         engine,
@@ -94,7 +94,7 @@ def _timed(driver: Driver, work: dict[int, int]) -> tuple[float, float]:
     slots = np.array(list(work), np.uint32)
     ends = (engine.sequences.length[slots] + 1).astype(np.uint32)
     plan = driver.plan(work, ops=[(OpKind.GROW, slot, 0, end) for slot, end in zip(slots, ends, strict=True)])
-    engine.ribbons.region.prefetch(slots, ends + np.uint32(1))
+    engine.ribbons.groups[0].region.prefetch(slots, ends + np.uint32(1))
     started = time.perf_counter()
     outcome = engine.step(plan)
     seconds = time.perf_counter() - started
@@ -105,7 +105,7 @@ def _timed(driver: Driver, work: dict[int, int]) -> tuple[float, float]:
 
 def _row(engine: Engine, batch: int, bandwidth: float, found: dict[str, Any]) -> dict[str, Any]:
     """Adds what the memory alone would take: every weight once, and every row's keys and values."""
-    layout = engine.ribbons.layout
+    layout = engine.ribbons.groups[0].layout
     token_bytes = sum(layer.elements for layer in layout.layers) * layout.itemsize
     read = _weight_bytes(engine) + batch * found.pop("length") * token_bytes
     ideal_ms = read / bandwidth * 1e3

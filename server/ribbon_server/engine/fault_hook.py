@@ -51,8 +51,8 @@ class FaultHook:
     @staticmethod
     @contextmanager
     def _empty_pool(ribbons: Ribbons) -> Iterator[None]:
-        ribbons.region.resize_pool(0)
+        ribbons.resize_pool(0)
         try:
             yield
         finally:
-            ribbons.region.resize_pool(ribbons.limits.num_pages)
+            ribbons.resize_pool(ribbons.limits.num_pages)

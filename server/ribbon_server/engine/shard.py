@@ -35,9 +35,9 @@ def warm_up(model: Model, wish: WarmupWish, kv_memory: KvMemory | None, faults: 
     """
     decoder, spec = model.decoder, model.spec
     memory, machine_bytes = _kv_memory(kv_memory, decoder.device)
-    limits = ribbon_limits(wish, decoder.kv_layout, memory, machine_bytes, spec.max_positions)
+    limits = ribbon_limits(wish, decoder.kv_layouts, memory, machine_bytes, spec.max_positions)
     decoder.prepare(limits.slot_tokens)
-    ribbons = Ribbons(decoder.kv_layout, limits, decoder.device)
+    ribbons = Ribbons(decoder.kv_layouts, limits, decoder.device)
     sequences = Sequences(limits.num_slots, limits.slot_tokens, spec.vocab_size)
     engine = Engine(EngineParts(decoder, ribbons, sequences, FaultHook(InjectedFaults())))
     figures = Warmup(engine, spec.max_positions).run(wish.max_batch_prefill_tokens)

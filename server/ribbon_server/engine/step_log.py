@@ -39,8 +39,8 @@ class StepLog:
             "prepare_ns": outcome.timings.prepare_ns,
             "forward_ns": outcome.timings.forward_ns,
             "sample_ns": outcome.timings.sample_ns,
-            "pages_used": ribbons.region.pages_used,
-            "resident_bytes": ribbons.region.resident_bytes,
+            "pages_used": ribbons.pages_used,
+            "resident_bytes": ribbons.resident_bytes,
         }
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ribbon_server.engine.engine import Engine
+from ribbon_server.engine.limits import LARGEST_BUDGET
 from ribbon_server.engine.step import Admission, StepOutcome, StepPlan, Wanted
 from ribbon_server.errors import Internal
 from ribbon_server.kv.ribbons import OpKind, RibbonOps, Ribbons
@@ -14,7 +15,6 @@ from ribbon_server.sampling.params import SamplingParams, parameters
 from ribbon_server.telemetry import log
 
 SMALLEST_BUDGET = 64
-LARGEST_BUDGET = 4096  # TGI's default for a device it does not know
 SLOWEST_CHUNK_NS = 200_000_000
 REPEATS = 3
 HOPELESS_NS = 3 * SLOWEST_CHUNK_NS  # no repeat of a busy machine's step comes below the limit from here
@@ -91,8 +91,9 @@ class Warmup:
     def _measure(self, num_tokens: int) -> int:
         """One step over as many fresh sequences as it needs, each at most as long as a slot; then all are closed."""
         counts = _split(num_tokens, self._engine.ribbons.limits.slot_tokens)
-        outcome = self._step(opening_plan(self._next_id(), counts))
-        self._step(closing_plan(self._next_id(), len(counts)))
+        num_groups = len(self._engine.ribbons.groups)
+        outcome = self._step(opening_plan(self._next_id(), counts, num_groups))
+        self._step(closing_plan(self._next_id(), len(counts), num_groups))
         return outcome.timings.total_ns
 
     def _step(self, plan: StepPlan) -> StepOutcome:
@@ -108,12 +109,11 @@ class Warmup:
 
 def largest_step(ribbons: Ribbons) -> int:
     """Tokens that fresh sequences can feed in one step: what all slots hold, and what the pool does with a page lost in each."""
-    limits = ribbons.limits
-    slots = limits.num_slots - 1
-    spare = (limits.num_pages - slots) * ribbons.layout.page_bytes // ribbons.layout.stride_bytes
-    alone = (
-        limits.num_pages * ribbons.layout.page_bytes // ribbons.layout.stride_bytes
-    )  # one sequence loses none: it ends the pool
+    limits, layouts = ribbons.limits, [group.layout for group in ribbons.groups]
+    slots, groups = limits.num_slots - 1, len(layouts)
+    stride_bytes, page_bytes = sum(layout.stride_bytes for layout in layouts), layouts[0].page_bytes
+    spare = (limits.num_pages - slots * groups) * page_bytes // stride_bytes
+    alone = (limits.num_pages - (groups - 1)) * page_bytes // stride_bytes  # one sequence: its last group ends the pool
     return min(slots * limits.slot_tokens, max(spare, min(alone, limits.slot_tokens)))
 
 
@@ -123,7 +123,7 @@ def _split(total: int, longest: int) -> list[int]:
     return [longest] * whole + ([rest] if rest else [])
 
 
-def opening_plan(step_id: int, counts: list[int]) -> StepPlan:
+def opening_plan(step_id: int, counts: list[int], num_groups: int = 1) -> StepPlan:
     """Sequences of `counts` tokens in slots 1, 2 …, each fed in one run, each sampling with a filter and a penalty on."""
     values = parameters(greedy=0, top_p=0.9, top_k=50, repetition_penalty=1.1)
     slots = np.arange(1, len(counts) + 1, dtype=np.uint32)
@@ -132,19 +132,31 @@ def opening_plan(step_id: int, counts: list[int]) -> StepPlan:
         for slot, count in zip(slots, counts, strict=True)
     ]
     ends = np.asarray(counts, np.uint32)
-    kind = np.repeat(np.array([OpKind.OPEN, OpKind.GROW], np.uint8), len(counts))
-    tokens = np.concatenate((np.zeros(len(counts), np.uint32), ends))
-    storage = np.concatenate((slots, np.zeros(len(counts), np.uint32)))
-    ops = RibbonOps(kind, np.zeros_like(kind), np.tile(slots, 2), storage, tokens)
-    return StepPlan(step_id, admitted, ops, slots, ends, np.full(len(counts), Wanted.SAMPLE, np.uint8))
+    nothing = np.zeros_like(slots)
+    ops = RibbonOps(
+        kind=np.repeat(np.array([OpKind.OPEN, OpKind.GROW], np.uint8), len(counts)),
+        group=np.zeros(2 * len(counts), np.uint8),
+        slot=np.tile(slots, 2),
+        storage=np.concatenate((slots, nothing)),
+        tokens=np.concatenate((nothing, ends)),
+    )
+    wanted = np.full(len(counts), Wanted.SAMPLE, np.uint8)
+    return StepPlan(step_id, admitted, in_every_group(ops, num_groups), slots, ends, wanted)
 
 
-def closing_plan(step_id: int, num_slots: int) -> StepPlan:
+def closing_plan(step_id: int, num_slots: int, num_groups: int = 1) -> StepPlan:
     """Gives slots 1 to `num_slots` and their storages back."""
     slots = np.arange(1, num_slots + 1, dtype=np.uint32)
     kind = np.full(num_slots, OpKind.CLOSE, np.uint8)
     nothing = np.zeros(num_slots, np.uint32)
     none = np.zeros(0, np.uint32)
-    return StepPlan(
-        step_id, (), RibbonOps(kind, np.zeros_like(kind), slots, nothing, nothing), none, none, none.astype(np.uint8)
-    )
+    ops = RibbonOps(kind, np.zeros_like(kind), slots, nothing, nothing)
+    return StepPlan(step_id, (), in_every_group(ops, num_groups), none, none, none.astype(np.uint8))
+
+
+def in_every_group(ops: RibbonOps, num_groups: int) -> RibbonOps:
+    """The operations once for each group, storages numbered alike."""
+    rows = len(ops.kind)
+    columns = (np.tile(column, num_groups) for column in (ops.slot, ops.storage, ops.tokens))
+    group = np.repeat(np.arange(num_groups, dtype=np.uint8), rows)
+    return RibbonOps(np.tile(ops.kind, num_groups), group, *columns)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 STRIDE_ALIGNMENT = 64
+WINDOW_MARGIN = 256  # tokens that the router keeps in front of a window (design section 3)
 PAGE_BYTES = 4096
 DEFAULT_MAX_BYTES = 4 * 2**30
 DEFAULT_MEMORY_SHARE = 0.4
@@ -39,6 +40,7 @@ class KvLayout:
     stride_bytes: int  # of a token in one band
     layer_bands: tuple[int, ...]
     page_bytes: int = PAGE_BYTES
+    window: int | None = None  # tokens a query sees, its own included; None: all, so all are kept
 
     @property
     def num_bands(self) -> int:
@@ -53,6 +55,12 @@ class KvLayout:
     def slot_pages(self, slot_tokens: int) -> int:
         """Pages behind a ribbon of `slot_tokens` tokens."""
         return -(-slot_tokens * self.stride_bytes // self.page_bytes)
+
+    def sequence_pages(self, tokens: int, fed_ahead: int) -> int:
+        """Pages a sequence of `tokens` tokens may own at once; `fed_ahead` are fed before a window's front is given back."""
+        if self.window is None or tokens <= (kept := self.window + WINDOW_MARGIN + fed_ahead):
+            return self.slot_pages(tokens)
+        return min(self.slot_pages(tokens), self.slot_pages(kept) + 1)  # what is kept may begin inside a page
 
     def whole_tokens(self, slot_tokens: int) -> int:
         """The least number from `slot_tokens` up that fills whole pages, so that slots lie whole tokens apart."""

@@ -1,6 +1,7 @@
 """Builds a decoder from a spec, its weights and a set of kernels. Knows all three, and no file."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -16,27 +17,50 @@ from ribbon_server.models.spec import LayerSpec, LinearRope, Llama3Rope, ModelSp
 def assemble(spec: ModelSpec, weights: dict[str, Tensor], kernels: Kernels) -> Decoder:
     """Takes the weights out of `weights` one by one, so that packing never holds the model twice."""
     num_parameters = sum(weight.numel() for weight in weights.values())
-    ropes = list(dict.fromkeys(layer.attention.rope for layer in spec.layers))
+    ropes = spec_ropes(spec)
     embedding = weights.pop("embedding")
-    layout = spec_layout(spec, embedding)
+    places = list(layer_places(spec, embedding))
     head = embedding if spec.tied_embeddings else weights.pop("head")
     parts = Parts(
         embedding=embedding,
-        blocks=list(_blocks(spec, weights, layout, ropes, kernels)),
+        blocks=list(_blocks(spec, weights, places, kernels)),
         final_norm=kernels.rms_norm(weights.pop("final_norm"), spec.final_norm.eps),
         head=kernels.linear(head, None),
         frequencies=[rope_frequencies(rope) for rope in ropes],
         widths=spec_widths(spec),
-        kv_layout=layout,
+        kv_layouts=list(dict.fromkeys(place.layout for place in places)),
         num_parameters=num_parameters,
     )
     return Decoder(parts)
 
 
-def spec_layout(spec: ModelSpec, like: Tensor) -> KvLayout:
-    """The KV bytes of a token, of the type and on the device of `like`."""
-    layers = [LayerShape(layer.attention.num_kv_heads, layer.attention.head_dim) for layer in spec.layers]
-    return layout_on(like.device, layers, like.dtype.itemsize)
+@dataclass(frozen=True)
+class LayerPlace:
+    """Where a layer's keys and values lie."""
+
+    layout: KvLayout
+    group: int
+    index: int  # among the group's layers
+
+
+def layer_places(spec: ModelSpec, like: Tensor) -> Iterator[LayerPlace]:
+    """One for each layer: layers of one window are a group, whose bytes are of the type and on the device of `like`."""
+    windows = list(dict.fromkeys(layer.attention.window for layer in spec.layers))
+    members = [[layer.attention for layer in spec.layers if layer.attention.window == window] for window in windows]
+    layouts = []
+    for window, attentions in zip(windows, members, strict=True):
+        shapes = [LayerShape(attention.num_kv_heads, attention.head_dim) for attention in attentions]
+        layouts.append(replace(layout_on(like.device, shapes, like.dtype.itemsize), window=window))
+    seen = [0] * len(windows)
+    for layer in spec.layers:
+        group = windows.index(layer.attention.window)
+        yield LayerPlace(layouts[group], group, seen[group])
+        seen[group] += 1
+
+
+def spec_ropes(spec: ModelSpec) -> list[Rope]:
+    """The rotary tables that the layers need."""
+    return list(dict.fromkeys(layer.attention.rope for layer in spec.layers))
 
 
 def spec_widths(spec: ModelSpec) -> Widths:
@@ -62,24 +86,25 @@ def rope_frequencies(rope: Rope) -> Tensor:
     return unscaled
 
 
-def _blocks(
-    spec: ModelSpec, weights: dict[str, Tensor], layout: KvLayout, ropes: list[Rope], kernels: Kernels
-) -> Iterator[Block]:
-    for index, layer in enumerate(spec.layers):
-        shape = _attention_shape(layer, layout, index, ropes)
+def _blocks(spec: ModelSpec, weights: dict[str, Tensor], places: list[LayerPlace], kernels: Kernels) -> Iterator[Block]:
+    ropes = spec_ropes(spec)
+    for index, (layer, place) in enumerate(zip(spec.layers, places, strict=True)):
+        shape = _attention_shape(layer, place, ropes)
         yield _block(layer, _LayerWeights(weights, index), shape, kernels)
 
 
-def _attention_shape(layer: LayerSpec, layout: KvLayout, index: int, ropes: list[Rope]) -> AttentionShape:
+def _attention_shape(layer: LayerSpec, place: LayerPlace, ropes: list[Rope]) -> AttentionShape:
     attention = layer.attention
     return AttentionShape(
         num_heads=attention.num_heads,
         num_kv_heads=attention.num_kv_heads,
         head_dim=attention.head_dim,
         scale=attention.scale,
-        kv_offset=layout.layer_offsets[index],
+        kv_offset=place.layout.layer_offsets[place.index],
         rotary=ropes.index(attention.rope),
-        band=layout.layer_bands[index],
+        window=attention.window,
+        group=place.group,
+        band=place.layout.layer_bands[place.index],
     )
 
 

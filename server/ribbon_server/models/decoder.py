@@ -81,7 +81,7 @@ class Parts:
     head: LinearLayer
     frequencies: Sequence[Tensor]  # of each rotary table, float32 [dim / 2]
     widths: Widths
-    kv_layout: KvLayout
+    kv_layouts: Sequence[KvLayout]  # of each group
     num_parameters: int
 
 
@@ -93,7 +93,7 @@ class Decoder:
         self.parts = parts
         self.dtype = parts.embedding.dtype
         self.device = parts.embedding.device
-        self.kv_layout = parts.kv_layout
+        self.kv_layouts = parts.kv_layouts
         self._rotary: list[RotaryTable] = []
         self._workspace = Workspace(parts.widths, parts.embedding, 1)
 

@@ -56,6 +56,14 @@ class HfConfig:
             raise self._wrong(name, value, "an object")
         return HfConfig(value, f"{self._where}: {name}")
 
+    def texts(self, name: str) -> tuple[str, ...]:
+        """A list of strings; empty where absent."""
+        value = self._fields.get(name)
+        texts = [] if value is None else value
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise self._wrong(name, value, "a list of strings")
+        return tuple(texts)
+
     def token_ids(self, name: str) -> tuple[int, ...]:
         """One token id or a list of them; empty where absent."""
         value = self._fields.get(name)

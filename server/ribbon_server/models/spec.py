@@ -80,6 +80,7 @@ class Grouped:
     rope: Rope
     qkv_bias: bool
     output_bias: bool
+    window: int | None = None  # tokens a query sees, its own included; None: all up to its own
 
     @property
     def qkv_dims(self) -> tuple[int, int, int]:

@@ -5,7 +5,8 @@ import numpy as np
 from ribbon_server.engine.shard import WarmShard
 from ribbon_server.engine.step import Admission, RefusedAdmission, StepOutcome, StepPlan
 from ribbon_server.errors import InvalidRequest
-from ribbon_server.kv.ribbons import RibbonOps
+from ribbon_server.kv.group import RibbonGroup
+from ribbon_server.kv.operations import RibbonOps
 from ribbon_server.models.open import Model
 from ribbon_server.pb import shard_pb2 as pb
 from ribbon_server.sampling.params import SamplingParams, parameters
@@ -148,22 +149,23 @@ def describe(model: Model, warm: WarmShard | None) -> pb.DescribeResponse:
         eos_token_ids=model.eos_token_ids,
         prompt_runs=pb.PROMPT_RUNS_CAUSAL,
         abilities=["sample", "top_tokens"],
-        kv_groups=[] if warm is None else [_kv_group(model, warm)],
+        kv_groups=[] if warm is None else [_kv_group(model, group) for group in warm.engine.ribbons.groups],
         num_parameters_millions=round(model.decoder.parts.num_parameters / 1e6),
     )
 
 
-def _kv_group(model: Model, warm: WarmShard) -> pb.KvGroup:
-    ribbons = warm.engine.ribbons
+def _kv_group(model: Model, group: RibbonGroup) -> pb.KvGroup:
+    window = group.layout.window
     return pb.KvGroup(
-        kind=pb.KV_KIND_FULL,
-        stride_bytes=ribbons.layout.stride_bytes,
-        page_bytes=ribbons.region.page_bytes,
-        num_pages=ribbons.limits.num_pages,
-        slot_tokens=ribbons.limits.slot_tokens,
-        num_slots=ribbons.limits.num_slots,
-        num_storages=ribbons.limits.num_storages,
-        num_layers=len(ribbons.layout.layers),
-        max_spans=ribbons.region.max_spans,
+        kind=pb.KV_KIND_FULL if window is None else pb.KV_KIND_WINDOW,
+        window=window or 0,
+        stride_bytes=group.layout.stride_bytes,
+        page_bytes=group.region.page_bytes,
+        num_pages=group.limits.num_pages,
+        slot_tokens=group.limits.slot_tokens,
+        num_slots=group.limits.num_slots,
+        num_storages=group.limits.num_storages,
+        num_layers=len(group.layout.layers),
         dtype=model.dtype.value,
+        max_spans=group.region.max_spans,
     )

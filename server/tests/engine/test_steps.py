@@ -267,17 +267,17 @@ def test_a_slot_that_lost_an_operation_is_dead_until_it_is_closed(driver: Driver
     """What the router does: it closes every slot of a failed step, and may have sent one more plan before it knows."""
     expected = driver.generate(3, PROMPT, 2)
     driver.seat(2, OTHER)
-    driver.engine.ribbons.region.resize_pool(0)
+    driver.engine.ribbons.resize_pool(0)
     seat = driver.open(1, PROMPT)
     failed = driver.step({1: len(PROMPT), 2: len(OTHER)}, **seat)
-    driver.engine.ribbons.region.resize_pool(1000)
+    driver.engine.ribbons.resize_pool(1000)
     behind = driver.step({1: len(PROMPT)}, ops=[(OpKind.GROW, 1, 0, 40)], wanted=[Wanted.SAMPLE])
     assert (statuses(failed), failed.is_out_of_pages) == ([RowStatus.FAILED] * 2, True)
     assert (statuses(behind), behind.failure, behind.is_out_of_pages) == ([RowStatus.CANCELLED], "", False)
     forgotten = driver.step({1: len(PROMPT)}, wanted=[Wanted.SAMPLE])
     assert "was refused a ribbon operation" in forgotten.errors[0][1]
     driver.close(1, 2)
-    assert driver.engine.ribbons.region.pages_used == 0
+    assert driver.engine.ribbons.pages_used == 0
     assert driver.generate(1, PROMPT, 2) == expected
 
 
@@ -306,13 +306,13 @@ def test_allocations_fail_when_a_test_asks_for_it(tiny_untied: TinyModel) -> Non
     for _ in range(40):
         failures.append(driver.step({1: len(PROMPT)}, **driver.open(1, PROMPT)).failure)
         assert driver.step({}, ops=[(OpKind.CLOSE, 1, 0, 0)]).failure == ""
-        assert driver.engine.ribbons.region.pages_used == 0
+        assert driver.engine.ribbons.pages_used == 0
     assert {failure.split(":")[0] for failure in failures} == {"", "OutOfPages"}
     assert 8 <= sum(bool(failure) for failure in failures) <= 32
 
 
 def test_closing_every_slot_gives_every_page_back(driver: Driver) -> None:
-    region = driver.engine.ribbons.region
+    region = driver.engine.ribbons
     slots = range(1, driver.engine.ribbons.limits.num_slots)
     for slot in slots:
         driver.seat(slot, PROMPT, room=248)
@@ -350,5 +350,5 @@ def test_reset_gives_every_page_back(driver: Driver) -> None:
     driver.seat(1, PROMPT)
     driver.step({1: len(PROMPT)})
     driver.engine.reset()
-    assert driver.engine.ribbons.region.pages_used == 0
+    assert driver.engine.ribbons.pages_used == 0
     assert "no sequence" in driver.step({1: 1}, wanted=[Wanted.SAMPLE]).errors[0][1]

@@ -64,7 +64,7 @@ def test_the_largest_step_fits_the_pool(tiny_untied: TinyModel, pages: int) -> N
     engine = make_engine(tiny_untied.folder, kv_bytes=pages * 4096, total=0)
     warmup = Warmup(engine, 256)
     assert warmup._measure(warmup._largest) > 0
-    assert engine.ribbons.region.pages_used == 0
+    assert engine.ribbons.pages_used == 0
 
 
 def test_a_given_budget_is_taken_and_measured() -> None:
@@ -75,7 +75,7 @@ def test_a_given_budget_is_taken_and_measured() -> None:
 
 def test_a_warm_engine_is_empty(tiny_untied: TinyModel) -> None:
     engine = make_engine(tiny_untied.folder)
-    assert engine.ribbons.region.pages_used == 0
+    assert engine.ribbons.pages_used == 0
     assert not engine.sequences.is_seated.any()
 
 
@@ -85,4 +85,4 @@ def test_a_budget_above_a_slot_is_spread_over_several(tiny_untied: TinyModel) ->
     assert (outcome.failure, outcome.errors) == ("", [])
     assert engine.sequences.length[1:4].tolist() == [256, 256, 100]
     assert engine.step(closing_plan(2, 3)).failure == ""
-    assert engine.ribbons.region.pages_used == 0
+    assert engine.ribbons.pages_used == 0

@@ -44,9 +44,15 @@ LAYOUT = kv_layout([LayerShape(2, 64)] * 6, 2)
 
 
 def limits(
-    memory: KvMemory | None = None, *, budget: int = 0, total: int = 0, concurrent: int = 128, machine: int = 64 * GIB
+    memory: KvMemory | None = None,
+    *,
+    budget: int = 0,
+    total: int = 0,
+    concurrent: int = 128,
+    machine: int = 64 * GIB,
+    layouts=(),
 ) -> RibbonLimits:
-    return ribbon_limits(WarmupWish(budget, total, concurrent), LAYOUT, memory, machine, 4096)
+    return ribbon_limits(WarmupWish(budget, total, concurrent), layouts or [LAYOUT], memory, machine, 4096)
 
 
 def test_limits_left_open_come_from_the_model_and_its_need() -> None:
@@ -86,7 +92,7 @@ def test_a_wish_that_cannot_be_met_is_refused_by_name(wish: dict[str, int], name
 
 @pytest.fixture
 def ribbons() -> Ribbons:
-    return Ribbons(LAYOUT, RibbonLimits(num_slots=4, num_storages=8, slot_tokens=100, num_pages=100))
+    return Ribbons([LAYOUT], RibbonLimits(num_slots=4, num_storages=8, slot_tokens=100, num_pages=100))
 
 
 def operations(*rows: tuple[int, int, int, int]) -> RibbonOps:
@@ -107,7 +113,7 @@ def test_what_a_slot_shows_follows_its_operations(ribbons: Ribbons) -> None:
     ribbons.apply(operations((OpKind.GROW, 2, 0, 20), (OpKind.CLOSE, 2, 0, 0)))
     assert ribbons.shown.tolist() == [0, 50, 0, 6]
     for slot in (1, 3):
-        assert ribbons.region.shown_tokens(slot) == ribbons.shown[slot]
+        assert ribbons.groups[0].region.shown_tokens(slot) == ribbons.shown[slot]
 
 
 def test_a_refused_operation_voids_its_slot_and_no_other(ribbons: Ribbons) -> None:
@@ -130,7 +136,7 @@ def test_a_refused_operation_voids_its_slot_and_no_other(ribbons: Ribbons) -> No
 
 def test_what_a_plan_gives_up_is_given_up_although_the_plan_fails(ribbons: Ribbons) -> None:
     ribbons.apply(operations(*((OpKind.OPEN, slot, slot, 0) for slot in (1, 2)), (OpKind.GROW, 1, 0, 60)))
-    ribbons.region.resize_pool(0)
+    ribbons.resize_pool(0)
     with pytest.raises(OutOfPages, match=r"operation 0 \(grow\)"):
         ribbons.apply(
             operations(
@@ -138,10 +144,10 @@ def test_what_a_plan_gives_up_is_given_up_although_the_plan_fails(ribbons: Ribbo
             )
         )
     assert ribbons.shown.tolist() == [0, 0, VOID, 4]
-    assert ribbons.region.pages_used == 3
-    ribbons.region.resize_pool(100)
+    assert ribbons.pages_used == 3
+    ribbons.resize_pool(100)
     ribbons.apply(operations((OpKind.CLOSE, 2, 0, 0), (OpKind.CLOSE, 3, 0, 0)))
-    assert (ribbons.region.pages_used, ribbons.region.resident_bytes) == (0, 0)
+    assert (ribbons.pages_used, ribbons.resident_bytes) == (0, 0)
 
 
 def test_a_slot_behind_a_chain_begins_where_its_own_tokens_end(ribbons: Ribbons) -> None:
@@ -152,11 +158,13 @@ def test_a_slot_behind_a_chain_begins_where_its_own_tokens_end(ribbons: Ribbons)
             (OpKind.OPEN, 2, 2, 0),
             (OpKind.SHARE, 2, 1, 21),
             (OpKind.GROW, 2, 0, 40),
-            (OpKind.CLOSE, 2, 0, 1),
         )
     )
-    ribbons.apply(operations((OpKind.OPEN, 3, 2, 30), (OpKind.SHARE, 3, 1, 21), (OpKind.GROW, 3, 0, 50)))
-    assert (ribbons.begins[2], ribbons.begins[3], ribbons.shown[3]) == (21, 30, 50)
+    assert ribbons.begins[2] == 21
+    ribbons.apply(
+        operations((OpKind.CLOSE, 2, 0, 1), (OpKind.OPEN, 3, 2, 30), (OpKind.SHARE, 3, 1, 21), (OpKind.GROW, 3, 0, 50))
+    )
+    assert (ribbons.begins[2], ribbons.begins[3], ribbons.shown[3]) == (0, 30, 50)
 
 
 def test_a_failed_memory_call_is_no_failed_step(ribbons: Ribbons) -> None:
@@ -164,7 +172,7 @@ def test_a_failed_memory_call_is_no_failed_step(ribbons: Ribbons) -> None:
         def apply(self, **_: object) -> None:
             raise OSError(12, "populating pages: Cannot allocate memory")
 
-    ribbons.region = Refusing()
+    ribbons.groups[0].region = Refusing()
     with pytest.raises(KvMemoryLost, match="Cannot allocate memory"):
         ribbons.apply(operations((OpKind.OPEN, 1, 1, 0)))
 
@@ -179,18 +187,21 @@ def test_an_unknown_group_fails_without_touching_the_others(ribbons: Ribbons) ->
 
 
 def test_an_exhausted_pool_says_so() -> None:
-    ribbons = Ribbons(LAYOUT, RibbonLimits(num_slots=4, num_storages=8, slot_tokens=100, num_pages=60))
+    ribbons = Ribbons([LAYOUT], RibbonLimits(num_slots=4, num_storages=8, slot_tokens=100, num_pages=60))
     with pytest.raises(OutOfPages):
         ribbons.apply(operations((OpKind.OPEN, 1, 1, 0), (OpKind.GROW, 1, 0, 100)))
     assert ribbons.shown[1] == VOID
-    assert ribbons.region.pages_used == 0
+    assert ribbons.pages_used == 0
 
 
 def test_the_view_is_the_region_itself(ribbons: Ribbons) -> None:
     ribbons.apply(operations((OpKind.OPEN, 2, 2, 0), (OpKind.GROW, 2, 0, 100)))
-    view = ribbons.view(torch.bfloat16)
+    view = ribbons.groups[0].view(torch.bfloat16)
     assert view.shape == (4, 100, LAYOUT.stride_bytes // 2)
-    assert view[2, 3].data_ptr() == ribbons.region.address + 2 * ribbons.region.slot_bytes + 3 * LAYOUT.stride_bytes
+    assert (
+        view[2, 3].data_ptr()
+        == ribbons.groups[0].region.address + 2 * ribbons.groups[0].region.slot_bytes + 3 * LAYOUT.stride_bytes
+    )
     view[2, 99] = 1.5
-    assert ribbons.region.resident_bytes > 0
+    assert ribbons.resident_bytes > 0
     assert float(view[2, 99].float().sum()) == 1.5 * LAYOUT.stride_bytes / 2

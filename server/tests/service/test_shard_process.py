@@ -184,7 +184,7 @@ BAD_PLANS = {
             ops=pb.RibbonOps(kind=b"\1", group=b"\3", slot=u32(1), storage=u32(1), tokens=u32(0)),
             work=work((1, 1, 1)),
         ),
-        "group is 3; this shard has group 0 alone",
+        "group is 3; this shard has groups 0 to 0",
     ),
     "trim_front": (pb.StepPlan(step_id=1, ops=ops((OpKind.TRIM_FRONT, 2, 0, 1)), work=work((1, 1, 1))), "(trim_front)"),
 }

@@ -225,7 +225,7 @@ fn apply_rows(
         };
         let tokens = tokens_shown(region, slot);
         shown[slot as usize] = tokens;
-        if region.book().slot(slot).is_ok_and(|open| !open.grown) {
+        if !region.book().slot(slot).is_ok_and(|open| open.grown) {
             begins[slot as usize] = tokens;
         }
     })

@@ -24,6 +24,7 @@ class AttentionShape:
     kv_offset: int
     rotary: int
     window: int | None = None  # tokens that a query sees, its own included; None: all
+    group: int = 0  # of layers that keep their tokens alike
     band: int = 0  # of the region, where a device keeps a few layers in one
 
 
@@ -39,9 +40,12 @@ class ForwardContext:
         self.rotations: Sequence[tuple[Tensor, Tensor]] = ()  # (cos, sin) float32 [tokens, dim / 2] of each table
 
     @cached_property
-    def runs(self) -> _native.Runs:
-        """The batch as the native CPU kernels take it."""
-        return _native.Runs(self.ribbons.region, self.slots, self.starts, self.lengths)
+    def runs(self) -> tuple[_native.Runs, ...]:
+        """The batch as the native CPU kernels take it, over each group's region."""
+        return tuple(
+            _native.Runs(group.region, self.slots, self.starts, self.lengths, group.layout.window)
+            for group in self.ribbons.groups
+        )
 
     @cached_property
     def ragged(self) -> RaggedBatch:

@@ -26,7 +26,8 @@ class NativeAttention:
         shape = self.shape
         dtype = dtype_name(qkv.dtype)
         cos, sin = context.rotations[shape.rotary]
-        context.runs.rope_store(
+        runs = context.runs[shape.group]
+        runs.rope_store(
             qkv=qkv.data_ptr(),
             query_out=query.data_ptr(),
             cos=cos.data_ptr(),
@@ -37,7 +38,7 @@ class NativeAttention:
             head_dim=shape.head_dim,
             dtype=dtype,
         )
-        context.runs.attention(
+        runs.attention(
             query=query.data_ptr(),
             output=output.data_ptr(),
             kv_offset=shape.kv_offset,

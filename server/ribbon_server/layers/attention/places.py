@@ -24,7 +24,7 @@ class LayerPlace:
             shape = self._shape
             start = shape.kv_offset // dtype.itemsize
             elements = 2 * shape.num_kv_heads * shape.head_dim
-            part = ribbons.view(dtype, shape.band)[:, :, start : start + elements]
+            part = ribbons.groups[shape.group].view(dtype, shape.band)[:, :, start : start + elements]
             self._view = part.unflatten(-1, (2, shape.num_kv_heads, shape.head_dim))
             self._ribbons = ribbons
         return self._view

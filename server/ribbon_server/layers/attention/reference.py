@@ -25,8 +25,12 @@ class ReferenceAttention:
         kv = self._layer_view(context, qkv.dtype)
         for row, slot in enumerate(context.slots.tolist()):
             begin, end = int(context.starts[row]), int(context.starts[row + 1])
-            tokens = kv[slot, : int(context.lengths[row])]
-            output[begin:end] = self._attend(query[begin:end], tokens).to(output.dtype)
+            length = int(context.lengths[row])
+            first = self._first_seen(length - (end - begin))  # what lies before may be given up, so it is not touched
+            output[begin:end] = self._attend(query[begin:end], kv[slot, first:length]).to(output.dtype)
+
+    def _first_seen(self, position: int) -> int:
+        return 0 if self.shape.window is None else max(0, position + 1 - self.shape.window)
 
     def _store(self, k: Tensor, v: Tensor, context: ForwardContext) -> None:
         """Writes [tokens, kv_heads, head_dim] keys and values to the runs' places."""
@@ -40,17 +44,20 @@ class ReferenceAttention:
     def _layer_view(self, context: ForwardContext, dtype: torch.dtype) -> Tensor:
         """This layer's part of the region: [slots, slot_tokens, 2, kv_heads, head_dim]."""
         shape = self.shape
-        whole = context.ribbons.view(dtype)
+        whole = context.ribbons.groups[shape.group].view(dtype)
         start = shape.kv_offset // dtype.itemsize
         elements = 2 * shape.num_kv_heads * shape.head_dim
         return whole[:, :, start : start + elements].unflatten(-1, (2, shape.num_kv_heads, shape.head_dim))
 
     def _attend(self, query: Tensor, kv: Tensor) -> Tensor:
-        """query [run, heads * head_dim] over kv [length, 2, kv_heads, head_dim]; the run's tokens are the last ones."""
+        """query [run, heads * head_dim] over kv [tokens, 2, kv_heads, head_dim]; the run's tokens are the last ones."""
         shape = self.shape
         group = shape.num_heads // shape.num_kv_heads
         q = query.view(len(query), shape.num_kv_heads, group, shape.head_dim).float()
         scores = torch.einsum("qkgd,tkd->kgqt", q, kv[:, 0].float()) * shape.scale
         last = torch.arange(len(kv) - len(query), len(kv))  # what each query may see, its own token included
-        scores.masked_fill_(torch.arange(len(kv)) > last[:, None], float("-inf"))
+        token = torch.arange(len(kv))
+        scores.masked_fill_(token > last[:, None], float("-inf"))
+        if shape.window is not None:
+            scores.masked_fill_(token <= last[:, None] - shape.window, float("-inf"))
         return torch.einsum("kgqt,tkd->qkgd", scores.softmax(-1), kv[:, 1].float()).reshape(query.shape)
