@@ -3,6 +3,7 @@
 
 mod backend;
 mod book;
+pub mod cuda;
 mod error;
 mod layout;
 pub mod memfd;
@@ -236,6 +237,9 @@ impl Region {
         let owner = self.book.used_storage(storage)?;
         let own = self.book.storage(open.own)?;
         let shown = open.shared_end();
+        if !self.memory.can_alias() {
+            return refuse("this device cannot show a page at two addresses (tried at the start): nothing is shared".into());
+        }
         if storage == open.own {
             return refuse(format!("storage {storage} is the slot's own"));
         }

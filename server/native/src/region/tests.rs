@@ -12,11 +12,11 @@ mod chains;
 mod plans;
 mod trims;
 
-const SLOTS: u32 = 5;
-const STORAGES: u32 = 7;
-const TOKENS: u32 = 60;
-const POOL: u64 = 150;
-const SPANS: u32 = 3;
+pub(in crate::region) const SLOTS: u32 = 5;
+pub(in crate::region) const STORAGES: u32 = 7;
+pub(in crate::region) const TOKENS: u32 = 60;
+pub(in crate::region) const POOL: u64 = 150;
+pub(in crate::region) const SPANS: u32 = 3;
 
 fn region(stride_bytes: u32) -> Region {
     let layout = Layout {
@@ -32,9 +32,11 @@ fn region(stride_bytes: u32) -> Region {
     Region::new(layout, Box::new(memory), Arc::new(PagePool::new(POOL))).unwrap()
 }
 
-/// A region and what every open slot should show: a byte per token.
-struct Model {
-    region: Region,
+/// A region and what every open slot should show: a byte per token, another one in each band.
+pub(in crate::region) struct Model {
+    pub(in crate::region) region: Region,
+    /// Bytes from slot 0 of the first band to that of each band.
+    bands: Vec<u64>,
     slots: HashMap<u32, Vec<u8>>,
     storages: HashMap<u32, Vec<u8>>,
     next: u8,
@@ -42,35 +44,33 @@ struct Model {
 
 impl Model {
     fn new(stride: u32) -> Self {
+        Self::over(region(stride), vec![0])
+    }
+
+    pub(in crate::region) fn over(region: Region, bands: Vec<u64>) -> Self {
         Self {
-            region: region(stride),
+            region,
+            bands,
             slots: HashMap::new(),
             storages: HashMap::new(),
             next: 1,
         }
     }
 
-    fn token(&self, slot: u32, token: u32) -> *mut u8 {
+    fn token(&self, band: u64, slot: u32, token: u32) -> *mut u8 {
         let layout = self.region.layout();
-        (self.region.address() + (layout.range_start(slot) + layout.token_byte(token)) as usize)
-            as *mut u8
+        let offset = band + layout.range_start(slot) + layout.token_byte(token);
+        (self.region.address() + offset as usize) as *mut u8
     }
 
     fn write(&self, slot: u32, token: u32, value: u8) {
-        // SAFETY: the slot has just grown over this token.
-        unsafe {
-            self.token(slot, token)
-                .write_bytes(value, self.region.layout().stride_bytes as usize);
-        };
-    }
-
-    fn read(&self, slot: u32, token: u32) -> &[u8] {
-        // SAFETY: the slot shows this token.
-        unsafe {
-            std::slice::from_raw_parts(
-                self.token(slot, token),
-                self.region.layout().stride_bytes as usize,
-            )
+        for (number, band) in self.bands.iter().enumerate() {
+            let bytes = self.region.layout().stride_bytes as usize;
+            // SAFETY: the slot has just grown over this token.
+            unsafe {
+                self.token(*band, slot, token)
+                    .write_bytes(value ^ number as u8, bytes);
+            };
         }
     }
 
@@ -96,6 +96,24 @@ impl Model {
         Ok(())
     }
 
+    /// Does what the random test wants, as far as anybody would.
+    pub(in crate::region) fn act(&mut self, act: Act) -> Result<(), RegionError> {
+        match act {
+            Act::Apply(Operation::Share { slot, storage, .. })
+                if !self.continues(slot, storage) =>
+            {
+                Ok(())
+            }
+            Act::Apply(operation) => self.apply(operation),
+            Act::Follow {
+                slot,
+                storage,
+                other,
+                end,
+            } => self.follow(slot, storage, other, end),
+        }
+    }
+
     /// Whether the owner's tokens are those that the slot shows: nobody shares others.
     fn continues(&self, slot: u32, storage: u32) -> bool {
         let Ok(open) = self.region.book().slot(slot) else {
@@ -106,10 +124,30 @@ impl Model {
         both.all(|(mine, theirs)| mine == theirs)
     }
 
-    /// Applies an operation to both; the region may refuse, then nothing may change.
-    fn apply(&mut self, operation: Operation) -> Result<(), RegionError> {
+    fn shows(&self, slot: u32, token: u32, value: u8) -> bool {
+        let bytes = self.region.layout().stride_bytes as usize;
+        self.bands.iter().enumerate().all(|(number, band)| {
+            // SAFETY: the slot shows this token.
+            let seen = unsafe { std::slice::from_raw_parts(self.token(*band, slot, token), bytes) };
+            seen.iter().all(|byte| *byte == value ^ number as u8)
+        })
+    }
+
+    /// Closes and forgets everything.
+    pub(in crate::region) fn reset(&mut self) {
+        self.region.reset().unwrap();
+        self.slots.clear();
+        self.storages.clear();
+    }
+
+    /// Applies an operation to both; the region may refuse, then nothing may change. After a failed memory call only a reset
+    /// is possible.
+    pub(in crate::region) fn apply(&mut self, operation: Operation) -> Result<(), RegionError> {
         let before = (self.region.pages_used(), self.region.resident_bytes()?);
         if let Err(error) = self.region.apply(operation) {
+            if error.is_fatal() {
+                return Err(error);
+            }
             assert_eq!(
                 before,
                 (self.region.pages_used(), self.region.resident_bytes()?),
@@ -198,14 +236,15 @@ impl Model {
         }
     }
 
-    fn check(&self) {
+    pub(in crate::region) fn check(&self) {
         let book = self.region.book();
         let owned: u64 = (1..STORAGES)
             .map(|id| book.owned_pages(book.storage(id).unwrap()))
             .sum();
         assert_eq!(owned, self.region.pages_used());
         assert!(owned <= POOL);
-        assert_eq!(owned * page_bytes(), self.region.resident_bytes().unwrap());
+        let page_bytes = self.region.layout().page_bytes;
+        assert_eq!(owned * page_bytes, self.region.resident_bytes().unwrap());
         for (slot, known) in &self.slots {
             let shown = book.shown_tokens(*slot).unwrap();
             let complete = book.storage(book.slot(*slot).unwrap().own).unwrap().start <= shown;
@@ -213,7 +252,7 @@ impl Model {
             for token in begin..shown.min(known.len() as u32) {
                 let expected = known[token as usize];
                 assert!(
-                    self.read(*slot, token).iter().all(|byte| *byte == expected),
+                    self.shows(*slot, token, expected),
                     "slot {slot} token {token}"
                 );
             }
@@ -224,7 +263,7 @@ impl Model {
 
 /// What the random test does.
 #[derive(Clone, Debug)]
-enum Act {
+pub(in crate::region) enum Act {
     Apply(Operation),
     Follow {
         slot: u32,
@@ -234,7 +273,7 @@ enum Act {
     },
 }
 
-fn act() -> impl Strategy<Value = Act> {
+pub(in crate::region) fn act() -> impl Strategy<Value = Act> {
     let (slot, storage, tokens) = (0..SLOTS + 1, 0..STORAGES + 1, 0..TOKENS + 2);
     prop_oneof![
         10 => operation().prop_map(Act::Apply),
@@ -270,11 +309,7 @@ proptest! {
     ) {
         let mut model = Model::new(stride);
         for act in acts {
-            let _refused = match act {
-                Act::Apply(Operation::Share { slot, storage, .. }) if !model.continues(slot, storage) => Ok(()),
-                Act::Apply(operation) => model.apply(operation),
-                Act::Follow { slot, storage, other, end } => model.follow(slot, storage, other, end),
-            };
+            let _refused = model.act(act);
             model.check();
         }
         model.region.reset().unwrap();
