@@ -1,6 +1,7 @@
 //! The Python face of the module: reads arguments, releases the GIL, maps errors. Computes nothing.
 
 mod arguments;
+mod device;
 mod kernels;
 mod region;
 mod runs;
@@ -45,6 +46,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("OutOfPages", module.py().get_type::<OutOfPages>())?;
     module.add_class::<region::Region>()?;
     module.add_function(wrap_pyfunction!(region::max_maps, module)?)?;
+    module.add_function(wrap_pyfunction!(device::cuda_memory, module)?)?;
+    module.add_function(wrap_pyfunction!(device::bench_map, module)?)?;
     module.add_class::<runs::Runs>()?;
     module.add_class::<kernels::PackedLinear>()?;
     module.add_function(wrap_pyfunction!(kernels::rms_norm, module)?)?;

@@ -2,22 +2,25 @@
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use pyo3::exceptions::PyAttributeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::bindings::arguments::{Column, keyword_record};
+use crate::bindings::device::{self, Attached};
 use crate::error::{NativeError, invalid};
 use crate::region::memfd::{self, Memfd};
 use crate::region::{self, Layout, PagePool, RegionError, Row};
 
-/// Slots of virtual memory over one sparse memfd.
+/// Slots of virtual memory over one sparse memfd, or over pages of a device.
 #[pyclass(module = "ribbon_server._native", frozen)]
 pub struct Region {
     shared: Arc<RwLock<region::Region>>,
+    device: Option<Attached>,
 }
 
 impl Region {
-    /// The region itself, for runs that outlive this handle.
+    /// The region itself, for runs on the CPU that outlive this handle.
     pub fn shared(&self) -> Arc<RwLock<region::Region>> {
         Arc::clone(&self.shared)
     }
@@ -76,7 +79,11 @@ const VOID: i64 = -1;
 #[pymethods]
 impl Region {
     #[new]
-    #[pyo3(signature = (*, num_slots, num_storages, slot_tokens, stride_bytes, num_pages, max_spans=None, pool_of=None))]
+    #[pyo3(signature = (*, num_slots, num_storages, slot_tokens, stride_bytes, num_pages, max_spans=None, pool_of=None, **on_device))]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a constructor's keyword arguments"
+    )]
     fn new(
         num_slots: u32,
         num_storages: u32,
@@ -85,14 +92,27 @@ impl Region {
         num_pages: u64,
         max_spans: Option<u32>,
         pool_of: Option<&Region>,
+        on_device: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
+        let options = device::Options::read(on_device)?;
+        if options.is_on_device() && pool_of.is_some() {
+            return Ok(invalid(
+                "pool_of: a region on a device has a pool of its own",
+            )?);
+        }
         let layout = Layout {
             num_slots,
             num_storages,
             slot_tokens,
             stride_bytes,
             page_bytes: memfd::page_bytes(),
-            max_spans: max_spans.unwrap_or_else(|| all_spans(num_slots)),
+            max_spans: max_spans.unwrap_or_else(|| {
+                if options.is_on_device() {
+                    num_storages // a device has no limit of its own
+                } else {
+                    all_spans(num_slots)
+                }
+            }),
         };
         let pool = pool_of.map_or_else(
             || Arc::new(PagePool::new(num_pages)),
@@ -104,8 +124,13 @@ impl Region {
                 pool.total()
             ))?);
         }
+        let (region, device) = match Attached::create(layout, &pool, &options)? {
+            Some((region, device)) => (region, Some(device)),
+            None => (create(layout, pool)?, None),
+        };
         Ok(Self {
-            shared: Arc::new(RwLock::new(create(layout, pool)?)),
+            shared: Arc::new(RwLock::new(region)),
+            device,
         })
     }
 
@@ -165,8 +190,85 @@ impl Region {
         Ok(py.detach(apply).map_err(NativeError::from)?)
     }
 
-    fn resize_pool(&self, num_pages: u64) {
+    fn resize_pool(&self, num_pages: u64) -> PyResult<()> {
+        if let Some(device) = &self.device {
+            device.check_pool(num_pages)?;
+        }
         self.read().pool().resize(num_pages);
+        Ok(())
+    }
+
+    #[getter]
+    fn device(&self) -> Option<u32> {
+        self.device.as_ref().map(|device| device.number)
+    }
+
+    #[getter]
+    fn num_bands(&self) -> u64 {
+        self.device.as_ref().map_or(1, Attached::num_bands)
+    }
+
+    #[getter]
+    fn band_bytes(&self) -> u64 {
+        let region = self.read();
+        region.layout().range_start(region.layout().num_slots)
+    }
+
+    #[getter]
+    fn aliasing(&self) -> bool {
+        self.device
+            .as_ref()
+            .is_none_or(|device| device.memory.aliasing())
+    }
+
+    #[getter(__cuda_array_interface__)]
+    fn cuda_array_interface<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let found = match &self.device {
+            Some(device) => device.array_interface(py, &self.read())?,
+            None => None,
+        };
+        found.ok_or_else(|| PyAttributeError::new_err("the region is not on a CUDA device"))
+    }
+
+    #[pyo3(signature = (stream=0))]
+    fn fence(&self, py: Python<'_>, stream: u64) -> PyResult<()> {
+        let Some(device) = &self.device else {
+            return Ok(());
+        };
+        let fenced = py.detach(|| device.memory.fence(stream));
+        Ok(fenced.map_err(|source| NativeError::Io {
+            what: "marking the end of a step",
+            source,
+        })?)
+    }
+
+    fn prefetch(&self, slot: Column<u32>, end: Column<u32>) -> PyResult<()> {
+        let slots = slot.slice();
+        let ends = end.input("end", &[slots.len()])?;
+        let region = self.read();
+        for (slot, end) in slots.iter().zip(ends) {
+            if let Some(device) = &self.device {
+                device.prefetch(&region, *slot, *end)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn settle(&self, py: Python<'_>, seconds: f64) -> PyResult<bool> {
+        let waited = py.detach(|| self.device.as_ref().map(|device| device.settle(seconds)));
+        Ok(waited.unwrap_or(Ok(true))?)
+    }
+
+    fn map_statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let rows = match &self.device {
+            Some(device) => device.memory.statistics(),
+            None => device::no_statistics(),
+        };
+        let statistics = PyDict::new(py);
+        for (name, number) in rows {
+            statistics.set_item(name, number)?;
+        }
+        Ok(statistics)
     }
 
     fn owned_pages(&self, storage: u32) -> PyResult<u64> {

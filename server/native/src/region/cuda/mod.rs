@@ -110,6 +110,11 @@ impl Geometry {
     }
 }
 
+/// The names of `Memory::statistics`, all 0: for memory without page tables to edit.
+pub fn no_statistics() -> Vec<(&'static str, u64)> {
+    Statistics::default().rows(0, 0)
+}
+
 /// A region's memory on a device.
 pub struct Memory {
     // Dropped first: the thread ends before what it works on.
@@ -164,6 +169,11 @@ impl Memory {
         let mut table = self.shared.lock();
         self.shared.show_live(&mut table, &[scratch])?;
         Ok(())
+    }
+
+    /// Whether a page may be shown at two addresses.
+    pub fn aliasing(&self) -> bool {
+        self.aliasing
     }
 
     fn geometry(&self) -> &Geometry {

@@ -53,12 +53,8 @@ impl Count {
     }
 }
 
-/// All counters of a region on a device.
+/// All counters of a region on a device; each is described in _native.pyi, `map_statistics`.
 #[derive(Debug, Default)]
-#[expect(
-    missing_docs,
-    reason = "each is described in _native.pyi, map_statistics"
-)]
 pub struct Statistics {
     pub map: Cost,
     pub unmap: Cost,
