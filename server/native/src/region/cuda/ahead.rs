@@ -116,6 +116,13 @@ impl Worker {
         lock(&self.inbox.0).stop
     }
 
+    /// A moment, or until there is news.
+    fn pause(&self) {
+        let (queue, changed) = &*self.inbox;
+        // Woken or not: the fence is looked at again.
+        let _ = changed.wait_timeout(lock(queue), FENCE_POLL);
+    }
+
     /// Maps a page at the place as soon as no kernel can touch what is there now.
     fn prepare(&self, place: Place) -> Answer<()> {
         let editor = &self.shared.editor;
@@ -134,7 +141,7 @@ impl Worker {
                 return Ok(());
             }
             drop(table);
-            thread::sleep(FENCE_POLL);
+            self.pause();
         }
         Ok(())
     }
