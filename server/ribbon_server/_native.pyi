@@ -66,6 +66,8 @@ class Region:
     def prefetch(self, slot: np.ndarray, end: np.ndarray) -> None:
         """Has a thread map what each slot lacks up to token `end` (uint32 columns), so that the GROW of the next plan finds its
         pages. A hint: never raises for lack of pages, and does nothing on the CPU."""
+    def settle(self, seconds: float) -> bool:
+        """Waits until that thread has nothing to do, at most so long; whether it was in time. True on the CPU."""
     def map_statistics(self) -> dict[str, int]:
         """Since the start, all 0 on the CPU. Driver calls and their time: map_calls, map_ns, unmap_calls, unmap_ns,
         set_access_calls, set_access_ns. Growths that found a page not ready: late_waits, late_ns (late_ns includes the driver

@@ -178,6 +178,11 @@ impl Attached {
         Ok(())
     }
 
+    /// Whether kernels of the CPU can work on the region.
+    pub fn serves_the_cpu(&self) -> bool {
+        self.simulated && self.num_bands == 1
+    }
+
     /// `__cuda_array_interface__` (version 3) of bytes [bands, slots, slot bytes]; `None` for simulated memory.
     pub fn array_interface<'py>(
         &self,

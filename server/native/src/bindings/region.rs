@@ -21,8 +21,20 @@ pub struct Region {
 
 impl Region {
     /// The region itself, for runs on the CPU that outlive this handle.
-    pub fn shared(&self) -> Arc<RwLock<region::Region>> {
-        Arc::clone(&self.shared)
+    ///
+    /// # Errors
+    /// ValueError for a region on a device, which those kernels cannot reach.
+    pub fn shared_with_cpu(&self) -> PyResult<Arc<RwLock<region::Region>>> {
+        if self
+            .device
+            .as_ref()
+            .is_some_and(|device| !device.serves_the_cpu())
+        {
+            return Ok(invalid(
+                "the kernels of the CPU cannot reach a region on a device",
+            )?);
+        }
+        Ok(Arc::clone(&self.shared))
     }
 
     fn read(&self) -> RwLockReadGuard<'_, region::Region> {

@@ -133,7 +133,7 @@ impl Runs {
         lengths: Column<u32>,
         window: Option<usize>,
     ) -> PyResult<Self> {
-        let shared = region.shared();
+        let shared = region.shared_with_cpu()?;
         let (batch, epoch) = {
             let held = shared.read().unwrap_or_else(PoisonError::into_inner);
             (
