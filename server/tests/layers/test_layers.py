@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from ribbon_server.layers.activation import native_silu_mul, reference_silu_mul
+from ribbon_server.layers.activation import fused_silu_mul, native_silu_mul, reference_silu_mul
 from ribbon_server.layers.linear import FewRowsLinear, PackedOneDnnLinear, TorchLinear, packs_with_onednn
 from ribbon_server.layers.linear_choice import LinearChooser
-from ribbon_server.layers.norm import NativeRmsNorm, ReferenceRmsNorm
+from ribbon_server.layers.norm import FusedRmsNorm, NativeRmsNorm, ReferenceRmsNorm
 
 DTYPES = [torch.float32, torch.bfloat16]
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
@@ -22,13 +22,14 @@ def random(*shape: int, dtype: torch.dtype, seed: int = 1) -> torch.Tensor:
 def test_rms_norm(dtype: torch.dtype, rows: int, with_delta: bool) -> None:
     weight, delta = random(96, dtype=dtype), random(rows, 96, dtype=dtype, seed=2) if with_delta else None
     results = []
-    for kind in (ReferenceRmsNorm, NativeRmsNorm):
+    for kind in (ReferenceRmsNorm, NativeRmsNorm, FusedRmsNorm):
         stream, output = random(rows, 96, dtype=dtype, seed=3), torch.empty(rows, 96, dtype=dtype)
         kind(weight, 1e-5)(stream, delta, output)
         results.append((stream, output))
-    (stream, output), (native_stream, native_output) = results
-    torch.testing.assert_close(native_stream, stream, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
-    torch.testing.assert_close(native_output, output, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    (stream, output), *others = results
+    for other_stream, other_output in others:
+        torch.testing.assert_close(other_stream, stream, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+        torch.testing.assert_close(other_output, output, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
     assert torch.equal(stream, random(rows, 96, dtype=dtype, seed=3)) is not with_delta
 
 
@@ -36,10 +37,12 @@ def test_rms_norm(dtype: torch.dtype, rows: int, with_delta: bool) -> None:
 @pytest.mark.parametrize("rows", [1, 70])
 def test_silu_mul(dtype: torch.dtype, rows: int) -> None:
     gate_up = random(rows, 2 * 72, dtype=dtype) * 4
-    expected, native = torch.empty(rows, 72, dtype=dtype), torch.empty(rows, 72, dtype=dtype)
+    expected = torch.empty(rows, 72, dtype=dtype)
     reference_silu_mul(gate_up, expected)
-    native_silu_mul(gate_up, native)
-    torch.testing.assert_close(native, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    for silu_mul in (native_silu_mul, fused_silu_mul):
+        output = torch.empty(rows, 72, dtype=dtype)
+        silu_mul(gate_up, output)
+        torch.testing.assert_close(output, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
 @pytest.mark.skipif(not packs_with_onednn(torch.bfloat16), reason="this torch does not pack")

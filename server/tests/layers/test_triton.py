@@ -6,7 +6,15 @@ import torch
 
 from ribbon_server.layers.attention.base import AttentionShape
 from ribbon_server.layers.attention.ragged import RaggedBatch
-from ribbon_server.layers.attention.triton import PLAIN, ScoreRule, TileShape, takes, triton_attention
+from ribbon_server.layers.attention.selftest import check_rope_store
+from ribbon_server.layers.attention.triton import (
+    PLAIN,
+    ScoreRule,
+    TileShape,
+    takes,
+    triton_attention,
+    triton_rope_store,
+)
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ROWS = [(3, 1, 70), (1, 9, 64), (4, 1, 1), (2, 33, 33), (5, 3, 40)]  # slot, run, length: both kinds of runs, mixed
@@ -104,3 +112,17 @@ def test_tiles_fit_a_multiprocessor() -> None:
         assert tile.keys >= 16
         assert 2 * tile.keys * tile.dim * dtype.itemsize <= 2**16
     assert not takes(AttentionShape(1, 1, 513, 1.0, 0, 0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [AttentionShape(8, 2, 64, 1.0, 0, 0), AttentionShape(3, 3, 40, 1.0, 0, 1)])
+def test_rope_and_store_in_one_launch_is_that_of_torch(shape: AttentionShape, dtype: torch.dtype) -> None:
+    result = check_rope_store(triton_rope_store, shape, dtype, DEVICE)
+    assert result.passed, result
+
+
+def test_the_check_of_the_store_sees_a_token_in_the_wrong_place() -> None:
+    def late(qkv, kv, context, shape, query) -> None:
+        triton_rope_store(qkv, kv[:, 1:], context, shape, query)
+
+    assert not check_rope_store(late, CASES["grouped heads"][0], torch.float32, DEVICE).passed

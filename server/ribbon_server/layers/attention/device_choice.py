@@ -10,7 +10,8 @@ from ribbon_server.errors import ModelNotSupported
 from ribbon_server.layers.attention import flash, triton
 from ribbon_server.layers.attention.base import AttentionLayer, AttentionShape, ForwardContext
 from ribbon_server.layers.attention.flash import FlashAttention, FlashOperator, aten_operator
-from ribbon_server.layers.attention.selftest import check_flash
+from ribbon_server.layers.attention.selftest import check_flash, check_rope_store
+from ribbon_server.layers.attention.store import RopeStore, torch_rope_store
 from ribbon_server.layers.attention.triton import TritonAttention, triton_rope_store
 from ribbon_server.telemetry import log
 
@@ -23,6 +24,7 @@ class DeviceAttentionChooser:
         self._device = device
         self._operator = operator or aten_operator()
         self._passed: dict[tuple[AttentionShape, torch.dtype], bool] = {}
+        self._stores: dict[tuple[AttentionShape, torch.dtype], RopeStore] = {}
 
     def __call__(self, shape: AttentionShape) -> "DeviceAttention":
         """The layer for `shape`.
@@ -39,12 +41,28 @@ class DeviceAttentionChooser:
     def choose(self, shape: AttentionShape, dtype: torch.dtype) -> AttentionLayer:
         """The kernel for activations of `dtype`."""
         if flash.takes(shape, dtype) and self._flash_passes(shape, dtype):
-            return FlashAttention(shape, triton_rope_store, self._operator)
+            return FlashAttention(shape, self._rope_store(shape, dtype), self._operator)
         return TritonAttention(shape)
 
+    def _rope_store(self, shape: AttentionShape, dtype: torch.dtype) -> RopeStore:
+        """One launch where Triton works and is right, else plain torch: flash needs no Triton."""
+        key = (_geometry(shape), dtype)
+        if key not in self._stores:
+            self._stores[key] = triton_rope_store if self._triton_stores(shape, dtype) else torch_rope_store
+        return self._stores[key]
+
+    def _triton_stores(self, shape: AttentionShape, dtype: torch.dtype) -> bool:
+        try:
+            result = check_rope_store(triton_rope_store, shape, dtype, self._device)
+        except Exception as error:  # noqa: BLE001 - Triton's compiler and the C compiler it calls raise what they like
+            log(logging.WARNING, f"Triton does not work here ({error!r}); keys and values are stored by torch")
+            return False
+        if not result.passed:
+            log(logging.WARNING, f"Triton's store is off by {result.largest_error:.3g}; torch stores keys and values")
+        return result.passed
+
     def _flash_passes(self, shape: AttentionShape, dtype: torch.dtype) -> bool:
-        """Layers of one geometry differ in their place alone."""
-        key = (replace(shape, kv_offset=0, band=0, rotary=0), dtype)
+        key = (_geometry(shape), dtype)
         if key not in self._passed:
             self._passed[key] = self._test(shape, dtype)
         return self._passed[key]
@@ -66,6 +84,11 @@ class DeviceAttentionChooser:
                 head_dim=shape.head_dim,
             )
         return result.passed
+
+
+def _geometry(shape: AttentionShape) -> AttentionShape:
+    """The shape without its place."""
+    return replace(shape, kv_offset=0, band=0, rotary=0)
 
 
 class DeviceAttention:

@@ -1,14 +1,18 @@
 """Checks at the start that the flash operator does over ribbons what we use it for. Knows a tiny made-up region, no model."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ribbon_server.layers.attention.base import AttentionShape
+from ribbon_server.kv.ribbons import Ribbons
+from ribbon_server.layers.attention.base import AttentionShape, ForwardContext
 from ribbon_server.layers.attention.flash import FlashOperator, flash_runs
 from ribbon_server.layers.attention.ragged import RaggedBatch
+from ribbon_server.layers.attention.store import RopeStore, torch_rope_store
+from ribbon_server.layers.rotary import RotaryTable, frequencies
 
 SLOTS, SLOT_TOKENS = 5, 600
 ROWS = (
@@ -19,6 +23,8 @@ ROWS = (
 )  # slot, run, length: decodes, a chunk behind a past, a whole prompt
 LAYERS_BETWEEN = 3  # the layer under test is the middle one of so many in a token
 TOLERANCE = {torch.bfloat16: 3e-2, torch.float16: 4e-3}  # largest error of outputs that are about 1
+# Of numbers up to 5: one place of the type, where the two round to different sides.
+STORE_TOLERANCE = {torch.bfloat16: 4e-2, torch.float16: 4e-3, torch.float32: 1e-5}
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,42 @@ def check_flash(
     for group in batch.groups:
         group.write(output, flash_runs(operator, shape, group, group.of(query), kv))
     return SelfTest(largest_error(output, shape, query, kv), TOLERANCE[dtype])
+
+
+def check_rope_store(
+    rope_store: RopeStore, shape: AttentionShape, dtype: torch.dtype, device: torch.device
+) -> SelfTest:
+    """Compares one launch with plain torch: the query, and every byte of the region."""
+    _, region = made_up(shape, dtype, device)
+    context = _context(shape, device)
+    tokens = sum(run for _, run, _ in ROWS)
+    width = (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim
+    qkv = torch.randn((tokens, width), generator=torch.Generator().manual_seed(2)).to(dtype).to(device)
+    results = []
+    for store in (rope_store, torch_rope_store):
+        kv = region.nan_to_num(nan=3.0)
+        query = torch.empty_like(qkv[:, : shape.num_heads * shape.head_dim])
+        store(qkv, kv, context, shape, query)
+        results.append((query.float(), kv.float()))
+    errors = [(ours - plain).abs().max().nan_to_num(nan=float("inf")) for ours, plain in zip(*results, strict=True)]
+    return SelfTest(float(torch.stack(errors).max()), STORE_TOLERANCE[dtype])
+
+
+def _context(shape: AttentionShape, device: torch.device) -> ForwardContext:
+    """Of the made-up rows, with a rotary table over the whole head."""
+    slots, runs, lengths = (np.array(column, np.uint32) for column in zip(*ROWS, strict=True))
+    starts = np.concatenate(([0], np.cumsum(runs))).astype(np.uint32)
+    context = ForwardContext(cast(Ribbons, _NoRibbons(device)), slots, starts, lengths)
+    table = RotaryTable(frequencies(10_000.0, shape.head_dim).to(device), SLOT_TOKENS)
+    context.rotations = [table.at(context.ragged.token_places[1])] * (shape.rotary + 1)
+    return context
+
+
+@dataclass(frozen=True)
+class _NoRibbons:
+    """Says where the batch's tensors go; the region under test is a plain tensor."""
+
+    device: torch.device
 
 
 def made_up(
