@@ -1,15 +1,19 @@
 //! Which prompts share the prompt tokens of a step, and what admission leaves free. Pure arithmetic; knows no clock and no pages.
 //!
-//! Shortest rest first, so that a short prompt never waits behind a long one; every fourth step the prompt that was seated
-//! first goes first, so that a long one always gets on. Where a prompt is completed, the rest of the step stays small: its
-//! first token must not wait for somebody else's prompt.
+//! Shortest rest first, so that a short prompt never waits behind a long one; a quarter of the step is kept for the prompt
+//! that was seated first, so that a long one always gets on. Where a prompt is completed, the rest of the step stays small:
+//! its first token must not wait for somebody else's prompt.
 
 use ribbon_core::Slot;
 
 use crate::gate::SequenceId;
 
-/// Every so many steps the prompt that was seated first goes first.
+/// The part of a step that is kept for the prompt that was seated first.
+const OLDEST_SHARE: u32 = 4;
+/// Where a step is too small for parts, every so many steps belong to that prompt.
 const OLDEST_EVERY: u64 = 4;
+/// Smaller steps are.
+const LEAST_SHARED_TOKENS: u32 = 8;
 /// A step that completes a prompt may carry so many tokens of others, however short that prompt was.
 const LEAST_COMPANY_TOKENS: u32 = 64;
 /// A step of prompts alone with more tokens than this is waited for before the next prompt tokens leave.
@@ -41,6 +45,10 @@ pub(crate) enum Next {
 pub(crate) struct Chunks {
     /// The next one last.
     seated: Vec<Prefill>,
+    /// The prompt that was seated first, until it had its part.
+    oldest: Option<Prefill>,
+    /// That part, until it is given.
+    kept: u32,
     /// Tokens that may still be given.
     allowed: u32,
     /// Tokens of prompts that this step completes.
@@ -54,15 +62,18 @@ impl Chunks {
         // Among equals the one that was seated first comes last, where the next is taken from.
         seated.reverse();
         seated.sort_by_key(|prefill| std::cmp::Reverse(prefill.left));
-        if let Some(oldest) = oldest.filter(|_| step % OLDEST_EVERY == 0) {
-            seated.retain(|prefill| prefill.slot != oldest.slot);
-            seated.push(oldest);
-        }
-        Self {
+        let mut chunks = Self {
             seated,
+            oldest,
+            kept: oldest.map_or(0, |oldest| oldest.left.min(allowed / OLDEST_SHARE)),
             allowed,
             completing: 0,
+        };
+        if allowed < LEAST_SHARED_TOKENS {
+            // All of a small step, or nothing.
+            chunks.kept = if step % OLDEST_EVERY == 0 { allowed } else { 0 };
         }
+        chunks
     }
 
     /// Who is next. `waiting`: whose turn it is in the queue, with the tokens it needs.
@@ -70,23 +81,36 @@ impl Chunks {
         if self.allowed == 0 {
             return None;
         }
+        if self.allowed <= self.kept
+            && let Some(oldest) = self.oldest
+        {
+            return Some(self.seat(oldest));
+        }
         match (self.seated.last().copied(), waiting) {
             (None, None) => None,
             (Some(seated), Some((id, tokens))) if tokens < seated.left => Some(Next::Waiting(id)),
             (None, Some((id, _))) => Some(Next::Waiting(id)),
-            (Some(seated), _) => {
-                self.seated.pop();
-                Some(Next::Seated(seated.slot))
-            }
+            (Some(seated), _) => Some(self.seat(seated)),
         }
     }
 
-    /// Most tokens for a prompt with `left` to compute.
-    pub(crate) fn limit(&self, left: u32) -> u32 {
-        if left <= self.allowed || self.completing == 0 {
-            return self.allowed;
+    /// It is the turn of a prompt that holds a slot.
+    fn seat(&mut self, next: Prefill) -> Next {
+        self.seated.retain(|prefill| prefill.slot != next.slot);
+        if self.oldest.is_some_and(|oldest| oldest.slot == next.slot) {
+            self.oldest = None;
+            self.kept = 0;
         }
-        self.allowed.min(self.completing.max(LEAST_COMPANY_TOKENS))
+        Next::Seated(next.slot)
+    }
+
+    /// Most tokens for the next prompt, with `left` to compute.
+    pub(crate) fn limit(&self, left: u32) -> u32 {
+        let free = self.allowed.saturating_sub(self.kept);
+        if left <= free || self.completing == 0 {
+            return free;
+        }
+        free.min(self.completing.max(LEAST_COMPANY_TOKENS))
     }
 
     /// So many tokens were given to a prompt with `left` to compute.
@@ -95,7 +119,7 @@ impl Chunks {
         if tokens >= left {
             self.completing += tokens;
         } else if self.completing > 0 {
-            self.allowed = 0;
+            self.allowed = self.allowed.min(self.kept);
         }
     }
 }
@@ -135,11 +159,20 @@ mod tests {
     }
 
     #[test]
-    fn every_fourth_step_the_first_seated_goes_first() {
-        let first = |step| given(&[900, 100], step, 512, None)[0];
+    fn the_first_seated_always_gets_a_quarter() {
+        let mut lefts = vec![900];
+        lefts.extend([60; 20]);
+        let order = given(&lefts, 1, 512, None);
+        assert_eq!(order.last(), Some(&(1, 128)));
+        assert_eq!(order.iter().map(|(_, tokens)| tokens).sum::<u32>(), 512);
+    }
+
+    #[test]
+    fn of_small_steps_every_fourth_is_the_first_seateds() {
+        let order = |step| given(&[900, 100], step, 4, None);
         assert_eq!(
-            [first(1), first(2), first(3), first(4)],
-            [(2, 100), (2, 100), (2, 100), (1, 512)]
+            [order(1), order(2), order(3), order(4)],
+            [[(2, 4)], [(2, 4)], [(2, 4)], [(1, 4)]]
         );
     }
 

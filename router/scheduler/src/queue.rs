@@ -2,8 +2,8 @@
 //!
 //! Order: sequences that lost their slot; then the lowest priority number; within it the tenant that got the fewest tokens so
 //! far; of its sequences the shortest. Every fourth turn belongs to the oldest sequence of all, whatever it is: so none waits
-//! for more than four times as many admissions as there were older ones. A turn that cannot be used for lack of memory
-//! stays with its sequence; only so many smaller ones may pass it.
+//! for long. A short prompt goes before a long one whose turn it is, and before one that waits for memory; the turn stays
+//! where it is, and only so many may pass.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -14,8 +14,10 @@ use crate::{gate::SequenceId, tenants::Tenants};
 
 /// Every so many turns the oldest sequence has one.
 const OLDEST_EVERY: u32 = 4;
-/// So many sequences may pass one that waits for memory.
+/// So many sequences may pass the one whose turn it is.
 const MAX_PASSES: u32 = 16;
+/// A prompt of at most so many tokens is short: a long one hardly notices the wait for it.
+const SHORT_PROMPT_TOKENS: u32 = 256;
 
 /// What the queue knows of a sequence.
 #[derive(Clone, Debug)]
@@ -40,7 +42,7 @@ pub(crate) struct Queue {
     turns: u32,
     /// How many have passed the one whose turn it is.
     passes: u32,
-    /// Whose turn it is, until something changes.
+    /// Whose turn it is, until it is used or nobody has passed and somebody comes.
     chosen: Option<SequenceId>,
 }
 
@@ -63,13 +65,26 @@ impl Queue {
         self.chosen = None;
     }
 
-    /// Whose turn it is. The answer stays the same until a sequence comes or goes.
+    /// Who gets the next slot. The answer stays the same until a sequence comes or goes.
     pub(crate) fn first(&mut self) -> Option<SequenceId> {
         if self.chosen.is_none() {
             self.passes = 0;
             self.chosen = self.choose(|_| true);
         }
-        self.chosen
+        self.short_one().or(self.chosen)
+    }
+
+    /// A short prompt, where the turn belongs to a long one that is not more urgent.
+    fn short_one(&self) -> Option<SequenceId> {
+        let owner = self.waiting.get(&self.chosen?)?;
+        if owner.tokens <= SHORT_PROMPT_TOKENS || self.passes >= MAX_PASSES {
+            return None;
+        }
+        self.choose(|id| {
+            self.waiting.get(&id).is_some_and(|ticket| {
+                ticket.tokens <= SHORT_PROMPT_TOKENS && ticket.priority <= owner.priority
+            })
+        })
     }
 
     /// Who goes instead, of those that `may`, when [`Queue::first`] cannot: at most so many in a row.
@@ -99,12 +114,13 @@ impl Queue {
 
     /// A sequence gets a slot, and its tenant pays for its known tokens.
     pub(crate) fn take(&mut self, id: SequenceId) {
-        let is_first = self.first() == Some(id);
+        self.first();
+        let has_turn = self.chosen == Some(id);
         let Some(ticket) = self.waiting.get(&id) else {
             return;
         };
         self.tenants.serve(&ticket.tenant, u64::from(ticket.tokens));
-        if is_first {
+        if has_turn {
             self.turns = self.turns.wrapping_add(1);
         } else {
             self.passes += 1;
@@ -187,7 +203,7 @@ mod tests {
     #[test]
     fn short_ones_pass_long_ones_and_every_fourth_turn_is_the_oldests() {
         let mut queue = queue(&[
-            (1, "", 0, 900),
+            (1, "", 0, 200),
             (2, "", 0, 50),
             (3, "", 0, 40),
             (4, "", 0, 30),
@@ -195,6 +211,37 @@ mod tests {
             (6, "", 0, 10),
         ]);
         assert_eq!(served(&mut queue), [6, 5, 4, 1, 3, 2]);
+    }
+
+    #[test]
+    fn so_many_short_ones_pass_a_long_one_and_no_more() {
+        let mut queue = queue(&[(1, "long", 0, 900)]);
+        for id in 2..=60 {
+            queue.push(ticket(id, "short", 0, 10));
+        }
+        let order = served(&mut queue);
+        let place = order.iter().position(|id| *id == 1).unwrap() as u32;
+        assert!(
+            (MAX_PASSES..=MAX_PASSES + OLDEST_EVERY).contains(&place),
+            "{order:?}"
+        );
+    }
+
+    #[test]
+    fn a_short_prompt_does_not_wait_for_the_turn_of_a_long_one() {
+        let mut queue = Queue::default();
+        for id in 1..=20 {
+            queue.push(ticket(id, "flood", 0, 900));
+        }
+        for round in 0..12 {
+            let short = 100 + round;
+            assert!(queue.first().unwrap().0 <= 20);
+            queue.push(ticket(short, "flood", 0, 10));
+            assert_eq!(queue.first(), Some(SequenceId(short)));
+            queue.take(SequenceId(short));
+            let long = queue.first().unwrap();
+            queue.take(long);
+        }
     }
 
     #[test]

@@ -438,4 +438,3 @@ impl Scheduler {
         self.fail(id, StreamError::Generation(message), now);
     }
 }
-
