@@ -89,7 +89,12 @@ class Driver:
         slots = np.array(list(work), np.uint32)
         counts = np.array(list(work.values()), np.uint32)
         return StepPlan(
-            self.step_id, list(admitted), ribbon_ops(ops), slots, counts, self._wanted(slots, counts, wanted, admitted)
+            self.step_id,
+            list(admitted),
+            ribbon_ops(ops, len(self.engine.ribbons.groups)),
+            slots,
+            counts,
+            self._wanted(slots, counts, wanted, admitted),
         )
 
     def _wanted(self, slots, counts, wanted, admitted) -> np.ndarray:
@@ -144,10 +149,11 @@ class Driver:
         return made
 
 
-def ribbon_ops(ops) -> RibbonOps:
-    """Columns of (kind, slot, storage, tokens) rows."""
-    table = np.array(list(ops), np.int64).reshape(-1, 4)
-    kind = table[:, 0].astype(np.uint8)
-    return RibbonOps(
-        kind, np.zeros_like(kind), *(np.ascontiguousarray(table[:, column], np.uint32) for column in (1, 2, 3))
-    )
+def ribbon_ops(ops, num_groups: int = 1) -> RibbonOps:
+    """Columns of (kind, slot, storage, tokens) rows, which go to every group, and (…, group) rows, which go to theirs."""
+    rows = []
+    for op in ops:
+        rows += [op] if len(op) == 5 else [(*op, group) for group in range(num_groups)]
+    table = np.array(rows, np.int64).reshape(-1, 5)
+    slot, storage, tokens = (np.ascontiguousarray(table[:, column], np.uint32) for column in (1, 2, 3))
+    return RibbonOps(table[:, 0].astype(np.uint8), table[:, 4].astype(np.uint8), slot, storage, tokens)

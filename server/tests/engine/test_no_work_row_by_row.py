@@ -3,7 +3,7 @@
 import sys
 
 import numpy as np
-from tiny import Driver, TinyModel, make_engine
+from tiny import Driver, TinyModel, make_engine, save_tiny
 
 LIMIT = 1.2
 
@@ -58,6 +58,14 @@ def test_a_step_with_every_processor_on_does_no_work_row_by_row(tiny_untied: Tin
     }
     one, many = (steady_step(tiny_untied.folder, rows, **params) for rows in (1, 64))
     assert many <= LIMIT * one
+
+
+def test_a_second_group_of_layers_costs_next_to_nothing(tmp_path_factory) -> None:
+    """Two groups against one: the same layers, some of them with a window."""
+    one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
+    save_tiny(one, "MinistralForCausalLM", layer_types=["sliding_attention"] * 3)
+    save_tiny(two, "MinistralForCausalLM")
+    assert steady_step(two, 8) <= LIMIT * steady_step(one, 8)
 
 
 def test_the_guard_sees_a_loop_over_rows(tiny_untied: TinyModel, monkeypatch) -> None:

@@ -1,7 +1,7 @@
 """The step budget: chosen by the clock between 64 and 4,096, or taken as given."""
 
 import pytest
-from tiny import TinyModel, make_engine
+from tiny import TinyModel, make_engine, save_tiny
 
 from ribbon_server.engine.warmup import Warmup, closing_plan, opening_plan
 
@@ -62,6 +62,14 @@ def test_a_given_budget_above_the_memory_is_kept_and_its_largest_step_measured(c
 @pytest.mark.parametrize("pages", [3, 20, 47, 200])
 def test_the_largest_step_fits_the_pool(tiny_untied: TinyModel, pages: int) -> None:
     engine = make_engine(tiny_untied.folder, kv_bytes=pages * 4096, total=0)
+    warmup = Warmup(engine, 256)
+    assert warmup._measure(warmup._largest) > 0
+    assert engine.ribbons.pages_used == 0
+
+
+@pytest.mark.parametrize("pages", [5, 60, 200])
+def test_the_largest_step_of_two_groups_fits_their_pool(tmp_path, pages: int) -> None:
+    engine = make_engine(save_tiny(tmp_path, "MinistralForCausalLM").folder, kv_bytes=pages * 4096, total=0)
     warmup = Warmup(engine, 256)
     assert warmup._measure(warmup._largest) > 0
     assert engine.ribbons.pages_used == 0

@@ -1,11 +1,14 @@
 """The byte layout, the limits derived from it, and the slots' view of the region."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ribbon_server import _native
 from ribbon_server.config import KvMemory
 from ribbon_server.engine.limits import SPARE_SLOTS, WarmupWish, ribbon_limits
 from ribbon_server.errors import InvalidRequest, KvMemoryLost, OutOfPages
@@ -88,6 +91,35 @@ def test_a_fraction_is_one_of_the_memory_there_is() -> None:
 def test_a_wish_that_cannot_be_met_is_refused_by_name(wish: dict[str, int], name: str) -> None:
     with pytest.raises(InvalidRequest, match=f"`{name}` is"):
         limits(**wish)
+
+
+WINDOWED = replace(LAYOUT, window=100)
+
+
+def test_a_window_needs_no_more_pages_than_it_keeps() -> None:
+    """100 seen, 256 of margin and two steps' tokens; the first of them may lie inside a page."""
+    assert WINDOWED.sequence_pages(500, 2 * 64) == LAYOUT.slot_pages(100 + 256 + 128) + 1
+    assert WINDOWED.sequence_pages(480, 2 * 64) == LAYOUT.slot_pages(480)
+    assert WINDOWED.sequence_pages(10**6, 2 * 64) == WINDOWED.sequence_pages(500, 2 * 64)
+    assert LAYOUT.sequence_pages(500, 2 * 64) == LAYOUT.slot_pages(500)
+
+
+def test_a_windowed_model_takes_longer_sequences_into_the_same_memory() -> None:
+    memory = KvMemory(num_bytes=3072 * 1000)
+    assert limits(memory, budget=64, layouts=[WINDOWED]).slot_tokens == 4096
+    assert limits(memory, budget=64, layouts=[LAYOUT]).slot_tokens == 1000
+    both = limits(memory, budget=64, layouts=[WINDOWED, LAYOUT])
+    kept = WINDOWED.sequence_pages(4096, 128)
+    assert kept + LAYOUT.slot_pages(both.slot_tokens) <= 750 < kept + LAYOUT.slot_pages(both.slot_tokens + 1)
+
+
+def test_slots_never_need_more_memory_maps_than_there_are() -> None:
+    most = _native.max_maps()
+    for layouts in ([LAYOUT], [WINDOWED, LAYOUT]):
+        given = limits(concurrent=500, layouts=layouts)
+        assert given.num_slots * (1 + given.max_spans) * len(layouts) <= most
+    with pytest.raises(InvalidRequest, match=r"`max_concurrent_requests` is \d+; vm\.max_map_count"):
+        limits(concurrent=min(65_536, most // 4))
 
 
 @pytest.fixture
