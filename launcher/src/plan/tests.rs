@@ -33,113 +33,115 @@ fn text(words: Vec<OsString>) -> Vec<String> {
         .collect()
 }
 
+/// Words of a command line, the process they are for, and one of its arguments.
+const FLAGS: &[(&[&str], &str, &str)] = &[
+    (&["--model-id", "org/m"], "download", "--model-id=org/m"),
+    (
+        &["--model-id", "org/m", "--revision", "refs/pr/3"],
+        "download",
+        "--revision=refs/pr/3",
+    ),
+    (&["--dtype", "bfloat16"], "shard", "--dtype=bfloat16"),
+    (&["--kv-memory", "256MiB"], "shard", "--kv-memory=256MiB"),
+    (
+        &["--step-log", "steps.jsonl"],
+        "shard",
+        "--step-log=steps.jsonl",
+    ),
+    (
+        &["--test-crash-token", "7"],
+        "shard",
+        "--test-crash-token=7",
+    ),
+    (
+        &["--test-fail-allocations", "0.05,7"],
+        "shard",
+        "--test-fail-allocations=0.05,7",
+    ),
+    (
+        &["--hostname", "127.0.0.1"],
+        "router",
+        "--hostname=127.0.0.1",
+    ),
+    (&["--hostname", "::1"], "router", "--hostname=::1"),
+    (&["--port", "0"], "router", "--port=0"),
+    (
+        &["--max-concurrent-requests", "9"],
+        "router",
+        "--max-concurrent-requests=9",
+    ),
+    (
+        &["--max-input-tokens", "9"],
+        "router",
+        "--max-input-tokens=9",
+    ),
+    (
+        &["--max-input-length", "9"],
+        "router",
+        "--max-input-tokens=9",
+    ),
+    (
+        &["--max-total-tokens", "9"],
+        "router",
+        "--max-total-tokens=9",
+    ),
+    (
+        &["--max-batch-prefill-tokens", "9"],
+        "router",
+        "--max-batch-prefill-tokens=9",
+    ),
+    (&["--step-timeout", "0.5"], "router", "--step-timeout=0.5"),
+    (
+        &["--recovery-timeout", "9"],
+        "router",
+        "--recovery-timeout=9",
+    ),
+    (&["--max-best-of", "9"], "router", "--max-best-of=9"),
+    (
+        &["--max-stop-sequences", "9"],
+        "router",
+        "--max-stop-sequences=9",
+    ),
+    (
+        &["--max-top-n-tokens", "9"],
+        "router",
+        "--max-top-n-tokens=9",
+    ),
+    (
+        &["--max-client-batch-size", "9"],
+        "router",
+        "--max-client-batch-size=9",
+    ),
+    (&["--payload-limit", "9"], "router", "--payload-limit=9"),
+    (
+        &["--validation-workers", "9"],
+        "router",
+        "--validation-workers=9",
+    ),
+    (&["--json-output"], "router", "--json-output"),
+    (
+        &["--max-queued-tokens", "9"],
+        "router",
+        "--max-queued-tokens=9",
+    ),
+    (&["--max-batch-size", "9"], "router", "--max-batch-size=9"),
+    (
+        &["--request-timeout", "0.5"],
+        "router",
+        "--request-timeout=0.5",
+    ),
+    (
+        &["--prefix-caching", "0"],
+        "router",
+        "--prefix-caching=false",
+    ),
+    (&[], "router", "--prefix-caching=true"),
+    (&["--debug-routes"], "router", "--debug-routes"),
+];
+
 #[test]
 fn each_flag_reaches_its_process() {
-    let cases: &[(&[&str], &str, &str)] = &[
-        (&["--model-id", "org/m"], "download", "--model-id=org/m"),
-        (
-            &["--model-id", "org/m", "--revision", "refs/pr/3"],
-            "download",
-            "--revision=refs/pr/3",
-        ),
-        (&["--dtype", "bfloat16"], "shard", "--dtype=bfloat16"),
-        (&["--kv-memory", "256MiB"], "shard", "--kv-memory=256MiB"),
-        (
-            &["--step-log", "steps.jsonl"],
-            "shard",
-            "--step-log=steps.jsonl",
-        ),
-        (
-            &["--test-crash-token", "7"],
-            "shard",
-            "--test-crash-token=7",
-        ),
-        (
-            &["--test-fail-allocations", "0.05,7"],
-            "shard",
-            "--test-fail-allocations=0.05,7",
-        ),
-        (
-            &["--hostname", "127.0.0.1"],
-            "router",
-            "--hostname=127.0.0.1",
-        ),
-        (&["--hostname", "::1"], "router", "--hostname=::1"),
-        (&["--port", "0"], "router", "--port=0"),
-        (
-            &["--max-concurrent-requests", "9"],
-            "router",
-            "--max-concurrent-requests=9",
-        ),
-        (
-            &["--max-input-tokens", "9"],
-            "router",
-            "--max-input-tokens=9",
-        ),
-        (
-            &["--max-input-length", "9"],
-            "router",
-            "--max-input-tokens=9",
-        ),
-        (
-            &["--max-total-tokens", "9"],
-            "router",
-            "--max-total-tokens=9",
-        ),
-        (
-            &["--max-batch-prefill-tokens", "9"],
-            "router",
-            "--max-batch-prefill-tokens=9",
-        ),
-        (&["--step-timeout", "0.5"], "router", "--step-timeout=0.5"),
-        (
-            &["--recovery-timeout", "9"],
-            "router",
-            "--recovery-timeout=9",
-        ),
-        (&["--max-best-of", "9"], "router", "--max-best-of=9"),
-        (
-            &["--max-stop-sequences", "9"],
-            "router",
-            "--max-stop-sequences=9",
-        ),
-        (
-            &["--max-top-n-tokens", "9"],
-            "router",
-            "--max-top-n-tokens=9",
-        ),
-        (
-            &["--max-client-batch-size", "9"],
-            "router",
-            "--max-client-batch-size=9",
-        ),
-        (&["--payload-limit", "9"], "router", "--payload-limit=9"),
-        (
-            &["--validation-workers", "9"],
-            "router",
-            "--validation-workers=9",
-        ),
-        (&["--json-output"], "router", "--json-output"),
-        (
-            &["--max-queued-tokens", "9"],
-            "router",
-            "--max-queued-tokens=9",
-        ),
-        (&["--max-batch-size", "9"], "router", "--max-batch-size=9"),
-        (
-            &["--request-timeout", "0.5"],
-            "router",
-            "--request-timeout=0.5",
-        ),
-        (
-            &["--prefix-caching", "0"],
-            "router",
-            "--prefix-caching=false",
-        ),
-        (&[], "router", "--prefix-caching=true"),
-        (&["--debug-routes"], "router", "--debug-routes"),
-    ];
-    for (words, process, expected) in cases {
+    for (words, process, expected) in FLAGS {
         let plan = plan(words);
         let arguments = match *process {
             "download" => plan.download.clone(),

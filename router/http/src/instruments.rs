@@ -13,7 +13,7 @@ use metrics::{Counter, Histogram, counter, histogram};
 use ribbon_core::SequenceRequest;
 use tokio::time::Instant;
 
-use crate::error::{ApiError, rows};
+use crate::error::{ApiError, Cause, rows};
 
 /// Handles into the recorder.
 pub(crate) struct Instruments {
@@ -138,7 +138,8 @@ impl Tally {
         if self.settle() {
             let row = error.cause.row();
             self.instruments.failed(row.label);
-            if row.native.is_server_error() || row.label == "generation" {
+            let is_ours = row.native.is_server_error() && error.cause != Cause::Timeout;
+            if is_ours || row.label == "generation" {
                 tracing::warn!(err = row.label, error = error.message, "request failed");
             } else {
                 tracing::info!(err = row.label, error = error.message, "request refused");

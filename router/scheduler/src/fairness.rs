@@ -71,7 +71,11 @@ impl Chunks {
         };
         if allowed < LEAST_SHARED_TOKENS {
             // All of a small step, or nothing.
-            chunks.kept = if step % OLDEST_EVERY == 0 { allowed } else { 0 };
+            chunks.kept = if step.is_multiple_of(OLDEST_EVERY) {
+                allowed
+            } else {
+                0
+            };
         }
         chunks
     }

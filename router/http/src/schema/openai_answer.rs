@@ -60,7 +60,6 @@ impl Head {
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
-#[expect(clippy::struct_field_names, reason = "OpenAI's names")]
 pub(super) struct Usage {
     prompt_tokens: u32,
     completion_tokens: u32,
