@@ -19,7 +19,8 @@ from model_tokenizer import Prompts
 
 KINDS = {"whole": 50, "cancelled": 20, "deadline": 10, "forked": 10, "best of": 10}
 FRONTS = 12
-LONGEST_FRONT, LONGEST_OWN, MOST_OUTPUT = 900, 250, 48
+LONGEST_FRONT, LONGEST_OWN = 900, 250
+USUAL_OUTPUT, MOST_OUTPUT, LONG_SHARE = 48, 600, 0.1  # long ones outgrow what admission looks ahead
 REMEMBERED_TURNS = 64
 NEXT_TURN_SHARE, FRONT_SHARE = 0.25, 0.6
 TIMEOUT_STATUS = 504
@@ -59,7 +60,8 @@ class Mixed:
             kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
             if rng.random() < 1 / 100:  # what is shared changes over time, so that the cache has to let go
                 fronts[rng.randrange(FRONTS)] = self.prompts.text(rng.randint(60, LONGEST_FRONT))
-            yield Wish(kind, self._text(rng, fronts), rng.randint(1, MOST_OUTPUT), rng.randrange(2**32))
+            most = MOST_OUTPUT if rng.random() < LONG_SHARE else USUAL_OUTPUT
+            yield Wish(kind, self._text(rng, fronts), rng.randint(1, most), rng.randrange(2**32))
 
     def _text(self, rng: random.Random, fronts: list[str]) -> str:
         drawn, own = rng.random(), rng.randint(2, LONGEST_OWN)
@@ -88,7 +90,7 @@ class Mixed:
 
     async def _cancelled(self, client: aiohttp.ClientSession, wish: Wish) -> str:
         rng = random.Random(wish.seed)
-        last_token, seconds = rng.randint(1, MOST_OUTPUT), rng.choice([0.01, 0.1, 1.0, 30.0]) * rng.random()
+        last_token, seconds = rng.randint(1, USUAL_OUTPUT), rng.choice([0.01, 0.1, 1.0, 30.0]) * rng.random()
 
         def leave(answer: Answer) -> None:
             if len(answer.token_ids) >= last_token:

@@ -22,8 +22,8 @@ from model_tokenizer import Prompts
 CLIENTS = 48
 REQUESTS = int(os.environ.get("RIBBON_SOAK_REQUESTS", "10000"))
 SHORT_REQUESTS = 300
-# Memory for a third of what the clients may need, so that cached prefixes are let go and sequences wait or give way.
-FLAGS = ("--dtype", "float32", "--kv-memory", "12MiB", "--max-batch-prefill-tokens", "256", "--max-best-of", "4")
+# Memory for a fraction of what the clients may need, so that cached prefixes are let go and sequences wait or give way.
+FLAGS = ("--dtype", "float32", "--kv-memory", "6MiB", "--max-batch-prefill-tokens", "256", "--max-best-of", "4")
 GROWTH = 1.05
 SAMPLE_SECONDS = 0.25
 COUNTED = ("ribbon_prefix_hit_tokens_total", "ribbon_evictions_total", "ribbon_preemptions_total")
