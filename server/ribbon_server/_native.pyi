@@ -33,6 +33,7 @@ class Region:
         page_bytes: int | None = None,
         tail_tokens: int = 0,
         copy_below_pages: int = 0,
+        ahead_pages: int = 1,
         simulated: bool = False,
     ) -> None:
         """num_pages is the size of the pool; with `pool_of` it is that region's, and both draw on it. max_spans: spans of other
@@ -41,7 +42,8 @@ class Region:
         stride_bytes is a token's bytes in one band (the last band may hold fewer layers: it is padded). The arguments from
         num_bands on need `device`. page_bytes: a multiple of cuda_memory(device)["granularity"], which is the default.
         tail_tokens: so many tokens behind a ribbon's end are readable and finite. copy_below_pages: shared spans of fewer
-        whole pages are copied instead of mapped while pages are idle. simulated: host memory behind a fake driver, for
+        whole pages are copied instead of mapped while pages are idle. ahead_pages: a thread maps so many pages behind each
+        growth, besides those that `prefetch` asks for. simulated: host memory behind a fake driver, for
         tests on a machine without a device.
 
         Raises OSError naming libcuda.so.1 without a driver, or the driver's call that failed; ValueError names the argument."""

@@ -58,7 +58,7 @@ def test_every_band_shows_what_was_shared() -> None:
 
 
 def test_growth_finds_what_was_prefetched() -> None:
-    ahead = region()
+    ahead = region(ahead_pages=0)
     apply(ahead, (OPEN, 1, 1, 0), (GROW, 1, 0, 3))
     ahead.prefetch(columns(1, 2), columns(64, 16))
     assert ahead.settle(60.0)
@@ -75,8 +75,17 @@ def test_growth_finds_what_was_prefetched() -> None:
         ahead.prefetch(columns(1), columns(65))
 
 
+def test_the_page_behind_a_growth_is_mapped_ahead() -> None:
+    growing = region()
+    apply(growing, (OPEN, 1, 1, 0), (GROW, 1, 0, 3))
+    assert growing.settle(60.0)
+    apply(growing, (GROW, 1, 0, 17))
+    statistics = growing.map_statistics()
+    assert (statistics["late_waits"], statistics["inherited_pages"]) == (1, 1)
+
+
 def test_freed_pages_are_parked() -> None:
-    parked = region()
+    parked = region(ahead_pages=0)
     apply(parked, (OPEN, 1, 1, 0), (GROW, 1, 0, 64), (CLOSE, 1, 0, 0))
     assert (parked.pages_used, parked.resident_bytes) == (0, 0)
     assert parked.map_statistics()["parked_pages"] == 4

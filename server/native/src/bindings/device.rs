@@ -23,6 +23,7 @@ pub struct Options {
     page_bytes: Option<u64>,
     tail_tokens: u32,
     copy_below_pages: u64,
+    ahead_pages: u64,
     simulated: bool,
 }
 
@@ -34,6 +35,7 @@ impl Default for Options {
             page_bytes: None,
             tail_tokens: 0,
             copy_below_pages: 0,
+            ahead_pages: 1,
             simulated: false,
         }
     }
@@ -55,6 +57,7 @@ impl Options {
                 "page_bytes" => options.page_bytes = value.extract()?,
                 "tail_tokens" => options.tail_tokens = value.extract()?,
                 "copy_below_pages" => options.copy_below_pages = value.extract()?,
+                "ahead_pages" => options.ahead_pages = value.extract()?,
                 "simulated" => options.simulated = value.extract()?,
                 _ => {
                     let message = format!("Region() got an unexpected keyword argument '{key}'");
@@ -145,6 +148,7 @@ impl Attached {
             num_bands: options.num_bands,
             tail_pages: layout.page_ceil(options.tail_tokens),
             copy_below_pages: options.copy_below_pages,
+            ahead_pages: options.ahead_pages,
         };
         let created = Memory::new(driver, geometry).map_err(failed("creating the KV region"))?;
         let memory = Arc::new(created);

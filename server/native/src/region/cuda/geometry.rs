@@ -21,6 +21,8 @@ pub struct Geometry {
     pub tail_pages: u64,
     /// Shared spans of fewer pages are copied while pages are idle.
     pub copy_below_pages: u64,
+    /// Pages that the thread maps behind each growth.
+    pub ahead_pages: u64,
 }
 
 impl Geometry {

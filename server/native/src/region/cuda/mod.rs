@@ -129,6 +129,16 @@ impl Memory {
         self.ahead.ask(self.pages(virtual_offset, bytes));
     }
 
+    /// Has the pages behind a growth mapped ahead, as far as the slot goes.
+    fn ask_behind(&self, end: u64) {
+        let geometry = self.geometry();
+        let slot_end = end.next_multiple_of(geometry.slot_pages);
+        let last = slot_end.min(end + geometry.ahead_pages);
+        if last > end {
+            self.ahead.ask(end..last);
+        }
+    }
+
     /// Waits until the mapping thread has nothing to do. Returns whether that was reached in time.
     pub fn settle(&self, limit: Duration) -> bool {
         self.ahead.settle(limit)
@@ -227,7 +237,10 @@ impl Backend for Arc<Memory> {
 
     fn populate(&self, virtual_offset: u64, bytes: u64) -> io::Result<()> {
         let _context = self.enter()?;
-        self.shared.grow(self.pages(virtual_offset, bytes))
+        let places = self.pages(virtual_offset, bytes);
+        self.shared.grow(places.clone())?;
+        self.ask_behind(places.end);
+        Ok(())
     }
 
     fn copy(&self, from: u64, to: u64, bytes: u64) -> io::Result<()> {

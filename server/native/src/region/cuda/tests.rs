@@ -40,6 +40,7 @@ struct Options {
     num_bands: u64,
     tail_pages: u64,
     copy_below_pages: u64,
+    ahead_pages: u64,
 }
 
 const PLAIN: Options = Options {
@@ -47,6 +48,7 @@ const PLAIN: Options = Options {
     num_bands: 1,
     tail_pages: 0,
     copy_below_pages: 0,
+    ahead_pages: 0,
 };
 
 fn layout(stride_bytes: u32) -> Layout {
@@ -70,6 +72,7 @@ fn geometry(layout: &Layout, options: Options) -> Geometry {
         num_bands: options.num_bands,
         tail_pages: options.tail_pages,
         copy_below_pages: options.copy_below_pages,
+        ahead_pages: options.ahead_pages,
     }
 }
 

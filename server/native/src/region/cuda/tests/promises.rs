@@ -240,3 +240,61 @@ fn sizes_that_a_device_cannot_have_are_named() {
         "{message}"
     );
 }
+
+#[test]
+fn pages_cut_off_within_reach_of_a_tile_wait_for_kernels() {
+    let options = Options {
+        stride_bytes: 4096,
+        tail_pages: 1,
+        ..PLAIN
+    };
+    let mut bench = Bench::new(options, fake(|_| {}));
+    bench.all(&[open(1, 1), grow(1, 60)]);
+    bench.all(&[Operation::Truncate {
+        storage: 1,
+        end: 50,
+    }]);
+    bench.launch();
+    // 90 pages are fresh, the 10 cut off are parked, one of them where the kernel may read.
+    bench.all(&[open(2, 2), grow(2, 60), open(3, 3), grow(3, 40)]);
+    assert_eq!(bench.statistic("stolen_pages"), 10);
+    assert_eq!(bench.statistic("fence_waits"), 1);
+    bench.launch();
+    bench.finish();
+}
+
+#[test]
+fn copies_that_a_window_has_passed_are_idle_again() {
+    let options = Options {
+        stride_bytes: 4096,
+        copy_below_pages: 20,
+        ..PLAIN
+    };
+    let mut bench = Bench::new(options, fake(|_| {}));
+    bench.all(&[open(1, 1), grow(1, 40), open(2, 2), share(2, 1, 19)]);
+    bench.all(&[grow(2, 60)]);
+    assert_eq!(bench.statistic("idle_pages"), POOL - 81 - 19);
+    bench.all(&[Operation::TrimFront { slot: 2, begin: 19 }]);
+    assert_eq!(bench.statistic("idle_pages"), POOL - 81);
+    bench.finish();
+}
+
+#[test]
+fn a_growth_has_the_next_pages_mapped_ahead() {
+    let options = Options {
+        stride_bytes: 4096,
+        ahead_pages: 2,
+        ..PLAIN
+    };
+    let mut bench = Bench::new(options, fake(|_| {}));
+    bench.all(&[open(1, 1), grow(1, 10)]);
+    bench.settle();
+    for end in 11..=TOKENS {
+        bench.all(&[grow(1, end)]);
+        bench.settle();
+    }
+    // The slot's last page has none behind it.
+    assert_eq!(bench.statistic("prefetched_pages"), 50);
+    assert_eq!(bench.statistic("late_waits"), 1);
+    bench.finish();
+}

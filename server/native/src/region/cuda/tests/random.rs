@@ -24,20 +24,16 @@ fn event() -> impl Strategy<Value = Event> {
 
 fn options() -> impl Strategy<Value = Options> {
     let stride = prop::sample::select(vec![64u32, 192, 3072, 4096, 5056, 12_288]);
-    (
-        stride,
-        1..4_u64,
-        0..3_u64,
-        prop::sample::select(vec![0_u64, 2, 1000]),
+    let copied = prop::sample::select(vec![0_u64, 2, 1000]);
+    (stride, 1..4_u64, 0..3_u64, copied, 0..3_u64).prop_map(
+        |(stride_bytes, num_bands, tail_pages, copy_below_pages, ahead_pages)| Options {
+            stride_bytes,
+            num_bands,
+            tail_pages,
+            copy_below_pages,
+            ahead_pages,
+        },
     )
-        .prop_map(
-            |(stride_bytes, num_bands, tail_pages, copy_below_pages)| Options {
-                stride_bytes,
-                num_bands,
-                tail_pages,
-                copy_below_pages,
-            },
-        )
 }
 
 /// Returns whether the driver failed.
