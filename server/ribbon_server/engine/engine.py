@@ -62,6 +62,10 @@ class Engine:
         outcome.timings.total_ns = self._ended_ns - started_ns
         return outcome
 
+    def expect(self, plan: StepPlan) -> None:
+        """Has the device prepare the pages of a plan that will be run later. The one call that other threads may make."""
+        self.ribbons.prefetch(plan.ops)
+
     def refuse(self, plan: StepPlan, reason: str) -> StepOutcome:
         """Answers a plan that cannot be read: every row failed."""
         outcome = new_outcome(plan)

@@ -10,7 +10,7 @@ from ribbon_server import _native
 from ribbon_server.device import CPU
 from ribbon_server.errors import InvalidRequest, KvMemoryLost, OutOfPages
 from ribbon_server.kv.layout import KvLayout
-from ribbon_server.kv.operations import RibbonOps
+from ribbon_server.kv.operations import OpKind, RibbonOps
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,16 @@ class RibbonGroup:
         size = self.limits.num_slots * self.region.slot_bytes
         start = self.region.address + band * size
         return torch.frombuffer((ctypes.c_byte * size).from_address(start), dtype=torch.uint8)
+
+    def prefetch(self, ops: RibbonOps) -> None:
+        """Has the device's mapping thread prepare the pages that a plan grows into, while the step before it runs. Callable
+        from any thread; what cannot be meant is left to `apply` to refuse."""
+        if self.device.type == "cpu":
+            return
+        fits = (ops.slot < self.limits.num_slots) & (ops.tokens <= self.limits.slot_tokens)
+        grows = (ops.kind == OpKind.GROW) & (ops.group == self.number) & fits
+        if grows.any():
+            self.region.prefetch(ops.slot[grows], ops.tokens[grows])
 
     def fence(self) -> None:
         """After a step's kernels are launched: pages that they may touch change hands only behind them."""

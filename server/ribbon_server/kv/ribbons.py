@@ -98,6 +98,11 @@ class Ribbons:
         """All groups together may own so many pages from now on."""
         self.groups[0].region.resize_pool(num_pages)
 
+    def prefetch(self, ops: RibbonOps) -> None:
+        """Names a coming plan's pages to the devices' mapping threads. Callable from any thread; changes no account."""
+        for group in self.groups:
+            group.prefetch(ops)
+
     def fence(self) -> None:
         """After a step's kernels are launched: pages that they may touch change hands only behind them."""
         for group in self.groups:

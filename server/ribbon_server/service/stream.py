@@ -56,7 +56,9 @@ class RunStream:
         """Parses plans while steps run, until the client stops sending."""
         try:
             for message in messages:
-                if not _put(self._plans, _receive(message), self._computed):
+                received = _receive(message)
+                self._engine.expect(received.plan)
+                if not _put(self._plans, received, self._computed):
                     return
         except Exception as error:  # noqa: BLE001 - gRPC raises a bare Exception where a stream was cancelled
             log(logging.INFO, f"the plan stream broke off: {error!r}")

@@ -1,13 +1,19 @@
 """The whole engine with a device's layers and sampler, on CPU tensors: Triton interpreted, flash by its twin."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from layers.flash_twin import FlashTwin
 from models.test_parity import PROMPT, Recorder, feed
-from tiny import Driver, TinyModel, make_engine
+from tiny import Driver, TinyModel, make_engine, ribbon_ops, save_tiny
 
+from ribbon_server import _native
 from ribbon_server.config import DType
+from ribbon_server.kv.group import RibbonGroup, RibbonLimits
+from ribbon_server.kv.layout import LayerShape, kv_layout
+from ribbon_server.kv.operations import OpKind
 from ribbon_server.layers.activation import fused_silu_mul
 from ribbon_server.layers.attention.device_choice import DeviceAttention, DeviceAttentionChooser
 from ribbon_server.layers.attention.flash import FlashAttention
@@ -86,6 +92,86 @@ def test_seeded_sampling_gives_the_tokens_of_the_native_path(tiny_untied: TinyMo
     params = {"greedy": 0, "seed": 77, "temperature": 0.8, "top_k": 30, "top_p": 0.9, "repetition_penalty": 1.1}
     ours = device_driver(tiny_untied).generate(1, PROMPT[:12], 6, **params)
     assert ours == Driver(make_engine(tiny_untied.folder)).generate(1, PROMPT[:12], 6, **params)
+
+
+SIMULATED_PAGE = 2**16
+
+
+@pytest.fixture
+def banded_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regions behind the fake driver, in bands of two layers, for engines whose tensors lie on the CPU."""
+
+    def layout(_device, layers, itemsize):
+        return replace(kv_layout(layers, itemsize, layers_per_band=2), page_bytes=SIMULATED_PAGE)
+
+    def region(layout, limits, _device, _first):
+        return _native.Region(
+            num_slots=limits.num_slots,
+            num_storages=limits.num_storages,
+            slot_tokens=layout.whole_tokens(limits.slot_tokens),
+            stride_bytes=layout.stride_bytes,
+            num_pages=limits.num_pages,
+            device=0,
+            num_bands=layout.num_bands,
+            page_bytes=layout.page_bytes,
+            simulated=True,
+        )
+
+    monkeypatch.setattr("ribbon_server.models.assemble.layout_on", layout)
+    monkeypatch.setattr("ribbon_server.kv.group._region", region)
+
+
+def flash_in_float32(shape) -> FlashAttention:
+    """Without the interpreter, which is slow, and without the operator's limits."""
+    return FlashAttention(shape, torch_rope_store, FlashTwin())
+
+
+@pytest.mark.usefixtures("banded_device")
+def test_layers_in_bands_of_a_device_region_give_the_logits_of_transformers(tmp_path) -> None:
+    model = save_tiny(tmp_path, num_key_value_heads=4, head_dim=64)  # 4 KiB a token and band: 16 tokens a page
+    driver = device_driver(model, attention=flash_in_float32)
+    region = driver.engine.ribbons.groups[0].region
+    assert (region.num_bands, region.slot_bytes % 4096) == (2, 0)
+    logits = feed(driver, PROMPT, 45)
+    torch.testing.assert_close(logits, model.logits(PROMPT)[[44, 89]], rtol=TOLERANCE, atol=TOLERANCE)
+    assert region.pages_used == 0
+
+
+@pytest.mark.usefixtures("banded_device")
+def test_a_prefix_shown_in_every_band_gives_the_logits_it_gives_alone(tmp_path) -> None:
+    model = save_tiny(tmp_path, num_key_value_heads=4, head_dim=64)
+    driver = device_driver(model, attention=flash_in_float32)
+    driver.seat(1, PROMPT[:60])
+    driver.step({1: 60})
+    opening = driver.open(2, PROMPT[:60])
+    opening["ops"] = [(OpKind.OPEN, 2, 2, 0), (OpKind.SHARE, 2, 1, 53), (OpKind.GROW, 2, 0, 70)]
+    driver.step({}, **opening)
+    recorder = Recorder(driver.engine)
+    driver.step({2: 7})
+    torch.testing.assert_close(recorder.logits[-1][0], model.logits(PROMPT[:60])[-1], rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_pages_that_a_plan_grows_into_are_prepared_and_the_rest_is_left_to_the_region() -> None:
+    layout = replace(kv_layout([LayerShape(4, 64)] * 2, 4), page_bytes=SIMULATED_PAGE)
+    limits = RibbonLimits(num_slots=3, num_storages=6, slot_tokens=64, num_pages=8)
+    group = RibbonGroup(layout, limits)
+    group.region = _native.Region(
+        num_slots=3,
+        num_storages=6,
+        slot_tokens=64,
+        stride_bytes=layout.stride_bytes,
+        num_pages=8,
+        device=0,
+        simulated=True,
+    )
+    plan = [(OpKind.OPEN, 1, 1, 0), (OpKind.GROW, 1, 0, 33), (OpKind.GROW, 9, 0, 5), (OpKind.GROW, 2, 0, 65)]
+    group.prefetch(ribbon_ops(plan))
+    assert group.region.settle(60.0)
+    assert group.region.map_statistics()["prefetched_pages"] == 0  # on the CPU there is nothing to prepare
+    group.device = torch.device("cuda", 0)
+    group.prefetch(ribbon_ops(plan))
+    assert group.region.settle(60.0)
+    assert group.region.map_statistics()["prefetched_pages"] == layout.slot_pages(33)
 
 
 class LazyOperator:

@@ -18,7 +18,12 @@ class FakeEngine:
     def __init__(self, breaks_at: int = 0) -> None:
         self.breaks_at = breaks_at
         self.stepped: list[int] = []
+        self.expected: list[int] = []
         self.resets = 0
+
+    def expect(self, plan) -> None:
+        assert plan.step_id not in self.stepped  # a plan is named before it runs, or not at all
+        self.expected.append(plan.step_id)
 
     def step(self, plan):
         if plan.step_id == self.breaks_at:
@@ -52,6 +57,7 @@ def test_every_plan_is_answered_in_order_and_then_all_is_reset() -> None:
     for thread in threads:
         thread.join(PATIENCE)
     assert (engine.resets, stream.error) == (1, "")
+    assert engine.expected == engine.stepped
 
 
 def test_a_step_loop_that_breaks_ends_the_stream_and_says_so() -> None:

@@ -88,7 +88,7 @@ class DeviceAttentionChooser:
 
 def _geometry(shape: AttentionShape) -> AttentionShape:
     """The shape without its place."""
-    return replace(shape, kv_offset=0, band=0, rotary=0)
+    return replace(shape, kv_offset=0, band=0, group=0, rotary=0)
 
 
 class DeviceAttention:
