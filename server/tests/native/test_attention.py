@@ -75,7 +75,9 @@ class Session:
         lengths = [len(self.keys[slot]) + count for slot, count in feeds.items()]
         apply(self.region, *((GROW, slot, 0, end) for slot, end in zip(feeds, lengths, strict=True)))
         starts = np.cumsum([0, *feeds.values()]).astype(np.uint32)
-        runs = _native.Runs(self.region, np.array(list(feeds), np.uint32), starts, np.array(lengths, np.uint32), self.window)
+        runs = _native.Runs(
+            self.region, np.array(list(feeds), np.uint32), starts, np.array(lengths, np.uint32), self.window
+        )
         qkv = self.random(feeds, (shape.heads + 2 * shape.kv_heads) * shape.dim).to(DTYPES[shape.dtype])
         angles = self.random(feeds, shape.dim // 2) * 6
         cos, sin = angles.cos(), angles.sin()
