@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from region_views import RegionSize, layer_views, open_region
 from settings import CannotRun, Settings
 from timing import median_us
 from torch import Tensor
@@ -23,6 +24,12 @@ LAYERS = 32
 BANDS = (32, 8, 4, 1)
 BATCHES = (1, 8, 32, 64, 128, 256)
 CONTEXTS = (128, 1024, 4096, 32768)
+REGION_CASES = (
+    (8, 4096),
+    (32, 4096),
+    (128, 1024),
+)  # batch and context that are also tried on pages of the native region
+REGION_BANDS = (32, 4)
 CHUNK = (4, 4096, 512)  # batch, context and run of the one case with a prefill chunk
 MEMORY_SHARE = 0.6
 SLOWER_AT_MOST = 1.05  # the stop rule of the design's section 3
@@ -84,6 +91,11 @@ def measured(settings: Settings, case: Case, buffer: Tensor) -> dict[str, Any]:
     layouts = {"plain": plain_views(case, buffer)}
     layouts |= {f"band of {size}": band_views(case, buffer, size) for size in BANDS if size <= case.layers}
     times = {name: _a_layer_us(settings, case, query, batch, views) for name, views in layouts.items()}
+    left_out = {}
+    try:
+        times |= region_times(settings, case, query, batch)
+    except CannotRun as error:
+        left_out = {"region_left_out": str(error)}
     read = case.elements // case.layers * buffer.itemsize
     return {
         "batch": case.batch,
@@ -92,7 +104,27 @@ def measured(settings: Settings, case: Case, buffer: Tensor) -> dict[str, Any]:
         "us_a_layer": {name: round(time, 2) for name, time in times.items()},
         "gigabytes_a_second": {name: round(read / time / 1e3, 1) for name, time in times.items()},
         "times_plain": {name: round(time / times["plain"], 4) for name, time in times.items()},
+        **left_out,
     }
+
+
+def region_times(settings: Settings, case: Case, query: Tensor, batch: RaggedBatch) -> dict[str, float]:
+    """The same over a region's own pages, for a few cases.
+
+    Raises:
+        CannotRun: There is no region, or not the memory for it.
+    """
+    if case.run > 1 or not (settings.tiny or (case.batch, case.context) in REGION_CASES):
+        return {}
+    sizes = (8, 4) if settings.tiny else REGION_BANDS
+    return {f"region, band of {size}": _in_region(settings, case, query, batch, size) for size in sizes}
+
+
+def _in_region(settings: Settings, case: Case, query: Tensor, batch: RaggedBatch, layers_per_band: int) -> float:
+    heads, dim = case.shape.num_kv_heads, case.shape.head_dim
+    size = RegionSize(case.batch, case.context, case.layers, layers_per_band, heads, dim)
+    region = open_region(settings, size)  # gone with this call, before the next one needs the memory
+    return _a_layer_us(settings, case, query, batch, layer_views(settings, region, size))
 
 
 def band_views(case: Case, buffer: Tensor, size: int) -> list[Tensor]:
@@ -136,10 +168,10 @@ def _a_layer_us(settings: Settings, case: Case, query: Tensor, batch: RaggedBatc
 
 def verdict(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean slowdown of each band size over all cases (geometric), the worst one, and what the stop rule says of the best."""
-    names = [name for name in rows[0]["times_plain"] if name != "plain"]
-    ratios = {name: [row["times_plain"][name] for row in rows] for name in names}
+    names = list(dict.fromkeys(name for row in rows for name in row["times_plain"] if name != "plain"))
+    ratios = {name: [row["times_plain"][name] for row in rows if name in row["times_plain"]] for name in names}
     means = {name: round(math.exp(float(np.mean(np.log(values)))), 4) for name, values in ratios.items()}
-    best = min(means, key=lambda name: means[name])
+    best = min((name for name in names if name.startswith("band")), key=lambda name: means[name])
     return {
         "times_plain": means,
         "worst": {name: max(values) for name, values in ratios.items()},

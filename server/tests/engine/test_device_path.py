@@ -151,6 +151,16 @@ def test_a_prefix_shown_in_every_band_gives_the_logits_it_gives_alone(tmp_path) 
     torch.testing.assert_close(recorder.logits[-1][0], model.logits(PROMPT[:60])[-1], rtol=TOLERANCE, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("architecture", ["MistralForCausalLM", "MinistralForCausalLM"])
+def test_windows_and_their_groups_reach_flash_and_triton(tmp_path, architecture: str) -> None:
+    """The tiny models' windows are far shorter than the prompt."""
+    model = save_tiny(tmp_path, architecture)
+    flash = feed(device_driver(model, attention=flash_in_float32), PROMPT, 45)
+    torch.testing.assert_close(flash, model.logits(PROMPT)[[44, 89]], rtol=TOLERANCE, atol=TOLERANCE)
+    triton = feed(device_driver(model), PROMPT[:50], 50)
+    torch.testing.assert_close(triton, model.logits(PROMPT[:50])[[49]], rtol=TOLERANCE, atol=TOLERANCE)
+
+
 def test_pages_that_a_plan_grows_into_are_prepared_and_the_rest_is_left_to_the_region() -> None:
     layout = replace(kv_layout([LayerShape(4, 64)] * 2, 4), page_bytes=SIMULATED_PAGE)
     limits = RibbonLimits(num_slots=3, num_storages=6, slot_tokens=64, num_pages=8)

@@ -13,6 +13,7 @@ FOLDER = Path(__file__).parents[3] / "benchmarks" / "gpu"
 sys.path.insert(0, str(FOLDER))
 
 import check  # noqa: E402
+from region_views import RegionSize, layer_views, open_region  # noqa: E402
 from settings import CannotRun, Settings, results_folder  # noqa: E402
 from stages import bands, mapping  # noqa: E402
 
@@ -57,7 +58,9 @@ def test_the_correctness_stage_agrees_with_transformers(settings) -> None:
 
 def test_the_bands_stage_compares_layouts_that_hold_the_same_numbers(settings) -> None:
     figures = run("bands", settings)
-    assert set(figures["rows"][0]["times_plain"]) == {"plain", "band of 8", "band of 4", "band of 1"}
+    layouts = {"plain", "band of 8", "band of 4", "band of 1"}
+    assert set(figures["rows"][0]["times_plain"]) == {*layouts, "region, band of 8", "region, band of 4"}
+    assert set(figures["rows"][1]["times_plain"]) == layouts
     assert figures["summary"]["cases"] == 2
 
 
@@ -69,6 +72,18 @@ def test_no_two_layers_of_a_layout_overlap() -> None:
             assert view.shape == (2, 3, 2, 2, 16)
             view += 1
         assert torch.equal(buffer, torch.ones_like(buffer))  # every element in exactly one layer
+
+
+def test_layers_of_a_region_lie_in_its_pages_and_overlap_nowhere(settings) -> None:
+    size = RegionSize(rows=2, tokens=40, layers=4, layers_per_band=2, num_kv_heads=2, head_dim=16)
+    region = open_region(settings, size)
+    views = layer_views(settings, region, size)
+    for number, view in enumerate(views):
+        view.fill_(number + 1)
+    assert [float(view.mean()) for view in views] == [1.0, 2.0, 3.0, 4.0]
+    assert (
+        views[2][1, 3].data_ptr() == region.address + region.band_bytes + 2 * region.slot_bytes + 3 * size.stride_bytes
+    )
 
 
 def test_the_verdict_is_the_stop_rule() -> None:
