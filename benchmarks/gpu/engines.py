@@ -37,12 +37,13 @@ LLAMA_8B = {
 
 
 def engine_from(folder: Path, dtype: DType, settings: Settings, kernels: Kernels | None = None) -> Engine:
-    """The model in `folder` with the device's kernels and sampler, in slots of 512 tokens."""
+    """The model in `folder` in slots of 512 tokens, with the device's kernels and sampler where no others are given."""
     model = open_model(folder, dtype, kernels or settings.kernels(), settings.device)
     budget = 8 if settings.tiny else STEP_TOKENS
     wish = WarmupWish(max_batch_prefill_tokens=budget, max_total_tokens=512, max_concurrent_requests=16)
     engine = warm_up(model, wish, KvMemory(num_bytes=2**29), InjectedFaults()).engine
-    engine.pick = pick_on_device
+    if kernels is None:
+        engine.pick = pick_on_device
     return engine
 
 
