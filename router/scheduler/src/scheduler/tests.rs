@@ -1,5 +1,6 @@
 //! The rules of the pipeline and of recovery, one by one. `tests/simulation.rs` has them all at once.
 
+mod flood;
 mod queueing;
 
 use ribbon_core::{FinishReason, RibbonOp, RowResult, StepPlan, Wanted};
