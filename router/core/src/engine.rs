@@ -9,7 +9,7 @@ use std::{
 use futures_core::Stream;
 use thiserror::Error;
 
-use crate::{FinishReason, Limits, Sampling, ShardDescription};
+use crate::{FinishReason, Limits, RibbonsSnapshot, Sampling, ShardDescription};
 
 /// One sequence to generate, already validated.
 #[derive(Clone, Debug)]
@@ -185,4 +185,12 @@ pub trait Engine: Send + Sync + 'static {
 
     /// How busy it is.
     fn load(&self) -> EngineLoad;
+
+    /// What its KV memory looks like now, for people; absent while no shard is live, or where there is none.
+    fn debug(&self) -> DebugAnswer {
+        Box::pin(std::future::ready(None))
+    }
 }
+
+/// The answer to [`Engine::debug`], once the engine comes to it.
+pub type DebugAnswer = Pin<Box<dyn Future<Output = Option<RibbonsSnapshot>> + Send>>;

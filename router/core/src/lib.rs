@@ -2,6 +2,7 @@
 //!
 //! Pure data and arithmetic. Knows no runtime, no HTTP and no wire format.
 
+pub mod debug;
 pub mod engine;
 pub mod finish;
 pub mod limits;
@@ -9,14 +10,15 @@ pub mod plan;
 pub mod sampling;
 pub mod shards;
 
+pub use debug::{PagesSnapshot, RibbonsSnapshot, SlotSnapshot, SpanSnapshot, StorageSnapshot};
 pub use engine::{
-    Engine, EngineLoad, EngineState, Refusal, SequenceRequest, StreamError, Token, TokenEvent,
-    TokenStream, Tokens,
+    DebugAnswer, Engine, EngineLoad, EngineState, Refusal, SequenceRequest, StreamError, Token,
+    TokenEvent, TokenStream, Tokens,
 };
 pub use finish::FinishReason;
 pub use limits::Limits;
 pub use plan::{
-    Admission, KvGroup, KvKind, RibbonOp, RowOutcome, RowResult, ShardDescription, Slot,
+    Admission, GroupOp, KvGroup, KvKind, RibbonOp, RowOutcome, RowResult, ShardDescription, Slot,
     StepOutcome, StepPlan, StepTimings, Storage, Wanted, WorkItem,
 };
 pub use sampling::Sampling;

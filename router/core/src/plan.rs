@@ -30,7 +30,7 @@ pub struct KvGroup {
     pub stride_bytes: u32,
     /// Bytes of a physical page.
     pub page_bytes: u32,
-    /// Pages the group may own.
+    /// Pages of the pool, from which all groups draw.
     pub num_pages: u64,
     /// Tokens that fit a slot.
     pub slot_tokens: u32,
@@ -38,6 +38,8 @@ pub struct KvGroup {
     pub num_slots: u32,
     /// Storages, the reserved one included.
     pub num_storages: u32,
+    /// Spans of other storages that a slot may show at once.
+    pub max_spans: u32,
 }
 
 /// What a warm shard says of itself.
@@ -95,6 +97,13 @@ pub enum RibbonOp {
         /// Absolute token end.
         end: u32,
     },
+    /// The slot gives up what it shows before `begin`; another storage's pages stay.
+    TrimFront {
+        /// The seat.
+        slot: Slot,
+        /// First token it still needs.
+        begin: u32,
+    },
     /// The slot is free; its sequence is forgotten.
     Close {
         /// The seat.
@@ -114,6 +123,15 @@ pub enum RibbonOp {
         /// The pages.
         storage: Storage,
     },
+}
+
+/// A change of one group's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupOp {
+    /// Index into [`ShardDescription::kv_groups`].
+    pub group: u8,
+    /// What changes.
+    pub op: RibbonOp,
 }
 
 /// A sequence takes a slot, with its whole known history.
@@ -165,7 +183,7 @@ pub struct StepPlan {
     /// Sequences that take a slot first.
     pub admitted: Vec<Admission>,
     /// Then memory changes.
-    pub ops: Vec<RibbonOp>,
+    pub ops: Vec<GroupOp>,
     /// Then the forward pass.
     pub work: Vec<WorkItem>,
 }
@@ -234,4 +252,6 @@ pub struct StepOutcome {
     pub pages_available: Option<u64>,
     /// The whole step failed for this reason.
     pub failure: Option<String>,
+    /// It failed because the pool could not give what an operation wanted: no row is to blame.
+    pub out_of_pages: bool,
 }

@@ -107,7 +107,7 @@ impl Scheduler {
         let live = self.live.as_mut()?;
         let mut draft = Draft::new(live.next_step, live.budget, now);
         for slot in live.closing.drain(..) {
-            draft.plan.ops.push(live.ribbons.close(slot));
+            draft.push(live.ribbons.close(slot));
         }
         match turn {
             Turn::Trial => self.fill_trial(&mut draft, now),
@@ -224,7 +224,7 @@ impl Scheduler {
         sequence.begin(now);
         self.batch.seat(slot, sequence);
         draft.plan.admitted.push(sequence.admission(slot));
-        draft.plan.ops.push(open);
+        draft.push(open);
         self.feed(slot, limit, draft)
     }
 
@@ -250,7 +250,9 @@ impl Scheduler {
         let (Some(live), Some(seat)) = (&mut self.live, self.batch.get(slot)) else {
             return 0;
         };
-        draft.plan.ops.extend(live.ribbons.feed(slot, seat.planned));
+        if let Some(op) = live.ribbons.feed(slot, seat.planned) {
+            draft.push(op);
+        }
         if decodes {
             draft.decode(seat.sequence, run);
         } else {

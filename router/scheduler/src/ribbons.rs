@@ -223,6 +223,7 @@ mod tests {
             slot_tokens: 1000,
             num_slots: 4,
             num_storages: 4,
+            max_spans: 3,
         }
     }
 

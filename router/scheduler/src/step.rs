@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use ribbon_core::{Slot, StepPlan, StepTimings, Wanted, WorkItem};
+use ribbon_core::{GroupOp, RibbonOp, Slot, StepPlan, StepTimings, Wanted, WorkItem};
 
 use crate::{
     batch::Run,
@@ -83,6 +83,11 @@ impl Draft {
                 joined: false,
             },
         }
+    }
+
+    /// Adds a change of the first group's memory.
+    pub(crate) fn push(&mut self, op: RibbonOp) {
+        self.plan.ops.push(GroupOp { group: 0, op });
     }
 
     /// Adds a decode.

@@ -28,6 +28,7 @@ pub(crate) fn description() -> ShardDescription {
             slot_tokens: 512,
             num_slots: 65,
             num_storages: 65,
+            max_spans: 8,
         }],
         max_batch_prefill_tokens: 64,
         max_total_tokens: 512,
@@ -79,6 +80,7 @@ pub(crate) fn answer(plan: &StepPlan, token_id: u32) -> StepOutcome {
         timings: StepTimings::default(),
         pages_available: None,
         failure: None,
+        out_of_pages: false,
     }
 }
 

@@ -3,7 +3,7 @@
 mod flood;
 mod queueing;
 
-use ribbon_core::{FinishReason, RibbonOp, RowResult, StepPlan, Wanted};
+use ribbon_core::{FinishReason, GroupOp, RibbonOp, RowResult, StepPlan, Wanted};
 
 use super::*;
 use crate::{
@@ -94,9 +94,12 @@ fn the_last_allowed_token_is_sampled_and_never_fed() {
     assert!(last[0].work.is_empty());
     assert!(matches!(
         last[0].ops[..],
-        [RibbonOp::Close {
-            slot: Slot(1),
-            keep: false
+        [GroupOp {
+            group: 0,
+            op: RibbonOp::Close {
+                slot: Slot(1),
+                keep: false
+            }
         }]
     ));
     assert!(scheduler.at_rest() && scheduler.is_idle());

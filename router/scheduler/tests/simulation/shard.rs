@@ -6,8 +6,8 @@ use std::{
 };
 
 use ribbon_core::{
-    Admission, KvGroup, RibbonOp, RowOutcome, RowResult, Slot, StepOutcome, StepPlan, StepTimings,
-    Wanted, WorkItem,
+    Admission, GroupOp, KvGroup, RibbonOp, RowOutcome, RowResult, Slot, StepOutcome, StepPlan,
+    StepTimings, Wanted, WorkItem,
 };
 
 use super::model::{FAILS_STEPS, History, KILLS_SHARDS, POISON_AFTER, STOP};
@@ -100,13 +100,14 @@ impl Shard {
             timings: timings(plan),
             pages_available: None,
             failure: None,
+            out_of_pages: false,
         })
     }
 
-    fn apply(&mut self, ops: &[RibbonOp], admitted: &[Admission]) -> HashSet<Slot> {
+    fn apply(&mut self, ops: &[GroupOp], admitted: &[Admission]) -> HashSet<Slot> {
         let mut closed = HashSet::new();
         for op in ops {
-            match *op {
+            match op.op {
                 RibbonOp::Open {
                     slot,
                     storage,
@@ -192,6 +193,7 @@ impl Shard {
             timings: timings(plan),
             pages_available: None,
             failure: Some("simulated".into()),
+            out_of_pages: false,
         }
     }
 

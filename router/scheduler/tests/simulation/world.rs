@@ -284,6 +284,7 @@ fn description(budget: u32, num_pages: u64) -> ShardDescription {
             slot_tokens: 256,
             num_slots: 41,
             num_storages: 41,
+            max_spans: 8,
         }],
         max_batch_prefill_tokens: budget,
         max_total_tokens: 256,

@@ -95,6 +95,7 @@ fn kv_group(group: &wire::KvGroup) -> Result<KvGroup, ShardError> {
         slot_tokens: group.slot_tokens,
         num_slots: group.num_slots,
         num_storages: group.num_storages,
+        max_spans: group.max_spans,
     })
 }
 

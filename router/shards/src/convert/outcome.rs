@@ -24,6 +24,7 @@ pub(crate) fn outcome(mut outcome: wire::StepOutcome) -> Result<StepOutcome, Sha
         rows,
         timings: timings(outcome.timings.unwrap_or_default()),
         pages_available: outcome.pages_available,
+        out_of_pages: outcome.out_of_pages,
         failure,
     })
 }

@@ -1,6 +1,6 @@
 //! A plan, onto the wire.
 
-use ribbon_core::{Admission, RibbonOp, Sampling, StepPlan, Wanted, WorkItem};
+use ribbon_core::{Admission, GroupOp, RibbonOp, Sampling, StepPlan, Wanted, WorkItem};
 
 use super::column::{f32s, u32s};
 use crate::wire;
@@ -63,17 +63,18 @@ fn op(op: &RibbonOp) -> (wire::RibbonOpKind, u32, u32, u32) {
         } => (Kind::Open, slot.0, storage.0, tokens),
         RibbonOp::Share { slot, storage, end } => (Kind::Share, slot.0, storage.0, end),
         RibbonOp::Grow { slot, end } => (Kind::Grow, slot.0, 0, end),
+        RibbonOp::TrimFront { slot, begin } => (Kind::TrimFront, slot.0, 0, begin),
         RibbonOp::Close { slot, keep } => (Kind::Close, slot.0, 0, u32::from(keep)),
         RibbonOp::Truncate { storage, end } => (Kind::Truncate, 0, storage.0, end),
         RibbonOp::Drop { storage } => (Kind::Drop, 0, storage.0, 0),
     }
 }
 
-fn ops(ops: &[RibbonOp]) -> wire::RibbonOps {
-    let rows = || ops.iter().map(op);
+fn ops(ops: &[GroupOp]) -> wire::RibbonOps {
+    let rows = || ops.iter().map(|row| op(&row.op));
     wire::RibbonOps {
         kind: rows().map(|(kind, ..)| kind as u8).collect(),
-        group: vec![0; ops.len()],
+        group: ops.iter().map(|row| row.group).collect(),
         slot: u32s(rows().map(|(_, slot, ..)| slot)),
         storage: u32s(rows().map(|(_, _, storage, _)| storage)),
         tokens: u32s(rows().map(|(.., tokens)| tokens)),

@@ -1,7 +1,8 @@
 use std::sync::Arc;
 
 use ribbon_core::{
-    Admission, KvKind, RibbonOp, RowResult, Sampling, Slot, StepPlan, Storage, Wanted, WorkItem,
+    Admission, GroupOp, KvKind, RibbonOp, RowResult, Sampling, Slot, StepPlan, Storage, Wanted,
+    WorkItem,
 };
 
 use super::*;
@@ -63,7 +64,14 @@ fn a_plan_becomes_columns() {
             RibbonOp::Drop {
                 storage: Storage(7),
             },
-        ],
+        ]
+        .into_iter()
+        .zip(0..)
+        .map(|(op, group)| GroupOp {
+            group: group % 2,
+            op,
+        })
+        .collect(),
         work: vec![
             WorkItem {
                 slot: Slot(2),
@@ -80,7 +88,7 @@ fn a_plan_becomes_columns() {
     let wire = super::plan(&plan);
     let ops = wire.ops.unwrap();
     assert_eq!(ops.kind, [5, 1, 2, 3, 5, 6, 7]);
-    assert_eq!(ops.group, [0; 7]);
+    assert_eq!(ops.group, [0, 1, 0, 1, 0, 1, 0]);
     assert_eq!(ops.slot, bytes(&[1, 2, 2, 2, 4, 0, 0]));
     assert_eq!(ops.storage, bytes(&[0, 2, 3, 0, 0, 5, 7]));
     assert_eq!(ops.tokens, bytes(&[0, 0, 64, 300, 1, 6, 0]));
