@@ -147,6 +147,7 @@ impl SchedulerActor {
                 self.scheduler.finish(id, now);
             }
             Command::Drain(done) => self.drains.push(done),
+            Command::Debug(answer) => drop(answer.send(self.scheduler.snapshot())),
             Command::Stop => self.stop(),
         }
     }

@@ -16,7 +16,14 @@ pub(crate) struct Seat {
     pub(crate) fed: u32,
     /// Length at which the sequence ends by itself.
     pub(crate) total: u32,
+    /// Who gives way first when memory is short: the highest.
+    pub(crate) rank: Rank,
+    /// It feeds nothing more, and gives up its slot once everything in flight is in.
+    pub(crate) leaves: bool,
 }
+
+/// Priority number, then order of arrival.
+pub(crate) type Rank = (i32, SequenceId);
 
 /// A run of tokens that a plan may carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,19 +35,22 @@ pub(crate) struct Run {
 }
 
 impl Seat {
-    fn new(sequence: &Sequence) -> Self {
+    /// `cached` tokens are in the KV already.
+    fn new(sequence: &Sequence, cached: u32) -> Self {
         Self {
             sequence: sequence.id(),
             known: sequence.known(),
-            planned: 0,
-            fed: 0,
+            planned: cached,
+            fed: cached,
             total: sequence.total(),
+            rank: (sequence.request.priority, sequence.id()),
+            leaves: false,
         }
     }
 
     /// Tokens that are known and in no plan yet. The last token of a sequence is never fed.
     pub(crate) fn pending(&self) -> u32 {
-        if self.known >= self.total {
+        if self.leaves || self.known >= self.total {
             0
         } else {
             self.known - self.planned
@@ -55,6 +65,11 @@ impl Seat {
     /// More than one token is to be fed, or nothing has been yet.
     pub(crate) fn prefills(&self) -> bool {
         self.pending() > 0 && !self.decodes()
+    }
+
+    /// Rows of it are in flight.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.planned > self.fed
     }
 
     /// Takes `count` pending tokens into a plan. Says whether the run samples.
@@ -74,13 +89,13 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
-    pub(crate) fn seat(&mut self, slot: Slot, sequence: &Sequence) {
+    pub(crate) fn seat(&mut self, slot: Slot, sequence: &Sequence, cached: u32) {
         let index = slot.0 as usize;
         if self.seats.len() <= index {
             self.seats.resize(index + 1, None);
         }
         if let Some(place) = self.seats.get_mut(index) {
-            *place = Some(Seat::new(sequence));
+            *place = Some(Seat::new(sequence, cached));
         }
         self.order.push(slot);
     }
@@ -119,10 +134,10 @@ impl Batch {
             .filter_map(|slot| Some((*slot, self.get(*slot)?)))
     }
 
-    /// Takes up to `limit` pending tokens of a slot into a plan.
-    pub(crate) fn take_run(&mut self, slot: Slot, limit: u32) -> Option<Run> {
+    /// Takes pending tokens of a slot up to the `end`th of its history into a plan.
+    pub(crate) fn take_run(&mut self, slot: Slot, end: u32) -> Option<Run> {
         let seat = self.get_mut(slot)?;
-        let count = seat.pending().min(limit);
+        let count = seat.pending().min(end.saturating_sub(seat.planned));
         (count > 0).then(|| Run {
             slot,
             count,

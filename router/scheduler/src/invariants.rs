@@ -2,11 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use ribbon_core::Slot;
+use ribbon_core::{Slot, Storage};
 use thiserror::Error;
 
 use crate::{
     gate::SequenceId,
+    ribbons::State,
     scheduler::{Live, Scheduler},
 };
 
@@ -99,62 +100,71 @@ fn check_seats(scheduler: &Scheduler) -> Result<(), Violation> {
     Ok(())
 }
 
-/// The sums are the sums of the parts, and the worst case fits the pool.
+/// The sums are the sums of the parts, and what is owned fits the pool or is more only because the pool shrank.
 fn check_pages(live: &Live) -> Result<(), Violation> {
-    let usage = live.ribbons.usage();
-    let (mut owned, mut reserved, mut tokens, mut slots) = (0, 0, 0, 0);
-    for (slot, ribbon) in live.ribbons.iter() {
-        let exact = live.ribbons.pages(ribbon.tokens) == ribbon.owned;
+    let ribbons = live.memory.ribbons();
+    let (usage, counted) = (ribbons.usage(), ribbons.recount());
+    hold!(
+        usage == counted,
+        "pages leak: {usage:?}, counted anew {counted:?}"
+    );
+    let mut owners: HashMap<Storage, u32> = HashMap::new();
+    for (slot, ribbon) in ribbons.iter() {
+        *owners.entry(ribbon.own).or_default() += 1;
+        let own = ribbons.own(slot);
+        let begins = ribbon.spans.last().map_or(0, |span| span.end);
         hold!(
-            exact,
-            "slot {} does not own what its tokens touch: {ribbon:?}",
+            own.is_some_and(
+                |extent| extent.state == State::Live && (begins == extent.start || begins == 0)
+            ),
+            "slot {} does not own what follows what it shows: {ribbon:?}, {own:?}",
             slot.0
         );
-        hold!(
-            ribbon.owned <= ribbon.reserved,
-            "slot {} is over its reservation: {ribbon:?}",
-            slot.0
-        );
-        owned += ribbon.owned;
-        reserved += ribbon.reserved;
-        tokens += u64::from(ribbon.tokens);
-        slots += 1;
     }
-    let sums = (usage.owned, usage.reserved, usage.tokens, usage.slots_used);
+    for (storage, extent) in ribbons.storages() {
+        let writers = owners.remove(&storage).unwrap_or_default();
+        let expected = u32::from(extent.state == State::Live);
+        hold!(
+            writers == expected,
+            "storage {} is {:?} and has {writers} writers",
+            storage.0,
+            extent.state
+        );
+        hold!(
+            extent.claimed() <= extent.end && extent.start <= extent.end,
+            "storage {} is shown beyond its end: {extent:?}",
+            storage.0
+        );
+    }
     hold!(
-        sums == (owned, reserved, tokens, slots),
-        "pages leak: {usage:?}, ribbons own {owned} and reserve {reserved}"
+        owners.is_empty(),
+        "storages that are written but not owned: {owners:?}"
     );
-    hold!(
-        usage.reserved <= usage.pool,
-        "the worst case needs {} pages of {}",
-        usage.reserved,
-        usage.pool
-    );
-    Ok(())
+    live.memory.check().map_err(Violation)
 }
 
 /// A slot is free, seated or closing: one of them.
 fn check_slots(scheduler: &Scheduler, live: &Live) -> Result<(), Violation> {
-    let free: HashSet<Slot> = live.ribbons.free_list().iter().copied().collect();
-    hold!(
-        free.len() == live.ribbons.free_slots(),
-        "a slot is free twice"
-    );
+    let ribbons = live.memory.ribbons();
+    let (free, closed) = ribbons.free_lists();
+    let number = free.len() + closed.len();
+    let free: HashSet<Slot> = free.iter().chain(closed).copied().collect();
+    hold!(free.len() == number, "a slot is free twice");
     hold!(!free.contains(&Slot(0)), "slot 0 is reserved");
     let mut used: HashSet<Slot> = HashSet::new();
-    for slot in scheduler.batch.order().iter().chain(&live.closing) {
+    let closing = live.closing.iter().map(|(slot, _)| slot);
+    for slot in scheduler.batch.order().iter().chain(closing) {
         hold!(used.insert(*slot), "slot {} is used twice", slot.0);
         hold!(!free.contains(slot), "slot {} is used and free", slot.0);
     }
-    let live_slots: HashSet<Slot> = live.ribbons.iter().map(|(slot, _)| slot).collect();
+    let live_slots: HashSet<Slot> = ribbons.iter().map(|(slot, _)| slot).collect();
     hold!(
         used == live_slots,
         "used slots {used:?} but ribbons {live_slots:?}"
     );
     let all = used.len() + free.len();
     hold!(
-        all == live.ribbons.usage().slots as usize,
+        all == ribbons.usage().slots as usize,
         "slots are lost: {all} are left"
     );
     Ok(())
@@ -196,7 +206,13 @@ mod tests {
         scheduler.submit(testing::request(10, 5), now).unwrap();
         scheduler.next_plan(now).unwrap();
         assert_eq!(check(&scheduler), Ok(()));
-        scheduler.live.as_mut().unwrap().ribbons.leak_a_page();
+        scheduler
+            .live
+            .as_mut()
+            .unwrap()
+            .memory
+            .ribbons_mut()
+            .leak_a_page();
         assert!(
             check(&scheduler)
                 .unwrap_err()
@@ -211,7 +227,13 @@ mod tests {
         scheduler.submit(testing::request(10, 5), now).unwrap();
         let plan = scheduler.next_plan(now).unwrap();
         let slot = plan.work[0].slot;
-        scheduler.live.as_mut().unwrap().ribbons.free_twice(slot);
+        scheduler
+            .live
+            .as_mut()
+            .unwrap()
+            .memory
+            .ribbons_mut()
+            .free_twice(slot);
         assert!(
             check(&scheduler)
                 .unwrap_err()

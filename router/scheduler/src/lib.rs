@@ -28,9 +28,14 @@ pub mod settings;
 mod batch;
 mod deadlines;
 mod fairness;
+mod history;
+mod kv_memory;
+mod memory_pressure;
 mod outcome;
+mod paging;
 mod planning;
 mod prefill_rate;
+mod prefix_tree;
 mod queue;
 mod recovery;
 mod ribbons;
@@ -41,10 +46,11 @@ mod step_log;
 mod tenants;
 #[cfg(test)]
 mod testing;
+mod waiting;
 
 pub use actor::{Loss, SchedulerActor, SchedulerHandle};
 pub use event::{CancelStage, Event, StepKind, StepReport};
 pub use gate::{Gate, GroupId, Permit, SequenceId};
 pub use ribbons::PageUsage;
-pub use scheduler::{Scheduler, Usage};
+pub use scheduler::{Scheduler, Totals, Usage};
 pub use settings::SchedulerSettings;

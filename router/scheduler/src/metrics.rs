@@ -73,7 +73,7 @@ pub const METRICS: &[Metric] = &[
         "tgi_batch_current_max_tokens",
         Kind::Gauge,
         COUNT,
-        "Tokens the running sequences have KV memory reserved for",
+        "Tokens the running sequences may grow to",
     ),
     row(
         "tgi_batch_max_total_tokens",
@@ -154,6 +154,30 @@ pub const METRICS: &[Metric] = &[
         "Share of the live sequences' page bytes that hold no token",
     ),
     row("ribbon_slots", Kind::Gauge, COUNT, "Slots, by state"),
+    row(
+        "ribbon_prefix_lookup_tokens_total",
+        Kind::Counter,
+        COUNT,
+        "Known tokens of sequences that got a slot",
+    ),
+    row(
+        "ribbon_prefix_hit_tokens_total",
+        Kind::Counter,
+        COUNT,
+        "Those of them that had not to be computed",
+    ),
+    row(
+        "ribbon_preemptions_total",
+        Kind::Counter,
+        COUNT,
+        "Sequences that lost their slot for lack of pages, to come back later",
+    ),
+    row(
+        "ribbon_evictions_total",
+        Kind::Counter,
+        COUNT,
+        "Cached prefixes that were given up or cut for their pages",
+    ),
     row(
         "ribbon_requests_cancelled_total",
         Kind::Counter,
@@ -289,15 +313,19 @@ pub(crate) fn show(usage: &Usage, now: Instant) {
     let tokens_of = |count: u64| (count * pages.page_bytes / pages.stride_bytes.max(1)) as f64;
     gauge!("tgi_queue_size").set(usage.queued as f64);
     gauge!("tgi_batch_current_size").set(usage.running as f64);
-    gauge!("tgi_batch_current_max_tokens").set(tokens_of(pages.reserved));
+    gauge!("tgi_batch_current_max_tokens").set(usage.max_tokens as f64);
     gauge!("tgi_batch_max_total_tokens").set(tokens_of(pages.pool));
     gauge!("ribbon_queue_tokens").set(usage.queue_tokens as f64);
-    gauge!("ribbon_kv_pages", "state" => "live").set(pages.owned as f64);
-    gauge!("ribbon_kv_pages", "state" => "free").set(pages.pool.saturating_sub(pages.owned) as f64);
-    gauge!("ribbon_kv_pages", "state" => "shared").set(0.0);
-    gauge!("ribbon_kv_pages", "state" => "cached").set(0.0);
+    gauge!("ribbon_kv_pages", "state" => "live").set(pages.live as f64);
+    gauge!("ribbon_kv_pages", "state" => "free").set(pages.free() as f64);
+    gauge!("ribbon_kv_pages", "state" => "shared").set(pages.shared as f64);
+    gauge!("ribbon_kv_pages", "state" => "cached").set(pages.cached as f64);
     gauge!("ribbon_kv_page_bytes").set(pages.page_bytes as f64);
     gauge!("ribbon_kv_waste_ratio").set(pages.waste_ratio());
+    counter!("ribbon_prefix_lookup_tokens_total").absolute(usage.totals.lookup_tokens);
+    counter!("ribbon_prefix_hit_tokens_total").absolute(usage.totals.hit_tokens);
+    counter!("ribbon_preemptions_total").absolute(usage.totals.preemptions);
+    counter!("ribbon_evictions_total").absolute(usage.totals.evictions);
     gauge!("ribbon_slots", "state" => "used").set(f64::from(pages.slots_used));
     gauge!("ribbon_slots", "state" => "free").set(f64::from(pages.slots - pages.slots_used));
 }

@@ -13,6 +13,8 @@ use crate::{
 
 /// A shard that fails so many steps in a row is replaced, whoever the suspects are.
 const FAILED_STEPS_TO_REPLACE: u32 = 8;
+/// The same for steps without pages; the last of them carried one sequence each.
+const SHORT_STEPS_TO_REPLACE: u32 = 16;
 
 impl Scheduler {
     /// Takes one plan's answer. An answer that cannot be is treated like a crash.
@@ -37,6 +39,7 @@ impl Scheduler {
             .record(report.prefill_tokens, report.round_trip, now);
         self.events.push(Event::Step(report));
         match outcome.failure {
+            Some(_) if outcome.out_of_pages => self.on_short_step(&flight, now),
             Some(reason) => self.on_failed_step(&flight, &reason, now),
             None => self.on_rows(flight, outcome.rows.into_iter().map(|row| row.result), now),
         }
@@ -60,15 +63,11 @@ impl Scheduler {
     /// Says whether the answer can be. Rows of sequences that are gone or lost their slot say nothing any more.
     fn on_row(&mut self, row: FlightRow, result: RowResult, now: Instant) -> bool {
         let settling = self.live.as_ref().is_some_and(|live| live.settling);
-        let Some(seat) = self.batch.held_by(row.slot, row.sequence) else {
+        if self.batch.held_by(row.slot, row.sequence).is_none() {
             return true;
-        };
+        }
         match (result, row.wanted) {
-            (RowResult::Fed, Wanted::Nothing) => {
-                seat.fed += row.count;
-                let fed = seat.fed;
-                self.acquit_past(row.sequence, fed);
-            }
+            (RowResult::Fed, Wanted::Nothing) => self.on_fed(row),
             (
                 RowResult::Sampled {
                     token_id,
@@ -78,9 +77,7 @@ impl Scheduler {
                 },
                 Wanted::Sample,
             ) => {
-                seat.fed += row.count;
-                let fed = seat.fed;
-                self.acquit_past(row.sequence, fed);
+                self.on_fed(row);
                 let token = Token {
                     id: token_id,
                     logprob,
@@ -95,6 +92,19 @@ impl Scheduler {
             _ => return false,
         }
         true
+    }
+
+    /// A run's tokens are in the KV for sure: others may show them.
+    fn on_fed(&mut self, row: FlightRow) {
+        let Some(seat) = self.batch.held_by(row.slot, row.sequence) else {
+            return;
+        };
+        seat.fed += row.count;
+        let fed = seat.fed;
+        if let (Some(live), Some(sequence)) = (&mut self.live, self.sequences.get(&row.sequence)) {
+            live.memory.computed(row.slot, sequence.history(), fed);
+        }
+        self.acquit_past(row.sequence, fed);
     }
 
     fn on_token(&mut self, id: SequenceId, token: Token, stopped: bool, now: Instant) {
@@ -124,6 +134,37 @@ impl Scheduler {
         {
             sequence.suspicion = None;
             self.recovery.acquit(id);
+        }
+    }
+
+    /// The shard had no pages where our account said otherwise: no sequence is to blame, all of the step come back with what
+    /// they have, fewer at a time.
+    fn on_short_step(&mut self, flight: &Flight, now: Instant) {
+        let Some(live) = &mut self.live else {
+            return;
+        };
+        live.settling = true;
+        live.short_steps += 1;
+        live.bound.forget_probe();
+        let beyond_repair = live.short_steps >= SHORT_STEPS_TO_REPLACE;
+        tracing::warn!(
+            step = flight.step_id,
+            rows = flight.rows.len(),
+            "the shard ran out of pages"
+        );
+        // One that got its slot with this plan and no row would not hear of its loss.
+        let idle = self
+            .batch
+            .iter()
+            .map(|(_, seat)| seat)
+            .filter(|seat| !seat.is_awaited());
+        let idle: Vec<SequenceId> = idle.map(|seat| seat.sequence).collect();
+        let seated: Vec<SequenceId> = self.seated(&flight.rows).chain(idle).collect();
+        for id in seated.into_iter().rev() {
+            self.give_way(id);
+        }
+        if beyond_repair {
+            self.declare_hung("it has no pages for a sequence that fits", now);
         }
     }
 
@@ -224,10 +265,11 @@ impl Live {
             next.began = now;
         }
         if let Some(pages) = outcome.pages_available {
-            self.ribbons.set_pool(pages);
+            self.memory.set_pool(pages);
         }
         if outcome.failure.is_none() && flight.kind() != StepKind::Operations {
             self.failed_in_a_row = 0;
+            self.short_steps = 0;
             self.bound.observe(
                 flight.decode_rows,
                 flight.prefill_tokens,

@@ -5,9 +5,12 @@ use std::time::Instant;
 use ribbon_core::{Slot, StepPlan};
 
 use crate::{
-    batch::Seat,
-    fairness::{Chunks, Next, Prefill, ROOM_FOR_SHORT, SHORT_TOKENS},
+    batch::{Rank, Seat},
+    fairness::{Chunks, Next, Prefill, SHORT_TOKENS},
     gate::SequenceId,
+    kv_memory::{Seated, Wish},
+    memory_pressure::{LOOK_AHEAD_TOKENS, look_ahead},
+    prefix_tree::Domain,
     scheduler::{Live, Scheduler},
     sequence::Sequence,
     step::Draft,
@@ -64,18 +67,15 @@ impl Scheduler {
         let Some(live) = &self.live else {
             return;
         };
-        let mut pages = live.ribbons.free_pages();
-        let group = self
-            .recovery
-            .next_group()
-            .iter()
-            .take(live.ribbons.free_slots());
+        let ribbons = live.memory.ribbons();
+        let mut pages = ribbons.uncommitted_pages();
+        let group = self.recovery.next_group().iter().take(ribbons.free_slots());
         let fitting = group.take_while(|suspect| {
             let tokens = self
                 .sequences
                 .get(&suspect.id)
                 .map_or(0, Sequence::kv_tokens);
-            let rest = pages.checked_sub(live.ribbons.pages(tokens));
+            let rest = pages.checked_sub(ribbons.paging().pages(0, tokens));
             pages = rest.unwrap_or_default();
             rest.is_some()
         });
@@ -104,11 +104,9 @@ impl Scheduler {
     }
 
     fn fill(&mut self, turn: Turn, now: Instant) -> Option<Draft> {
-        let live = self.live.as_mut()?;
-        let mut draft = Draft::new(live.next_step, live.budget, now);
-        for slot in live.closing.drain(..) {
-            draft.push(live.ribbons.close(slot));
-        }
+        self.send_back_preempted();
+        self.unpark();
+        let mut draft = self.begin_draft(now)?;
         match turn {
             Turn::Trial => self.fill_trial(&mut draft, now),
             Turn::Everyone => {
@@ -116,13 +114,31 @@ impl Scheduler {
                 self.fill_prefills(&mut draft, now);
             }
         }
+        self.relieve(draft.missing_pages, turn == Turn::Trial);
         Some(draft)
     }
 
+    /// A plan that gives back what nobody needs any more.
+    fn begin_draft(&mut self, now: Instant) -> Option<Draft> {
+        let live = self.live.as_mut()?;
+        let mut draft = Draft::new(live.next_step, live.budget, now);
+        let ops = &mut draft.plan.ops;
+        for (slot, fed) in live.closing.drain(..) {
+            live.memory.close(slot, fed, ops);
+        }
+        for domain in live.forgotten.drain(..) {
+            live.memory.forget_domain(&domain, ops);
+        }
+        draft.missing_pages = live.memory.shrink_to_pool(ops);
+        Some(draft)
+    }
+
+    /// The oldest first: where pages run out, they had theirs.
     fn fill_decodes(&mut self, draft: &mut Draft) {
         let decoding = self.batch.iter().filter(|(_, seat)| seat.decodes());
-        let slots: Vec<Slot> = decoding.map(|(slot, _)| slot).collect();
-        for slot in slots {
+        let mut slots: Vec<(Rank, Slot)> = decoding.map(|(slot, seat)| (seat.rank, slot)).collect();
+        slots.sort_unstable();
+        for (_, slot) in slots {
             self.feed(slot, 1, draft);
         }
     }
@@ -168,19 +184,27 @@ impl Scheduler {
         prefilling.map(prefill).collect()
     }
 
-    /// Whose turn it is with the tokens it needs, if a slot and pages for its worst case are free; else a short one.
+    /// Whose turn it is with the tokens it needs, if a slot and pages are free; else a short one. Those that wait for what
+    /// others compute are parked on the way.
     fn next_admission(&mut self) -> Option<(SequenceId, u32)> {
         if self.recovery.blocked() {
             return None;
         }
-        let first = self.queue.first()?;
-        let id = if self.fits(first) {
-            first
-        } else {
-            self.queue
-                .instead(|id| self.is_short(id) && self.fits(id))?
-        };
-        Some((id, self.sequences.get(&id)?.known()))
+        loop {
+            let first = self.queue.first()?;
+            if self.park(first) {
+                continue;
+            }
+            let id = if self.fits(first) {
+                first
+            } else {
+                self.queue
+                    .instead(|id| self.is_short(id) && self.fits_without_hit(id))?
+            };
+            if !self.park(id) {
+                return Some((id, self.sequences.get(&id)?.known()));
+            }
+        }
     }
 
     fn is_short(&self, id: SequenceId) -> bool {
@@ -194,38 +218,58 @@ impl Scheduler {
         let (Some(live), Some(sequence)) = (&self.live, self.sequences.get(&id)) else {
             return false;
         };
-        let (slots, pages) = (live.ribbons.free_slots(), live.ribbons.free_pages());
-        let needed = live.ribbons.pages(sequence.kv_tokens());
-        if self.is_short(id) || self.batch.len() == 0 {
-            return slots > 0 && needed <= pages;
+        let domain = sequence.domain(self.settings.prefix_caching);
+        let wish = self.wish(sequence, &domain);
+        let room = live.reserve(wish.is_alone);
+        if self.is_short(id) || wish.is_alone {
+            return live.memory.fits(&wish, room);
         }
-        let usage = live.ribbons.usage();
-        let room = u64::from(ROOM_FOR_SHORT) * live.ribbons.pages(SHORT_TOKENS);
-        // Where the memory is small, so much room would be a large part of it.
-        let room = if room <= usage.pool / 8 { room } else { 0 };
-        let seats = if usage.slots >= 8 * ROOM_FOR_SHORT {
-            ROOM_FOR_SHORT
-        } else {
-            0
+        let (seats, pages) = live.room_for_short();
+        live.memory.ribbons().free_slots() > seats && live.memory.fits(&wish, room + pages)
+    }
+
+    /// The same for one of many, whatever others have computed: costs no look-up.
+    fn fits_without_hit(&self, id: SequenceId) -> bool {
+        let (Some(live), Some(sequence)) = (&self.live, self.sequences.get(&id)) else {
+            return false;
         };
-        slots > seats as usize && needed + room <= pages
+        let ribbons = live.memory.ribbons();
+        let needed = ribbons.paging().pages(0, look_ahead(sequence)) + live.reserve(false);
+        ribbons.free_slots() > 0 && needed <= ribbons.uncommitted_pages()
+    }
+
+    fn wish<'a>(&self, sequence: &'a Sequence, domain: &'a Domain) -> Wish<'a> {
+        Wish {
+            domain,
+            history: sequence.history(),
+            ahead: look_ahead(sequence),
+            may_hit: sequence.may_hit(),
+            is_alone: self.batch.len() == 0,
+        }
     }
 
     /// Gives a sequence a slot and feeds its first chunk of at most `limit` tokens. Returns the tokens taken.
     fn admit(&mut self, id: SequenceId, limit: u32, draft: &mut Draft, now: Instant) -> u32 {
-        let (Some(live), Some(sequence)) = (&mut self.live, self.sequences.get_mut(&id)) else {
-            return 0;
-        };
-        let Some((slot, open)) = live.ribbons.open(sequence.kv_tokens()) else {
+        let Some(Seated { slot, cached }) = self.take_seat(id, draft) else {
             return 0;
         };
         self.queue.take(id);
-        sequence.seat = Some(slot);
-        sequence.begin(now);
-        self.batch.seat(slot, sequence);
+        let Some(sequence) = self.sequences.get_mut(&id) else {
+            return 0;
+        };
+        sequence.take_seat(slot, cached, now);
+        self.totals.lookup_tokens += u64::from(sequence.known());
+        self.totals.hit_tokens += u64::from(cached);
+        self.batch.seat(slot, sequence, cached);
         draft.plan.admitted.push(sequence.admission(slot));
-        draft.push(open);
         self.feed(slot, limit, draft)
+    }
+
+    fn take_seat(&mut self, id: SequenceId, draft: &mut Draft) -> Option<Seated> {
+        let sequence = self.sequences.get(&id)?;
+        let domain = sequence.domain(self.settings.prefix_caching);
+        let wish = self.wish(sequence, &domain);
+        self.live.as_mut()?.memory.open(&wish, &mut draft.plan.ops)
     }
 
     fn fill_trial(&mut self, draft: &mut Draft, now: Instant) {
@@ -242,21 +286,26 @@ impl Scheduler {
 
     /// Adds up to `limit` pending tokens of a slot to the plan, and the memory they need. Returns the tokens taken.
     fn feed(&mut self, slot: Slot, limit: u32, draft: &mut Draft) -> u32 {
-        let limit = limit.min(draft.budget);
-        let decodes = self.batch.get(slot).is_some_and(Seat::decodes);
-        let Some(run) = self.batch.take_run(slot, limit) else {
-            return 0;
-        };
         let (Some(live), Some(seat)) = (&mut self.live, self.batch.get(slot)) else {
             return 0;
         };
-        if let Some(op) = live.ribbons.feed(slot, seat.planned) {
-            draft.push(op);
+        let (sequence, decodes) = (seat.sequence, seat.decodes());
+        let end = seat.planned + seat.pending().min(limit).min(draft.budget);
+        if end == seat.planned {
+            return 0;
         }
+        let goal = (end + LOOK_AHEAD_TOKENS).min(seat.total - 1);
+        if let Err(missing) = live.memory.feed(slot, end, goal, &mut draft.plan.ops) {
+            draft.missing_pages += missing;
+            return 0;
+        }
+        let Some(run) = self.batch.take_run(slot, end) else {
+            return 0;
+        };
         if decodes {
-            draft.decode(seat.sequence, run);
+            draft.decode(sequence, run);
         } else {
-            draft.chunk(seat.sequence, run);
+            draft.chunk(sequence, run);
         }
         run.count
     }
@@ -265,7 +314,7 @@ impl Scheduler {
     fn dispatch(&mut self, draft: Draft) -> Option<StepPlan> {
         let live: &mut Live = self.live.as_mut()?;
         if !draft.plan.ops.is_empty() {
-            live.ribbons.release_closed();
+            live.memory.release_closed();
             self.recovery.memory_freed();
         }
         let joined = self.batch.len() > draft.plan.admitted.len();

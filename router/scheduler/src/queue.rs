@@ -6,7 +6,7 @@
 //! where it is, and only so many may pass.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -44,6 +44,8 @@ pub(crate) struct Queue {
     passes: u32,
     /// Whose turn it is, until it is used or nobody has passed and somebody comes.
     chosen: Option<SequenceId>,
+    /// They wait for tokens that a running sequence computes.
+    parked: HashSet<SequenceId>,
 }
 
 impl Queue {
@@ -95,7 +97,23 @@ impl Queue {
         self.choose(|id| Some(id) != self.chosen && may(id))
     }
 
+    /// Passes over a sequence until it is unparked; that costs nobody a turn.
+    pub(crate) fn park(&mut self, id: SequenceId) {
+        self.parked.insert(id);
+        if self.chosen == Some(id) {
+            self.chosen = None;
+        }
+    }
+
+    /// A parked sequence has its turn again.
+    pub(crate) fn unpark(&mut self, id: SequenceId) {
+        if self.parked.remove(&id) && self.passes == 0 {
+            self.chosen = None;
+        }
+    }
+
     fn choose(&self, may: impl Fn(SequenceId) -> bool) -> Option<SequenceId> {
+        let may = |id: SequenceId| !self.parked.contains(&id) && may(id);
         let mut returned = self.returned.iter().copied();
         if let Some(id) = returned.find(|id| self.waiting.contains_key(id) && may(*id)) {
             return Some(id);
@@ -145,6 +163,7 @@ impl Queue {
         self.tokens -= u64::from(ticket.tokens);
         self.tenants.leave(&ticket.tenant);
         self.returned.retain(|other| *other != id);
+        self.parked.remove(&id);
         if self.chosen == Some(id) || self.passes == 0 {
             self.chosen = None;
         }

@@ -57,6 +57,11 @@ impl Recovery {
         self.blocked &= !self.waiting.is_empty();
     }
 
+    /// A suspect gives up its slot before it is cleared.
+    pub(crate) fn leave_trial(&mut self, id: SequenceId) {
+        self.trial.retain(|member| *member != id);
+    }
+
     /// A suspect is cleared.
     pub(crate) fn acquit(&mut self, id: SequenceId) {
         let before = self.trial.len();

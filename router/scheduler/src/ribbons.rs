@@ -1,293 +1,426 @@
-//! Page accounting: which slot is free, which pages a ribbon owns and may still need. Knows tokens and bytes; not requests.
-//!
-//! Storage s owns the pages ⌈end·stride ÷ page⌉ of its own range, which starts on a page; a token may straddle two pages.
-//! Admission reserves a sequence's worst case, so growing never fails. Storage number = slot number: nothing is shared or
-//! kept yet, and a slot that shows its own storage needs no extra mapping.
+//! Page accounting: which slot shows what, which storage owns which pages, what is free. The counts are the shard's own, as
+//! soon as a plan is sent. Knows tokens and pages; not requests, and not what the tokens are.
 
-use ribbon_core::{KvGroup, RibbonOp, Slot, Storage};
+mod sums;
+#[cfg(test)]
+mod tests;
 
-/// One slot's pages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ribbon {
-    /// Tokens fed or named in plans.
-    pub(crate) tokens: u32,
-    /// Pages from the plan that grew into them.
-    pub(crate) owned: u64,
-    /// Pages it may come to own.
-    pub(crate) reserved: u64,
-}
+use std::collections::BTreeSet;
 
-/// Sums over the live ribbons, for metrics and tests.
+use ribbon_core::{GroupOp, KvGroup, RibbonOp, Slot, Storage};
+
+pub use self::sums::PageUsage;
+use self::sums::Sums;
+use crate::{paging::Paging, prefix_tree::Span};
+
+/// Where a storage stands between a new one and a given-back one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PageUsage {
-    /// Pages of the pool.
-    pub pool: u64,
-    /// Pages that live ribbons own.
-    pub owned: u64,
-    /// Pages that live ribbons may come to own.
-    pub reserved: u64,
-    /// Tokens fed or named in plans.
-    pub tokens: u64,
-    /// Slots that may be used at once.
-    pub slots: u32,
-    /// Slots that are used.
-    pub slots_used: u32,
-    /// Bytes of a page.
-    pub page_bytes: u64,
-    /// Bytes of a token.
-    pub stride_bytes: u64,
+pub(crate) enum State {
+    /// Owns nothing.
+    #[default]
+    Free,
+    /// A slot writes it.
+    Live,
+    /// Kept for its tokens; no slot writes it.
+    Cached,
 }
 
-impl PageUsage {
-    /// Share of the owned bytes that hold no token; 0 where nothing is owned.
-    pub fn waste_ratio(&self) -> f64 {
-        if self.owned == 0 {
-            return 0.0;
-        }
-        1.0 - (self.tokens * self.stride_bytes) as f64 / (self.owned * self.page_bytes) as f64
+/// The physical pages behind one ribbon.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Extent {
+    pub(crate) state: State,
+    /// First token it owns.
+    pub(crate) start: u32,
+    /// Token after the last that is fed or named in a plan.
+    pub(crate) end: u32,
+    /// While live: how far it may soon grow.
+    pub(crate) goal: u32,
+    /// Slots that rely on its tokens without owning them, and up to which one.
+    pub(crate) claims: Vec<(Slot, u32)>,
+}
+
+impl Extent {
+    /// Token up to which it must stay.
+    pub(crate) fn claimed(&self) -> u32 {
+        self.claims.iter().map(|(_, end)| *end).max().unwrap_or(0)
     }
+}
+
+/// One slot's view of the memory.
+#[derive(Clone, Debug)]
+pub(crate) struct Ribbon {
+    /// The storage it writes.
+    pub(crate) own: Storage,
+    /// What it shows before that, oldest first.
+    pub(crate) spans: Vec<Span>,
+    /// By group: tokens it may hold before it must grow again.
+    granted: Vec<u32>,
+    /// Storages on which it has a claim.
+    claims: Vec<Storage>,
 }
 
 /// The KV memory of one generation of shards.
 #[derive(Debug)]
 pub(crate) struct Ribbons {
-    stride: u64,
-    page: u64,
-    slot_tokens: u32,
-    free_slots: Vec<Slot>,
+    paging: Paging,
     /// By slot number.
-    live: Vec<Option<Ribbon>>,
-    /// Closed by the plan that is being made: free for the plans after it.
+    slots: Vec<Option<Ribbon>>,
+    /// By storage number.
+    storages: Vec<Extent>,
+    free_slots: Vec<Slot>,
+    free_storages: BTreeSet<Storage>,
+    /// Closed by the plan that is being made: free for the plans after it, since admissions come before operations.
     closed: Vec<Slot>,
-    usage: PageUsage,
+    pool: u64,
+    sums: Sums,
 }
 
 impl Ribbons {
     /// An empty memory of which at most `max_slots` slots are used at once.
-    pub(crate) fn new(group: &KvGroup, max_slots: u32) -> Self {
-        let slots = group.num_slots.saturating_sub(1).min(max_slots);
-        let page = u64::from(group.page_bytes.max(1));
-        let stride = u64::from(group.stride_bytes.max(1));
+    pub(crate) fn new(groups: &[KvGroup], max_slots: u32) -> Self {
+        let least = |number: fn(&KvGroup) -> u32| groups.iter().map(number).min().unwrap_or(0);
+        let slots = least(|group| group.num_slots)
+            .saturating_sub(1)
+            .min(max_slots);
+        let storages = least(|group| group.num_storages).max(1);
         Self {
-            stride,
-            page,
-            slot_tokens: group.slot_tokens,
+            paging: Paging::new(groups),
+            slots: vec![None; slots as usize + 1],
+            storages: vec![Extent::default(); storages as usize],
             free_slots: (1..=slots).rev().map(Slot).collect(),
-            live: vec![None; slots as usize + 1],
+            free_storages: (1..storages).map(Storage).collect(),
             closed: Vec::new(),
-            usage: PageUsage {
-                pool: group.num_pages,
-                slots,
-                page_bytes: page,
-                stride_bytes: stride,
-                ..PageUsage::default()
-            },
+            pool: groups
+                .iter()
+                .map(|group| group.num_pages)
+                .min()
+                .unwrap_or(0),
+            sums: Sums::default(),
         }
     }
 
-    /// Pages that `tokens` tokens of one storage touch.
-    pub(crate) fn pages(&self, tokens: u32) -> u64 {
-        (u64::from(tokens) * self.stride).div_ceil(self.page)
-    }
-
-    /// Tokens that fit the whole pool.
-    pub(crate) fn pool_tokens(&self) -> u64 {
-        self.usage.pool * self.page / self.stride
+    pub(crate) fn paging(&self) -> &Paging {
+        &self.paging
     }
 
     /// Tokens that fit one sequence which has the pool for itself.
     pub(crate) fn longest(&self) -> u64 {
-        self.pool_tokens().min(u64::from(self.slot_tokens))
+        self.paging.tokens_in(self.pool)
     }
 
-    /// The shard's pool became smaller or larger. What is reserved stays.
+    /// The shard's pool became smaller or larger. What is owned stays.
     pub(crate) fn set_pool(&mut self, pages: u64) {
-        self.usage.pool = pages;
+        self.pool = pages;
     }
 
-    /// Pages nobody has reserved.
+    /// Pages nobody owns.
     pub(crate) fn free_pages(&self) -> u64 {
-        self.usage.pool.saturating_sub(self.usage.reserved)
+        self.pool.saturating_sub(self.sums.used())
+    }
+
+    /// Pages owned above what the pool has now.
+    pub(crate) fn excess_pages(&self) -> u64 {
+        self.sums.used().saturating_sub(self.pool)
+    }
+
+    /// Pages that live sequences do not have and will not soon want; those kept for their prefix alone count.
+    pub(crate) fn uncommitted_pages(&self) -> u64 {
+        let taken = self.sums.live + self.sums.shared + self.sums.awaited;
+        self.pool.saturating_sub(taken)
     }
 
     pub(crate) fn free_slots(&self) -> usize {
         self.free_slots.len()
     }
 
-    /// Takes a slot and reserves what `worst_case` tokens need; `None` when there is not enough of either.
-    pub(crate) fn open(&mut self, worst_case: u32) -> Option<(Slot, RibbonOp)> {
-        let reserved = self.pages(worst_case);
-        if reserved > self.free_pages() {
-            return None;
-        }
-        let slot = self.free_slots.pop()?;
-        if let Some(place) = self.live.get_mut(slot.0 as usize) {
-            *place = Some(Ribbon {
-                tokens: 0,
-                owned: 0,
-                reserved,
-            });
-        }
-        self.usage.reserved += reserved;
-        self.usage.slots_used += 1;
-        Some((
-            slot,
-            RibbonOp::Open {
-                slot,
-                storage: Storage(slot.0),
-                tokens: 0,
-            },
-        ))
+    pub(crate) fn has_free_storage(&self) -> bool {
+        !self.free_storages.is_empty()
     }
 
-    /// A plan feeds the slot up to `tokens`. Says what the shard must map first, if anything: all whole tokens of the new
-    /// pages, so that the next growth is due exactly when a token enters a page that is not owned.
-    pub(crate) fn feed(&mut self, slot: Slot, tokens: u32) -> Option<RibbonOp> {
-        let pages = self.pages(tokens);
-        let ribbon = self.live.get_mut(slot.0 as usize)?.as_mut()?;
-        self.usage.tokens += u64::from(tokens.saturating_sub(ribbon.tokens));
-        ribbon.tokens = ribbon.tokens.max(tokens);
-        if pages <= ribbon.owned {
-            return None;
+    pub(crate) fn ribbon(&self, slot: Slot) -> Option<&Ribbon> {
+        self.slots.get(slot.0 as usize)?.as_ref()
+    }
+
+    pub(crate) fn extent(&self, storage: Storage) -> Option<&Extent> {
+        let extent = self.storages.get(storage.0 as usize)?;
+        (extent.state != State::Free).then_some(extent)
+    }
+
+    /// What the slot's own storage holds.
+    pub(crate) fn own(&self, slot: Slot) -> Option<&Extent> {
+        self.extent(self.ribbon(slot)?.own)
+    }
+
+    /// Pages that a claim up to `end` on a cached storage takes from those that can be evicted.
+    pub(crate) fn claim_takes(&self, span: Span) -> u64 {
+        match self.extent(span.storage) {
+            Some(extent) if extent.state == State::Cached => {
+                let claimed = extent.claimed();
+                let pages = |end| self.claimed_pages(extent, end);
+                pages(span.end.max(claimed)) - pages(claimed)
+            }
+            _ => 0,
         }
-        self.usage.owned += pages - ribbon.owned;
-        ribbon.owned = pages;
-        let whole = (pages * self.page / self.stride).min(u64::from(self.slot_tokens));
-        Some(RibbonOp::Grow {
-            slot,
-            end: (whole as u32).max(tokens),
+    }
+
+    /// Pages of a storage that others show of it when they show it up to `claimed`.
+    pub(crate) fn claimed_pages(&self, extent: &Extent, claimed: u32) -> u64 {
+        if claimed <= extent.start {
+            return 0;
+        }
+        self.paging.pages(extent.start, claimed.min(extent.end))
+    }
+
+    /// A free slot, if there is one, whose own number is free as a storage, if possible: then nothing has to be mapped.
+    fn take_slot(&mut self, wanted: Option<Storage>) -> Option<Slot> {
+        let suits = |slot: &Slot| match wanted {
+            Some(storage) => storage.0 == slot.0,
+            None => self.free_storages.contains(&Storage(slot.0)),
+        };
+        let last = self.free_slots.len().checked_sub(1)?;
+        let index = self.free_slots.iter().rposition(suits).unwrap_or(last);
+        Some(self.free_slots.remove(index))
+    }
+
+    /// Seats a new storage behind `spans`, of which it begins a copy of the last page. The caller has made sure of a free slot,
+    /// a free storage and the pages.
+    pub(crate) fn open_new(
+        &mut self,
+        spans: Vec<Span>,
+        goal: u32,
+        ops: &mut Vec<GroupOp>,
+    ) -> Option<Slot> {
+        let slot = self.take_slot(None)?;
+        let own = Storage(slot.0);
+        let storage = if self.free_storages.contains(&own) {
+            own
+        } else {
+            *self.free_storages.last()?
+        };
+        self.free_storages.remove(&storage);
+        let start = spans.last().map_or(0, |span| span.end);
+        self.change(storage, |extent| {
+            *extent = Extent {
+                state: State::Live,
+                start,
+                end: start,
+                goal,
+                claims: Vec::new(),
+            };
+        });
+        self.seat(slot, storage, spans, 0, ops);
+        Some(slot)
+    }
+
+    /// Seats a cached storage that nobody writes, with all its tokens. `spans` end where it begins.
+    pub(crate) fn open_cached(
+        &mut self,
+        storage: Storage,
+        spans: Vec<Span>,
+        goal: u32,
+        ops: &mut Vec<GroupOp>,
+    ) -> Option<Slot> {
+        let tokens = self.extent(storage)?.end;
+        let slot = self.take_slot(Some(storage))?;
+        self.change(storage, |extent| {
+            extent.state = State::Live;
+            extent.goal = goal;
+        });
+        self.seat(slot, storage, spans, tokens, ops);
+        Some(slot)
+    }
+
+    fn seat(
+        &mut self,
+        slot: Slot,
+        storage: Storage,
+        spans: Vec<Span>,
+        tokens: u32,
+        ops: &mut Vec<GroupOp>,
+    ) {
+        for group in self.paging.groups() {
+            ops.push(GroupOp {
+                group,
+                op: RibbonOp::Open {
+                    slot,
+                    storage,
+                    tokens,
+                },
+            });
+            let shares = spans.iter().map(|span| RibbonOp::Share {
+                slot,
+                storage: span.storage,
+                end: span.end,
+            });
+            ops.extend(shares.map(|op| GroupOp { group, op }));
+        }
+        let shown = spans.last().map_or(tokens, |span| span.end.max(tokens));
+        let granted = self.paging.groups().map(|_| shown).collect();
+        self.sums.slots_used += 1;
+        let ribbon = Ribbon {
+            own: storage,
+            spans: spans.clone(),
+            granted,
+            claims: Vec::new(),
+        };
+        if let Some(place) = self.slots.get_mut(slot.0 as usize) {
+            *place = Some(ribbon);
+        }
+        self.claim(slot, &spans);
+    }
+
+    /// The slot relies on these spans until it is closed.
+    pub(crate) fn claim(&mut self, slot: Slot, spans: &[Span]) {
+        for span in spans {
+            self.change(span.storage, |extent| extent.claims.push((slot, span.end)));
+            if let Some(ribbon) = self.slots.get_mut(slot.0 as usize).and_then(Option::as_mut) {
+                ribbon.claims.push(span.storage);
+            }
+        }
+    }
+
+    /// Pages that feeding the slot up to `tokens` adds.
+    pub(crate) fn growth(&self, slot: Slot, tokens: u32) -> u64 {
+        self.own(slot).map_or(0, |extent| {
+            let pages = |end| self.paging.pages(extent.start, end);
+            pages(tokens.max(extent.end)) - pages(extent.end)
         })
     }
 
-    /// Gives up a slot and its pages with the plan that is being made.
-    pub(crate) fn close(&mut self, slot: Slot) -> RibbonOp {
-        self.closed.push(slot);
-        RibbonOp::Close { slot, keep: false }
+    /// A plan feeds the slot up to `tokens`; later it may want to go up to `goal`. The caller has made room.
+    pub(crate) fn feed(&mut self, slot: Slot, tokens: u32, goal: u32, ops: &mut Vec<GroupOp>) {
+        let Some(ribbon) = self.slots.get_mut(slot.0 as usize).and_then(Option::as_mut) else {
+            return;
+        };
+        for (group, granted) in self.paging.groups().zip(&mut ribbon.granted) {
+            if *granted < tokens {
+                *granted = self.paging.whole_tokens(group, tokens);
+                let op = RibbonOp::Grow {
+                    slot,
+                    end: *granted,
+                };
+                ops.push(GroupOp { group, op });
+            }
+        }
+        let own = ribbon.own;
+        self.change(own, |extent| {
+            extent.end = extent.end.max(tokens);
+            extent.goal = extent.goal.max(goal);
+        });
     }
 
-    /// The plan that carries the closes is on its way: what they freed may be used by the next one.
-    pub(crate) fn release_closed(&mut self) {
-        for slot in std::mem::take(&mut self.closed) {
-            let Some(ribbon) = self.live.get_mut(slot.0 as usize).and_then(Option::take) else {
-                continue;
-            };
-            self.usage.owned -= ribbon.owned;
-            self.usage.reserved -= ribbon.reserved;
-            self.usage.tokens -= u64::from(ribbon.tokens);
-            self.usage.slots_used -= 1;
-            self.free_slots.push(slot);
+    /// Gives up a slot with the plan that is being made. Keeps its storage, cut to the `fed` tokens, if it is told to.
+    pub(crate) fn close(&mut self, slot: Slot, keep: Option<u32>, ops: &mut Vec<GroupOp>) {
+        let Some(ribbon) = self.slots.get_mut(slot.0 as usize).and_then(Option::take) else {
+            return;
+        };
+        self.closed.push(slot);
+        self.sums.slots_used -= 1;
+        for storage in &ribbon.claims {
+            self.change(*storage, |extent| {
+                extent.claims.retain(|(reader, _)| *reader != slot)
+            });
+        }
+        self.each_group(
+            ops,
+            RibbonOp::Close {
+                slot,
+                keep: keep.is_some(),
+            },
+        );
+        if let Some(end) = keep {
+            self.change(ribbon.own, |extent| {
+                extent.state = State::Cached;
+                extent.goal = 0;
+            });
+            self.truncate(ribbon.own, end, ops);
+        } else {
+            self.free(ribbon.own);
         }
     }
 
+    /// A storage gives back what lies behind `end`, which is behind its start.
+    pub(crate) fn truncate(&mut self, storage: Storage, end: u32, ops: &mut Vec<GroupOp>) {
+        self.change(storage, |extent| extent.end = extent.end.min(end));
+        self.each_group(ops, RibbonOp::Truncate { storage, end });
+    }
+
+    /// A cached storage that nobody shows gives back everything.
+    pub(crate) fn drop_cached(&mut self, storage: Storage, ops: &mut Vec<GroupOp>) {
+        self.free(storage);
+        self.each_group(ops, RibbonOp::Drop { storage });
+    }
+
+    fn free(&mut self, storage: Storage) {
+        self.change(storage, |extent| *extent = Extent::default());
+        self.free_storages.insert(storage);
+    }
+
+    fn each_group(&self, ops: &mut Vec<GroupOp>, op: RibbonOp) {
+        ops.extend(self.paging.groups().map(|group| GroupOp { group, op }));
+    }
+
+    /// Changes a storage and accounts for it.
+    fn change(&mut self, storage: Storage, change: impl FnOnce(&mut Extent)) {
+        let Some(extent) = self.storages.get_mut(storage.0 as usize) else {
+            return;
+        };
+        self.sums.take(&self.paging, extent);
+        change(extent);
+        self.sums.add(&self.paging, extent);
+    }
+
+    /// The plan that carries the closes is on its way: the slots may be used by the next one.
+    pub(crate) fn release_closed(&mut self) {
+        self.free_slots.append(&mut self.closed);
+    }
+
     pub(crate) fn usage(&self) -> PageUsage {
-        self.usage
+        self.sums
+            .usage(&self.paging, self.pool, self.slots.len() as u32 - 1)
     }
 
     /// Live ribbons with their slots.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Slot, &Ribbon)> {
-        let numbered = self.live.iter().enumerate();
+        let numbered = self.slots.iter().enumerate();
         numbered.filter_map(|(slot, ribbon)| Some((Slot(slot as u32), ribbon.as_ref()?)))
     }
 
-    /// Slots without a ribbon.
-    pub(crate) fn free_list(&self) -> &[Slot] {
-        &self.free_slots
+    /// Storages that own something.
+    pub(crate) fn storages(&self) -> impl Iterator<Item = (Storage, &Extent)> {
+        let numbered = (0..).map(Storage).zip(&self.storages);
+        numbered.filter(|(_, extent)| extent.state != State::Free)
+    }
+
+    /// Slots without a ribbon, and those that the plan being made closes.
+    pub(crate) fn free_lists(&self) -> (&[Slot], &[Slot]) {
+        (&self.free_slots, &self.closed)
+    }
+
+    /// The sums, counted anew.
+    pub(crate) fn recount(&self) -> PageUsage {
+        let mut sums = Sums::default();
+        for extent in &self.storages {
+            sums.add(&self.paging, extent);
+        }
+        sums.slots_used = self.slots.iter().flatten().count() as u32;
+        sums.usage(&self.paging, self.pool, self.slots.len() as u32 - 1)
+    }
+
+    /// Storages without an owner.
+    pub(crate) fn num_free_storages(&self) -> usize {
+        self.free_storages.len()
     }
 
     /// Tests of the invariant checker only: forgets to give one page back.
     #[cfg(test)]
     pub(crate) fn leak_a_page(&mut self) {
-        self.usage.owned += 1;
+        self.sums.live += 1;
     }
 
     /// Tests of the invariant checker only: hands a used slot out again.
     #[cfg(test)]
     pub(crate) fn free_twice(&mut self, slot: Slot) {
         self.free_slots.push(slot);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use ribbon_core::KvKind;
-
-    use super::*;
-
-    fn group(stride_bytes: u32, num_pages: u64) -> KvGroup {
-        KvGroup {
-            kind: KvKind::Full,
-            stride_bytes,
-            page_bytes: 4096,
-            num_pages,
-            slot_tokens: 1000,
-            num_slots: 4,
-            num_storages: 4,
-            max_spans: 3,
-        }
-    }
-
-    #[test]
-    fn a_token_that_straddles_pages_owns_both() {
-        let ribbons = Ribbons::new(&group(3072, 100), 8);
-        let pages: Vec<u64> = [0, 1, 2, 3, 4, 5]
-            .map(|tokens| ribbons.pages(tokens))
-            .to_vec();
-        assert_eq!(pages, [0, 1, 2, 3, 3, 4]);
-        assert_eq!(ribbons.pool_tokens(), 133);
-        assert_eq!(ribbons.longest(), 133);
-    }
-
-    #[test]
-    fn growth_is_asked_for_only_when_a_page_is_entered() {
-        let mut ribbons = Ribbons::new(&group(1024, 100), 8);
-        let (slot, _) = ribbons.open(20).unwrap();
-        assert_eq!(ribbons.feed(slot, 3), Some(RibbonOp::Grow { slot, end: 4 }));
-        assert_eq!(ribbons.feed(slot, 4), None);
-        assert_eq!(ribbons.feed(slot, 5), Some(RibbonOp::Grow { slot, end: 8 }));
-        assert_eq!(ribbons.usage().owned, 2);
-        assert!((ribbons.usage().waste_ratio() - 0.375).abs() < 1e-9);
-    }
-
-    #[test]
-    fn the_worst_case_is_reserved_and_comes_back_after_the_closing_plan() {
-        let mut ribbons = Ribbons::new(&group(4096, 10), 8);
-        let (slot, _) = ribbons.open(8).unwrap();
-        assert!(ribbons.open(3).is_none());
-        assert_eq!(ribbons.close(slot), RibbonOp::Close { slot, keep: false });
-        assert!(ribbons.open(3).is_none(), "not in the plan that closes");
-        ribbons.release_closed();
-        assert!(ribbons.open(10).is_some());
-        assert_eq!(ribbons.usage().reserved, 10);
-    }
-
-    #[test]
-    fn slots_are_bounded_by_the_shard_and_by_the_batch() {
-        assert_eq!(Ribbons::new(&group(64, 10), 8).free_slots(), 3);
-        assert_eq!(Ribbons::new(&group(64, 10), 2).free_slots(), 2);
-    }
-
-    proptest! {
-        /// However a ribbon grows, the shard maps exactly the pages the router counts, and never above the reservation.
-        #[test]
-        fn router_and_shard_count_the_same_pages(
-            stride in 1u32..300,
-            steps in prop::collection::vec(1u32..40, 1..20),
-        ) {
-            let stride = stride * 64;
-            let mut ribbons = Ribbons::new(&group(stride, 1_000_000), 8);
-            let total: u32 = steps.iter().sum();
-            let (slot, _) = ribbons.open(total).unwrap();
-            let (mut end, mut mapped) = (0, 0);
-            for count in steps {
-                end += count;
-                if let Some(RibbonOp::Grow { end: grown, .. }) = ribbons.feed(slot, end) {
-                    mapped = grown;
-                }
-                prop_assert!(mapped >= end);
-                prop_assert_eq!(ribbons.pages(mapped), ribbons.usage().owned);
-                prop_assert!(ribbons.usage().owned <= ribbons.usage().reserved);
-            }
-        }
     }
 }

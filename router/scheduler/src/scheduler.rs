@@ -5,14 +5,14 @@
 mod tests;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, VecDeque, hash_map::Entry},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use ribbon_core::{
-    EngineLoad, EngineState, KvGroup, Limits, Refusal, SequenceRequest, ShardDescription, Slot,
-    StreamError,
+    EngineLoad, EngineState, KvGroup, Limits, Refusal, RibbonsSnapshot, SequenceRequest,
+    ShardDescription, Slot, StreamError,
 };
 
 use crate::{
@@ -21,20 +21,23 @@ use crate::{
     deadlines::Deadlines,
     event::{CancelStage, Event},
     fairness::LONG_PREFILL_TOKENS,
-    gate::{Gate, Permit, SequenceId},
+    gate::{Gate, GroupId, Permit, SequenceId},
+    kv_memory::KvMemory,
     prefill_rate::PrefillRate,
+    prefix_tree::Domain,
     queue::Queue,
     recovery::{FAILURES_TO_END, Recovery, Suspect},
-    ribbons::{PageUsage, Ribbons},
+    ribbons::PageUsage,
     sequence::Sequence,
     settings::SchedulerSettings,
     step::Flight,
+    waiting::Parked,
 };
 
 /// What exists only while a generation of shards lives.
 #[derive(Debug)]
 pub(crate) struct Live {
-    pub(crate) ribbons: Ribbons,
+    pub(crate) memory: KvMemory,
     pub(crate) bound: ChunkBound,
     /// Oldest first.
     pub(crate) flights: VecDeque<Flight>,
@@ -42,8 +45,12 @@ pub(crate) struct Live {
     /// Tokens of one step.
     pub(crate) budget: u32,
     pub(crate) step_deadline: Duration,
-    /// Slots whose close goes into the next plan.
-    pub(crate) closing: Vec<Slot>,
+    /// Slots whose close goes into the next plan, and their tokens that are in the KV for sure.
+    pub(crate) closing: Vec<(Slot, u32)>,
+    /// Requests that are over, whose tokens nobody may show.
+    pub(crate) forgotten: Vec<Domain>,
+    /// Steps that failed for lack of pages since the last one that worked.
+    pub(crate) short_steps: u32,
     /// A step failed: no plan leaves until every outcome is in.
     pub(crate) settling: bool,
     /// Steps that failed since the last one that worked.
@@ -70,8 +77,25 @@ pub struct Usage {
     pub queue_tokens: u64,
     /// When the oldest of them came.
     pub waiting_since: Option<Instant>,
+    /// Tokens that the running sequences may grow to.
+    pub max_tokens: u64,
     /// The KV memory.
     pub pages: PageUsage,
+    /// What has happened since the start.
+    pub totals: Totals,
+}
+
+/// Counts since the start, over all generations of shards.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Known tokens of sequences that got a slot.
+    pub lookup_tokens: u64,
+    /// Those of them that had not to be computed.
+    pub hit_tokens: u64,
+    /// Sequences that lost their slot for lack of pages.
+    pub preemptions: u64,
+    /// Cached storages that were given up or cut for their pages.
+    pub evictions: u64,
 }
 
 /// Decides what every step does.
@@ -85,6 +109,10 @@ pub struct Scheduler {
     pub(crate) recovery: Recovery,
     pub(crate) live: Option<Live>,
     pub(crate) events: Vec<Event>,
+    pub(crate) totals: Totals,
+    pub(crate) parked: Vec<Parked>,
+    /// Sequences of each request.
+    groups: HashMap<GroupId, u32>,
     deadlines: Deadlines,
     pub(crate) prefill_rate: PrefillRate,
     /// Since when no shard is live, once one was.
@@ -103,6 +131,9 @@ impl Scheduler {
             recovery: Recovery::default(),
             live: None,
             events: Vec::new(),
+            totals: Totals::default(),
+            parked: Vec::new(),
+            groups: HashMap::new(),
             deadlines: Deadlines::default(),
             prefill_rate: PrefillRate::default(),
             lost_at: None,
@@ -149,6 +180,7 @@ impl Scheduler {
         let id = sequence.id();
         self.deadlines.add(id, sequence.request.deadline);
         self.queue.push(sequence.ticket());
+        *self.groups.entry(sequence.group()).or_default() += 1;
         self.sequences.insert(id, sequence);
         id
     }
@@ -186,19 +218,21 @@ impl Scheduler {
         };
         let budget = description.max_batch_prefill_tokens.max(1);
         let live = Live {
-            ribbons: Ribbons::new(&group, self.max_seats(budget)),
+            memory: KvMemory::new(&description.kv_groups, self.max_seats(budget)),
             bound: ChunkBound::new(description.slowest_step, budget),
             flights: VecDeque::new(),
             next_step: 1,
             budget,
             step_deadline: self.settings.step_deadline(description.slowest_step),
             closing: Vec::new(),
+            forgotten: Vec::new(),
+            short_steps: 0,
             settling: false,
             failed_in_a_row: 0,
         };
         let limits = self.limits(&description, &group, &live);
         self.gate
-            .set_limits(limits, description, live.ribbons.longest());
+            .set_limits(limits, description, live.memory.ribbons().longest());
         self.gate.set_state(EngineState::Ready);
         self.live = Some(live);
         self.lost_at = None;
@@ -222,8 +256,8 @@ impl Scheduler {
                 .min(longest_prompt),
             max_total_tokens,
             max_batch_prefill_tokens: live.budget,
-            max_batch_total_tokens: live.ribbons.pool_tokens(),
-            max_concurrent_sequences: live.ribbons.free_slots() as u32,
+            max_batch_total_tokens: live.memory.pool_tokens(),
+            max_concurrent_sequences: live.memory.ribbons().free_slots() as u32,
             vocab_size: shard.vocab_size,
         }
     }
@@ -231,6 +265,7 @@ impl Scheduler {
     /// The generation is gone. Every sequence keeps what it has and waits for the next one.
     pub fn on_lost(&mut self, reason: &str, now: Instant) {
         if let Some(live) = self.live.take() {
+            self.totals.evictions += live.memory.evictions();
             self.lost_at = Some(now);
             self.gate.set_state(EngineState::Recovering);
             self.recover_from_loss(&live, reason, now);
@@ -339,8 +374,14 @@ impl Scheduler {
             pages: self
                 .live
                 .as_ref()
-                .map(|live| live.ribbons.usage())
+                .map(|live| live.memory.usage())
                 .unwrap_or_default(),
+            max_tokens: self
+                .batch
+                .iter()
+                .map(|(_, seat)| u64::from(seat.total))
+                .sum(),
+            totals: self.totals(),
         }
     }
 
@@ -349,12 +390,29 @@ impl Scheduler {
         Some(oldest.submitted)
     }
 
+    fn totals(&self) -> Totals {
+        let current = self.live.as_ref().map_or(0, |live| live.memory.evictions());
+        Totals {
+            evictions: self.totals.evictions + current,
+            ..self.totals
+        }
+    }
+
+    /// What the KV memory looks like, while a shard is live. Costs a walk over all slots and storages.
+    pub fn snapshot(&self) -> Option<RibbonsSnapshot> {
+        let mut snapshot = self.live.as_ref()?.memory.snapshot();
+        for slot in &mut snapshot.slots {
+            slot.sequence = self.batch.get(Slot(slot.slot)).map(|seat| seat.sequence.0);
+        }
+        Some(snapshot)
+    }
+
     /// Ends sequences that the pool, as it is now, can never hold.
     pub(crate) fn end_misfits(&mut self, now: Instant) {
         let Some(live) = &self.live else {
             return;
         };
-        let longest = live.ribbons.longest();
+        let longest = live.memory.ribbons().longest();
         let reason = format!("it needs more KV memory than the {longest} tokens the shard now has");
         let misfit = |sequence: &Sequence| {
             sequence.seat.is_none() && u64::from(sequence.kv_tokens()) > longest
@@ -383,23 +441,48 @@ impl Scheduler {
         self.queue.remove(id);
         self.recovery.forget(id);
         self.leave_seat(&mut sequence);
+        self.leave_group(&sequence);
         self.queue
             .charge(&sequence.tenant(), sequence.generated.len() as u64);
         Some(sequence)
+    }
+
+    /// Where only the sequences of one request share, the last one takes their tokens with it.
+    fn leave_group(&mut self, sequence: &Sequence) {
+        let Entry::Occupied(mut members) = self.groups.entry(sequence.group()) else {
+            return;
+        };
+        *members.get_mut() -= 1;
+        if *members.get() == 0 {
+            members.remove();
+            if let Some(live) = self.live.as_mut().filter(|_| !self.settings.prefix_caching) {
+                live.forgotten.push(sequence.domain(false));
+            }
+        }
     }
 
     fn leave_seat(&mut self, sequence: &mut Sequence) {
         let Some(slot) = sequence.seat.take() else {
             return;
         };
-        self.batch.leave(slot);
+        let fed = self.batch.leave(slot).map_or(0, |seat| seat.fed);
         if let Some(live) = &mut self.live {
-            live.closing.push(slot);
+            live.closing.push((slot, fed));
         }
+    }
+
+    /// Takes the slot from a sequence that gave way: a suspect waits for its turn, another one before the queue.
+    pub(crate) fn give_way(&mut self, id: SequenceId) {
+        self.recovery.leave_trial(id);
+        self.take_slot_from(id, false);
     }
 
     /// Takes the slot from a sequence that has to come back later: a suspect in its turn, another one before the queue.
     pub(crate) fn send_back(&mut self, id: SequenceId) {
+        self.take_slot_from(id, true);
+    }
+
+    fn take_slot_from(&mut self, id: SequenceId, returns: bool) {
         let Some(mut sequence) = self.sequences.remove(&id) else {
             return;
         };
@@ -410,7 +493,9 @@ impl Scheduler {
                 id,
             });
         } else {
-            self.recovery.returns(id);
+            if returns {
+                self.recovery.returns(id);
+            }
             self.queue.push_front(sequence.ticket());
         }
         self.sequences.insert(id, sequence);

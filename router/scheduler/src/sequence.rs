@@ -9,7 +9,10 @@ use ribbon_core::{Admission, FinishReason, SequenceRequest, Slot, Token, TokenEv
 
 use crate::{
     gate::{GroupId, Permit, SequenceId, kv_tokens},
+    history::History,
+    prefix_tree::Domain,
     queue::Ticket,
+    recovery::FAILURES_TO_END,
 };
 
 /// What a sequence did when a step failed under it.
@@ -32,6 +35,10 @@ pub(crate) struct Sequence {
     /// The slot it holds.
     pub(crate) seat: Option<Slot>,
     pub(crate) suspicion: Option<Suspicion>,
+    /// Prompt tokens it did not have to compute when it first got a slot.
+    pub(crate) cached: Option<u32>,
+    /// It must do without what others have computed: with it, it did not fit.
+    pub(crate) alone: bool,
     permit: Permit,
 }
 
@@ -44,6 +51,8 @@ impl Sequence {
             started: None,
             seat: None,
             suspicion: None,
+            cached: None,
+            alone: false,
             permit,
         }
     }
@@ -76,6 +85,26 @@ impl Sequence {
             priority: self.request.priority,
             tokens: self.known(),
         }
+    }
+
+    /// Whose computed tokens it may show, and who may show its own.
+    pub(crate) fn domain(&self, prefix_caching: bool) -> Domain {
+        if prefix_caching {
+            Domain::Salt(self.request.cache_salt.clone())
+        } else {
+            Domain::Group(self.group())
+        }
+    }
+
+    /// It may begin with what others have computed. One that failed twice begins anew: wrong memory must not follow it.
+    pub(crate) fn may_hit(&self) -> bool {
+        let failures = self.suspicion.map_or(0, |suspicion| suspicion.failures);
+        !self.alone && failures < FAILURES_TO_END
+    }
+
+    /// All known tokens.
+    pub(crate) fn history(&self) -> History<'_> {
+        History::new(&self.request.prompt, &self.generated)
     }
 
     /// Prompt and generated tokens.
@@ -116,8 +145,16 @@ impl Sequence {
             token,
             finish,
             queued: self.queued(),
-            cached_tokens: 0,
+            cached_tokens: self.cached.unwrap_or_default(),
         }
+    }
+
+    /// It gets a slot in which `cached` of its tokens are in the KV already.
+    pub(crate) fn take_seat(&mut self, slot: Slot, cached: u32, now: Instant) {
+        self.seat = Some(slot);
+        let prompt = self.request.prompt.len() as u32;
+        self.cached.get_or_insert(cached.min(prompt));
+        self.begin(now);
     }
 
     /// How long it waited for its first step.

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use ribbon_core::{GroupOp, RibbonOp, Slot, StepPlan, StepTimings, Wanted, WorkItem};
+use ribbon_core::{Slot, StepPlan, StepTimings, Wanted, WorkItem};
 
 use crate::{
     batch::Run,
@@ -62,6 +62,8 @@ pub(crate) struct Draft {
     pub(crate) plan: StepPlan,
     /// Tokens that still fit the step.
     pub(crate) budget: u32,
+    /// Pages that were wanted and could not be had.
+    pub(crate) missing_pages: u64,
     flight: Flight,
 }
 
@@ -73,6 +75,7 @@ impl Draft {
                 ..StepPlan::default()
             },
             budget,
+            missing_pages: 0,
             flight: Flight {
                 step_id,
                 rows: Vec::new(),
@@ -83,11 +86,6 @@ impl Draft {
                 joined: false,
             },
         }
-    }
-
-    /// Adds a change of the first group's memory.
-    pub(crate) fn push(&mut self, op: RibbonOp) {
-        self.plan.ops.push(GroupOp { group: 0, op });
     }
 
     /// Adds a decode.

@@ -62,7 +62,9 @@ impl StepLog {
             running = usage.running,
             queued = usage.queued,
             queue_tokens = usage.queue_tokens,
-            pages_owned = usage.pages.owned,
+            pages_live = usage.pages.live,
+            pages_shared = usage.pages.shared,
+            pages_cached = usage.pages.cached,
             pages = usage.pages.pool,
             "steps of the last second"
         );

@@ -53,6 +53,15 @@ pub(crate) fn request(prompt: u32, max_new_tokens: u32) -> SequenceRequest {
     }
 }
 
+/// The same for a prompt of its own: nobody shares or waits.
+pub(crate) fn own_request(own: u32, prompt: u32, max_new_tokens: u32) -> SequenceRequest {
+    let tokens: Vec<u32> = (0..prompt).map(|token| token + 10 + 100 * own).collect();
+    SequenceRequest {
+        prompt: tokens.into(),
+        ..request(prompt, max_new_tokens)
+    }
+}
+
 pub(crate) fn ready_scheduler() -> (Scheduler, Instant) {
     let now = Instant::now();
     let mut scheduler = Scheduler::new(SchedulerSettings::default(), Gate::new(64, None));

@@ -1,4 +1,5 @@
-//! Drives the scheduler with a simulated shard, clock and clients: random arrivals, lengths, cancels, failed steps, losses.
+//! Drives the scheduler with a simulated shard, clock and clients: random arrivals with prefixes in
+//! common, groups, deadlines, cancels, failed steps, losses, pages that run out.
 //! After every step the invariants hold, and every client gets exactly its tokens.
 
 #![allow(
@@ -10,6 +11,8 @@
 
 #[path = "simulation/clients.rs"]
 mod clients;
+#[path = "simulation/memory.rs"]
+mod memory;
 #[path = "simulation/model.rs"]
 mod model;
 #[path = "simulation/shard.rs"]
@@ -17,77 +20,136 @@ mod shard;
 #[path = "simulation/world.rs"]
 mod world;
 
-use world::{Chances, World};
+use world::{Chances, Setup, World};
 
-const TROUBLE: Chances = Chances {
+const PEACE: Chances = Chances {
+    arrival: 120,
     cancel: 20,
+    hurried: 0,
+    no_pages: 0,
+    resize: 0,
+    poison: 0,
+    failed_step: 0,
+    loss: 0,
+    hang: 0,
+    long_outage: 0,
+};
+const TROUBLE: Chances = Chances {
+    hurried: 50,
+    no_pages: 4,
+    resize: 4,
     poison: 8,
     failed_step: 4,
     loss: 2,
     hang: 1,
     long_outage: 50,
+    ..PEACE
 };
 const NOTHING: Chances = Chances {
+    arrival: 0,
     cancel: 0,
-    poison: 0,
-    failed_step: 0,
-    loss: 0,
-    hang: 0,
-    long_outage: 0,
-};
-const PEACE: Chances = Chances {
-    cancel: 20,
-    poison: 0,
-    failed_step: 0,
-    loss: 0,
-    hang: 0,
-    long_outage: 0,
+    ..PEACE
 };
 
+/// Runs a world to its end and says what happened.
+fn live(setup: Setup, steps: u64) -> World {
+    let mut world = World::new(setup);
+    world.run(steps);
+    world.drain();
+    let totals = world.usage().totals;
+    eprintln!(
+        "{setup:?}: {:?}, {totals:?}, {} losses, {} failed and {} short steps, pages agreed {} times",
+        world.clients.tally, world.losses, world.failed_steps, world.short_steps, world.compared
+    );
+    world
+}
+
 #[test]
-fn everything_holds_through_twenty_thousand_steps_of_trouble() {
-    let (mut given_up, mut timed_out) = (0, 0);
-    for (seed, depth) in [(1, 2), (2, 2), (3, 1), (4, 3)] {
-        let mut world = World::new(seed, depth, TROUBLE);
-        world.run(20_000);
-        world.drain();
-        let tally = &world.clients.tally;
-        eprintln!(
-            "seed {seed}, depth {depth}: {tally:?}, {} losses",
-            world.losses
-        );
+fn everything_holds_through_a_hundred_thousand_steps_of_trouble() {
+    let (mut given_up, mut timed_out, mut expired, mut preempted) = (0, 0, 0, 0);
+    for (seed, pipeline_depth, pages, prefix_caching) in [
+        (1, 2, 1_000, true),
+        (2, 2, 400, true),
+        (3, 1, 400, true),
+        (4, 3, 300, true),
+        (5, 2, 400, false),
+    ] {
+        let setup = Setup {
+            seed,
+            pipeline_depth,
+            pages,
+            prefix_caching,
+            chances: TROUBLE,
+            ..Setup::default()
+        };
+        let world = live(setup, 20_000);
+        let (tally, totals) = (&world.clients.tally, world.usage().totals);
         assert!(tally.finished > 1_000 && tally.cancelled > 100, "{tally:?}");
-        assert!(world.losses > 25 && world.failed_steps > 25);
+        assert!(world.losses > 25 && world.failed_steps > 25 && world.short_steps > 25);
+        assert!(totals.hit_tokens > 1_000, "{totals:?}");
+        assert!(totals.evictions > 25 || !prefix_caching, "{totals:?}");
+        preempted += totals.preemptions;
+        assert!(world.compared > 10_000);
         given_up += tally.given_up;
         timed_out += tally.timed_out;
+        expired += tally.expired;
     }
     assert!(
-        given_up > 10 && timed_out > 0,
-        "poison and long outages did happen"
+        given_up > 10 && timed_out > 0 && expired > 10,
+        "poison, long outages and haste did happen"
     );
+    assert!(preempted > 25, "pages did run out: {preempted}");
 }
 
 #[test]
 fn in_peace_nobody_fails_and_nobody_starves() {
-    let mut world = World::new(5, 2, PEACE);
-    world.run(20_000);
-    world.drain();
+    let setup = Setup {
+        seed: 5,
+        pages: 400,
+        chances: PEACE,
+        ..Setup::default()
+    };
+    let world = live(setup, 20_000);
     let tally = &world.clients.tally;
-    eprintln!("in peace: {tally:?}");
     assert_eq!((tally.given_up, tally.timed_out, world.losses), (0, 0, 0));
-    assert!(tally.longest_wait_steps < 600, "starved: {tally:?}");
+    assert!(tally.longest_wait_steps < 1_000, "starved: {tally:?}");
+}
+
+#[test]
+fn a_thousand_allocation_failures_fail_nobody() {
+    let setup = Setup {
+        seed: 6,
+        pages: 300,
+        chances: Chances {
+            no_pages: 100,
+            ..PEACE
+        },
+        ..Setup::default()
+    };
+    let world = live(setup, 40_000);
+    let tally = &world.clients.tally;
+    assert!(
+        world.short_steps > 1_000,
+        "{} short steps",
+        world.short_steps
+    );
+    assert_eq!((tally.given_up, tally.timed_out, world.losses), (0, 0, 0));
 }
 
 #[test]
 fn of_32_streams_with_one_that_kills_the_shard_31_complete() {
     for poison in [model::KILLS_SHARDS, model::FAILS_STEPS] {
         for place in [0, 13, 31] {
-            let mut world = World::with_shard(place, 2, NOTHING, 256, 4_000);
+            let mut world = World::new(Setup {
+                seed: place,
+                chances: NOTHING,
+                budget: 256,
+                pages: 4_000,
+                ..Setup::default()
+            });
             for client in 0..32 {
-                world.submit(&clients::plain(
-                    client,
-                    if client == place { poison } else { 10 },
-                ));
+                let first = if client == place { poison } else { 10 };
+                world.submit(vec![clients::plain(client, first)]);
             }
             world.drain();
             let tally = &world.clients.tally;
@@ -108,13 +170,16 @@ fn of_32_streams_with_one_that_kills_the_shard_31_complete() {
 
 #[test]
 fn tiny_budgets_and_pools_still_serve_everyone() {
-    for (budget, pages) in [(1, 400), (7, 400), (64, 61)] {
-        let mut world = World::with_shard(9, 2, PEACE, budget, pages);
-        world.run(2_000);
-        world.drain();
-        let tally = &world.clients.tally;
-        eprintln!("budget {budget}, {pages} pages: {tally:?}");
-        assert!(tally.finished > 10);
+    for (budget, pages) in [(1, 400), (7, 400), (64, 200)] {
+        let setup = Setup {
+            seed: 9,
+            chances: PEACE,
+            budget,
+            pages,
+            ..Setup::default()
+        };
+        let world = live(setup, 2_000);
+        assert!(world.clients.tally.finished > 10);
     }
 }
 
@@ -123,8 +188,14 @@ fn tiny_budgets_and_pools_still_serve_everyone() {
 #[ignore = "minutes"]
 fn everything_holds_through_a_million_steps() {
     for seed in 100..200 {
-        let mut world = World::new(seed, 1 + (seed as usize % 3), TROUBLE);
-        world.run(10_000);
-        world.drain();
+        let setup = Setup {
+            seed,
+            pipeline_depth: 1 + (seed as usize % 3),
+            pages: 250 + seed % 7 * 150,
+            prefix_caching: seed % 5 != 0,
+            chances: TROUBLE,
+            ..Setup::default()
+        };
+        live(setup, 10_000);
     }
 }

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use ribbon_core::{
-    Engine, EngineLoad, EngineState, Limits, Refusal, SequenceRequest, ShardDescription, Shards,
-    TokenStream,
+    DebugAnswer, Engine, EngineLoad, EngineState, Limits, Refusal, SequenceRequest,
+    ShardDescription, Shards, TokenStream,
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -111,5 +111,12 @@ impl Engine for SchedulerHandle {
 
     fn load(&self) -> EngineLoad {
         self.gate.load()
+    }
+
+    fn debug(&self) -> DebugAnswer {
+        let (answer, snapshot) = oneshot::channel();
+        self.mailbox.post(Command::Debug(answer));
+        // An error means that the actor is gone.
+        Box::pin(async { snapshot.await.ok().flatten() })
     }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use ribbon_core::{SequenceRequest, StreamError, TokenEvent};
+use ribbon_core::{RibbonsSnapshot, SequenceRequest, StreamError, TokenEvent};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::gate::{Permit, SequenceId};
@@ -29,6 +29,8 @@ pub(super) enum Command {
     Finish(SequenceId),
     /// Answered once nothing waits or runs.
     Drain(oneshot::Sender<()>),
+    /// Answered at once.
+    Debug(oneshot::Sender<Option<RibbonsSnapshot>>),
     Stop,
 }
 

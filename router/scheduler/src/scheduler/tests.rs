@@ -8,7 +8,7 @@ use ribbon_core::{FinishReason, GroupOp, RibbonOp, RowResult, StepPlan, Wanted};
 use super::*;
 use crate::{
     invariants::check,
-    testing::{answer, description, failure, ready_scheduler, request},
+    testing::{answer, description, failure, own_request, ready_scheduler, request},
 };
 
 /// Sends every plan that may leave.
@@ -94,13 +94,19 @@ fn the_last_allowed_token_is_sampled_and_never_fed() {
     assert!(last[0].work.is_empty());
     assert!(matches!(
         last[0].ops[..],
-        [GroupOp {
-            group: 0,
-            op: RibbonOp::Close {
-                slot: Slot(1),
-                keep: false
+        [
+            GroupOp {
+                group: 0,
+                op: RibbonOp::Close {
+                    slot: Slot(1),
+                    keep: true
+                }
+            },
+            GroupOp {
+                group: 0,
+                op: RibbonOp::Truncate { end: 11, .. }
             }
-        }]
+        ]
     ));
     assert!(scheduler.at_rest() && scheduler.is_idle());
 }
@@ -124,9 +130,9 @@ fn a_stop_token_ends_the_sequence_and_its_later_row_says_nothing() {
 #[test]
 fn decodes_come_first_and_chunks_share_the_rest_in_order() {
     let (mut scheduler, now) = ready_scheduler();
-    scheduler.submit(request(40, 50), now).unwrap();
-    scheduler.submit(request(50, 50), now).unwrap();
-    scheduler.submit(request(60, 50), now).unwrap();
+    scheduler.submit(own_request(1, 40, 50), now).unwrap();
+    scheduler.submit(own_request(2, 50, 50), now).unwrap();
+    scheduler.submit(own_request(3, 60, 50), now).unwrap();
     let sent = plans(&mut scheduler, now);
     assert_eq!(
         work(&sent[0]),

@@ -1,6 +1,10 @@
 //! The simulated clients: what each asked for, what it must get, what it got so far.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use ribbon_core::{FinishReason, Sampling, SequenceRequest, StreamError, TokenEvent};
 use ribbon_scheduler::SequenceId;
@@ -10,6 +14,10 @@ use super::model::{FAILS_STEPS, History, KILLS_SHARDS, Rng, STOP};
 #[derive(Debug)]
 pub(crate) struct Client {
     history: History,
+    tokens: Vec<u32>,
+    prompt: u32,
+    seed: u64,
+    deadline: Option<Instant>,
     left: u32,
     /// The stop token ends it.
     stops: bool,
@@ -27,6 +35,8 @@ pub(crate) struct Tally {
     pub(crate) given_up: u64,
     pub(crate) timed_out: u64,
     pub(crate) tokens: u64,
+    pub(crate) cached_tokens: u64,
+    pub(crate) expired: u64,
     pub(crate) longest_wait_steps: u64,
 }
 
@@ -34,12 +44,18 @@ pub(crate) struct Tally {
 pub(crate) struct Clients {
     pub(crate) waiting: HashMap<SequenceId, Client>,
     pub(crate) tally: Tally,
+    /// What the last one that finished had: somebody may go on from there.
+    pub(crate) last_answer: Vec<u32>,
 }
 
 impl Clients {
     pub(crate) fn add(&mut self, id: SequenceId, request: &SequenceRequest, step: u64) {
         let client = Client {
             history: History::of(&request.prompt),
+            tokens: request.prompt.to_vec(),
+            prompt: request.prompt.len() as u32,
+            seed: request.sampling.seed,
+            deadline: request.deadline,
             left: request.max_new_tokens,
             stops: !request.stop_token_ids.is_empty(),
             failures: 0,
@@ -57,10 +73,15 @@ impl Clients {
         let client = self.waiting.get_mut(&id).expect("a token after the end");
         assert_eq!(
             event.token.id,
-            client.history.next(),
+            client.history.next(client.seed),
             "a gap, a repeat, or another's token"
         );
+        assert!(
+            event.cached_tokens < client.prompt,
+            "the last prompt token is always computed"
+        );
         client.history.push(event.token.id);
+        client.tokens.push(event.token.id);
         client.left -= 1;
         self.tally.tokens += 1;
         if !std::mem::replace(&mut client.got_a_token, true) {
@@ -73,14 +94,23 @@ impl Clients {
             _ => None,
         };
         assert_eq!(event.finish, expected);
-        if expected.is_some() {
-            self.waiting.remove(&id);
+        if expected.is_some()
+            && let Some(client) = self.waiting.remove(&id)
+        {
             self.tally.finished += 1;
+            self.tally.cached_tokens += u64::from(event.cached_tokens);
+            self.last_answer = client.tokens;
         }
     }
 
     /// A stream broke off: only with a reason that explains it.
-    pub(crate) fn failed(&mut self, id: SequenceId, error: &StreamError, outage_was_long: bool) {
+    pub(crate) fn failed(
+        &mut self,
+        id: SequenceId,
+        error: &StreamError,
+        outage_was_long: bool,
+        now: Instant,
+    ) {
         let client = self.waiting.remove(&id).expect("an end after the end");
         match error {
             StreamError::Generation(_) => {
@@ -95,7 +125,10 @@ impl Clients {
                 assert!(outage_was_long, "timed out while a shard was live");
                 self.tally.timed_out += 1;
             }
-            StreamError::Expired => panic!("nobody was in a hurry"),
+            StreamError::Expired => {
+                assert!(client.deadline.is_some_and(|deadline| deadline <= now));
+                self.tally.expired += 1;
+            }
             StreamError::ShuttingDown => panic!("nobody stopped the server"),
         }
     }
@@ -114,25 +147,42 @@ impl Clients {
     }
 }
 
-pub(crate) fn request(rng: &mut Rng, poison_per_mille: u64) -> SequenceRequest {
-    let long = rng.chance(100);
-    let length = if long {
-        rng.between(50, 180)
+/// What kinds of clients come.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Crowd {
+    /// Poisoned prompts, per thousand.
+    pub(crate) poison: u64,
+    /// In a hurry, per thousand.
+    pub(crate) hurried: u64,
+}
+
+/// One request: a few sequences with one prompt.
+pub(crate) fn request(
+    rng: &mut Rng,
+    crowd: Crowd,
+    last_answer: &[u32],
+    now: Instant,
+) -> Vec<SequenceRequest> {
+    let prompt = prompt(rng, crowd.poison, last_answer);
+    let number = if rng.chance(100) {
+        rng.between(2, 4)
     } else {
-        rng.between(1, 30)
+        1
     };
-    let first = match rng.chance(poison_per_mille) {
-        true if rng.chance(500) => FAILS_STEPS,
-        true => KILLS_SHARDS,
-        false => 10,
-    };
-    let rest = (1..length).map(|_| rng.between(10, 69) as u32);
-    let prompt: Vec<u32> = std::iter::once(first).chain(rest).collect();
-    SequenceRequest {
-        prompt: prompt.into(),
-        max_new_tokens: rng.between(1, 60) as u32,
-        sampling: Arc::new(Sampling::default()),
-        stop_token_ids: if rng.chance(800) {
+    let seed = if rng.chance(500) { 0 } else { rng.next() };
+    let hurried = rng.chance(crowd.hurried);
+    let deadline = hurried.then(|| now + Duration::from_millis(rng.between(1, 2_000)));
+    let max_new_tokens = (rng.between(1, 60) as u32).min(256 - prompt.len() as u32);
+    let stops = rng.chance(800);
+    let salted = rng.chance(100);
+    let choice = |choice: u64| SequenceRequest {
+        prompt: prompt.clone().into(),
+        max_new_tokens,
+        sampling: Arc::new(Sampling {
+            seed: seed.wrapping_mul(choice),
+            ..Sampling::default()
+        }),
+        stop_token_ids: if stops {
             Arc::from([STOP])
         } else {
             Arc::from([])
@@ -140,11 +190,41 @@ pub(crate) fn request(rng: &mut Rng, poison_per_mille: u64) -> SequenceRequest {
         min_tokens: 0,
         traceparent: None,
         parameter_hash: 0,
-        cache_salt: None,
+        cache_salt: salted.then(|| "salt".into()),
         tenant: None,
         priority: 0,
-        deadline: None,
+        deadline,
+    };
+    (1..=number).map(choice).collect()
+}
+
+/// A document that many begin with, or the last answer, or nothing; then something of one's own.
+fn prompt(rng: &mut Rng, poison_per_mille: u64, last_answer: &[u32]) -> Vec<u32> {
+    let mut prompt: Vec<u32> = match rng.between(0, 9) {
+        0..4 => {
+            let mut document = Rng(rng.between(0, 5));
+            let length = rng.between(1, 150);
+            (0..length)
+                .map(|_| document.between(10, 69) as u32)
+                .collect()
+        }
+        4 => last_answer.iter().copied().take(180).collect(),
+        _ => Vec::new(),
+    };
+    if rng.chance(poison_per_mille) {
+        prompt = vec![if rng.chance(500) {
+            FAILS_STEPS
+        } else {
+            KILLS_SHARDS
+        }];
     }
+    let own = if rng.chance(100) {
+        rng.between(30, 60)
+    } else {
+        rng.between(1, 30)
+    };
+    prompt.extend((0..own).map(|_| rng.between(10, 69) as u32));
+    prompt
 }
 
 /// A request for forty tokens, whatever they are.

@@ -12,7 +12,7 @@ const VOCABULARY: u64 = 60;
 
 /// A running hash of a history.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct History(u64);
+pub(crate) struct History(pub(crate) u64);
 
 impl History {
     pub(crate) fn of(tokens: &[u32]) -> Self {
@@ -28,8 +28,8 @@ impl History {
     }
 
     /// The token that follows; one in sixty is the stop token.
-    pub(crate) fn next(self) -> u32 {
-        let token = (Rng::mix(self.0 ^ 0xabcd) % VOCABULARY) as u32;
+    pub(crate) fn next(self, seed: u64) -> u32 {
+        let token = (Rng::mix(self.0 ^ Rng::mix(seed ^ 0xabcd)) % VOCABULARY) as u32;
         if token == 0 { STOP } else { token + 10 }
     }
 }

@@ -1,26 +1,43 @@
-//! The simulated shard: keeps slots and pages by the rules of the wire, and panics when a plan breaks one.
+//! The simulated shard: the region's own bookkeeping over simulated memory. Panics when a plan breaks a rule of the wire; what
+//! it samples depends on what it finds in memory.
 
 use std::{
     collections::{BTreeMap, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
+use _native::region::{Layout, PagePool, Region, RegionError, Row};
 use ribbon_core::{
     Admission, GroupOp, KvGroup, RibbonOp, RowOutcome, RowResult, Slot, StepOutcome, StepPlan,
     StepTimings, Wanted, WorkItem,
 };
 
-use super::model::{FAILS_STEPS, History, KILLS_SHARDS, POISON_AFTER, STOP};
+use super::{
+    memory::Memory,
+    model::{FAILS_STEPS, History, KILLS_SHARDS, POISON_AFTER, Rng},
+};
 
 #[derive(Debug)]
 struct Seat {
-    history: History,
-    known: u32,
+    tokens: Vec<u32>,
     prompt: u32,
-    first: u32,
+    seed: u64,
     fed: u32,
     stop_token_ids: Vec<u32>,
     ended: bool,
+    /// Its shown prefix was read once.
+    checked: bool,
+}
+
+/// What goes wrong with a step for no reason of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Trouble {
+    pub(crate) fails: bool,
+    /// No operation finds a page.
+    pub(crate) no_pages: bool,
+    /// The pool has so many pages from now on.
+    pub(crate) resize: Option<u64>,
 }
 
 /// What a step came to.
@@ -30,51 +47,65 @@ pub(crate) enum Answer {
     Died,
 }
 
-#[derive(Debug)]
 pub(crate) struct Shard {
-    group: KvGroup,
+    region: Region,
+    memory: Memory,
+    pool: Arc<PagePool>,
+    stride: u64,
     budget: u32,
     next_step: u64,
+    /// Steps after which the router knows of the pool's last change.
+    pool_known_from: u64,
     seats: BTreeMap<Slot, Seat>,
-    /// Tokens each open slot may hold.
-    grown: BTreeMap<Slot, u32>,
+    /// Tokens that an opened slot shows before it grows.
+    begins: BTreeMap<Slot, u32>,
     /// Slots of a step that failed: plans under way are cancelled for them. With two plans in flight that is the next one
     /// only, as the wire says; deeper pipelines need it for all that were sent.
     failed: HashSet<Slot>,
 }
 
 impl Shard {
-    pub(crate) fn new(group: KvGroup, budget: u32) -> Self {
-        let (seats, grown) = (BTreeMap::new(), BTreeMap::new());
+    pub(crate) fn new(group: &KvGroup, budget: u32) -> Self {
+        let layout = Layout {
+            num_slots: group.num_slots,
+            num_storages: group.num_storages,
+            slot_tokens: group.slot_tokens,
+            stride_bytes: group.stride_bytes,
+            page_bytes: u64::from(group.page_bytes),
+            max_spans: group.max_spans,
+        };
+        let layout = layout.checked().expect("sizes that can be");
+        let (memory, pool) = (
+            Memory::new(&layout),
+            Arc::new(PagePool::new(group.num_pages)),
+        );
         Self {
-            group,
+            region: Region::new(layout, Box::new(memory.clone()), pool.clone())
+                .expect("arrays never fail"),
+            memory,
+            pool,
+            stride: u64::from(group.stride_bytes),
             budget,
             next_step: 1,
-            seats,
-            grown,
+            pool_known_from: 0,
+            seats: BTreeMap::new(),
+            begins: BTreeMap::new(),
             failed: HashSet::new(),
         }
     }
 
-    /// Physical pages behind all slots.
+    /// Physical pages behind all slots and storages, which the region's own account must equal.
     pub(crate) fn pages(&self) -> u64 {
-        self.grown
-            .values()
-            .map(|tokens| self.pages_of(*tokens))
-            .sum()
+        assert_eq!(self.memory.resident(), self.region.pages_used());
+        self.region.pages_used()
     }
 
-    fn pages_of(&self, tokens: u32) -> u64 {
-        let bytes = u64::from(tokens) * u64::from(self.group.stride_bytes);
-        bytes.div_ceil(u64::from(self.group.page_bytes))
-    }
-
-    /// Runs one plan. `fail`: the step fails as a whole for no reason of its own.
-    pub(crate) fn run(&mut self, plan: &StepPlan, fail: bool) -> Answer {
+    /// Runs one plan.
+    pub(crate) fn run(&mut self, plan: &StepPlan, trouble: Trouble, rng: &mut Rng) -> Answer {
         assert_eq!(plan.step_id, self.next_step, "steps are counted from 1");
         self.next_step += 1;
-        let freed = self.apply(&plan.ops, &plan.admitted);
-        assert!(self.pages() <= self.group.num_pages, "out of pages");
+        let freed = self.change_slots(plan);
+        let short = self.apply(&plan.ops, trouble.no_pages);
         let tokens: u32 = plan.work.iter().map(|item| item.count).sum();
         assert!(
             tokens <= self.budget,
@@ -90,74 +121,37 @@ impl Shard {
         if self.acts(plan, KILLS_SHARDS) {
             return Answer::Died;
         }
-        if (fail && tokens > 0) || self.acts(plan, FAILS_STEPS) {
-            return Answer::Outcome(self.failure(plan));
+        let fails = short || (trouble.fails && tokens > 0) || self.acts(plan, FAILS_STEPS);
+        let mut outcome = if fails {
+            self.failure(plan, short)
+        } else {
+            self.success(plan, rng)
+        };
+        if let Some(pages) = trouble.resize {
+            self.pool.resize(pages);
+            self.pool_known_from = self.next_step + 4;
+            outcome.pages_available = Some(pages);
         }
-        let rows = plan.work.iter().map(|item| self.row(item)).collect();
-        Answer::Outcome(StepOutcome {
-            step_id: plan.step_id,
-            rows,
-            timings: timings(plan),
-            pages_available: None,
-            failure: None,
-            out_of_pages: false,
-        })
+        Answer::Outcome(outcome)
     }
 
-    fn apply(&mut self, ops: &[GroupOp], admitted: &[Admission]) -> HashSet<Slot> {
-        let mut closed = HashSet::new();
-        for op in ops {
-            match op.op {
-                RibbonOp::Open {
-                    slot,
-                    storage,
-                    tokens: 0,
-                } => {
-                    assert!(
-                        slot.0 > 0 && slot.0 < self.group.num_slots,
-                        "no such slot: {slot:?}"
-                    );
-                    assert!(storage.0 > 0 && storage.0 < self.group.num_storages);
-                    assert!(!closed.contains(&slot), "reused in the plan that closes it");
-                    assert!(
-                        self.grown.insert(slot, 0).is_none(),
-                        "{slot:?} is open already"
-                    );
-                }
-                RibbonOp::Grow { slot, end } => {
-                    let pages = self.pages_of(end);
-                    let before = self
-                        .grown
-                        .insert(slot, end)
-                        .expect("grows what is not open");
-                    assert!(
-                        pages > self.pages_of(before),
-                        "grows without entering a page"
-                    );
-                    assert!(end <= self.group.slot_tokens, "grows beyond the slot");
-                }
-                RibbonOp::Close { slot, keep: false } => {
-                    assert!(
-                        self.grown.remove(&slot).is_some(),
-                        "closes what is not open"
-                    );
-                    self.seats.remove(&slot);
-                    self.failed.remove(&slot);
-                    closed.insert(slot);
-                }
-                other => panic!("not in this version: {other:?}"),
-            }
+    /// Closed slots lose their sequence, admitted ones get theirs. Returns the closed ones.
+    fn change_slots(&mut self, plan: &StepPlan) -> HashSet<Slot> {
+        let close = |op: &GroupOp| match op.op {
+            RibbonOp::Close { slot, .. } => Some(slot),
+            _ => None,
+        };
+        let closed: HashSet<Slot> = plan.ops.iter().filter_map(close).collect();
+        for slot in &closed {
+            self.seats.remove(slot);
+            self.failed.remove(slot);
         }
-        for admission in admitted {
-            let seat = Seat {
-                history: History::of(&admission.token_ids),
-                known: admission.token_ids.len() as u32,
-                prompt: admission.prompt_tokens,
-                first: admission.token_ids[0],
-                fed: 0,
-                stop_token_ids: admission.stop_token_ids.to_vec(),
-                ended: false,
-            };
+        for admission in &plan.admitted {
+            assert!(
+                !closed.contains(&admission.slot),
+                "reused in the plan that closes it"
+            );
+            let seat = Seat::new(admission);
             assert!(
                 self.seats.insert(admission.slot, seat).is_none(),
                 "the slot is taken"
@@ -166,81 +160,235 @@ impl Shard {
         closed
     }
 
-    /// Whether a poisoned prompt of this kind is in the plan and old enough.
-    fn acts(&self, plan: &StepPlan, poison: u32) -> bool {
-        plan.work.iter().any(|item| {
-            let seat = self.seats.get(&item.slot).expect("works on an empty slot");
-            let generated = (seat.known - seat.prompt) as usize;
-            let runs = !seat.ended && !self.failed.contains(&item.slot);
-            seat.first == poison && runs && generated >= POISON_AFTER
-        })
+    /// Applies the operations. Says whether pages were short.
+    fn apply(&mut self, ops: &[GroupOp], no_pages: bool) -> bool {
+        let total = self.pool.total();
+        if no_pages {
+            self.pool.resize(0);
+        }
+        let rows: Vec<Row> = ops
+            .iter()
+            .enumerate()
+            .map(|(index, op)| row(index, &op.op))
+            .collect();
+        let result = self.region.apply_plan(rows.into_iter(), |_, _| {});
+        self.pool.resize(total);
+        for op in ops {
+            match op.op {
+                RibbonOp::Open { slot, tokens, .. } => self.begins.insert(slot, tokens),
+                RibbonOp::Share { slot, end, .. } => {
+                    let begin = self.begins.get(&slot).copied().unwrap_or(0);
+                    self.begins.insert(slot, begin.max(end))
+                }
+                _ => None,
+            };
+        }
+        for (slot, begin) in std::mem::take(&mut self.begins) {
+            if let Some(seat) = self.seats.get_mut(&slot) {
+                seat.fed = begin;
+            }
+        }
+        match result {
+            Ok(()) => false,
+            Err(error) => {
+                let expected = no_pages || self.next_step <= self.pool_known_from;
+                let short = matches!(error.cause(), RegionError::OutOfPages { .. });
+                assert!(short && expected, "{error}: {ops:?}");
+                true
+            }
+        }
     }
 
-    fn failure(&mut self, plan: &StepPlan) -> StepOutcome {
-        let failed = plan.work.iter().map(|item| item.slot);
-        self.failed.extend(failed.clone());
-        let result = RowResult::Failed {
-            message: "simulated".into(),
-        };
+    fn success(&mut self, plan: &StepPlan, rng: &mut Rng) -> StepOutcome {
+        let rows = plan.work.iter().map(|item| self.row(item, rng)).collect();
         StepOutcome {
             step_id: plan.step_id,
-            rows: failed
-                .map(|slot| RowOutcome {
-                    slot,
-                    result: result.clone(),
-                })
-                .collect(),
+            rows,
             timings: timings(plan),
             pages_available: None,
-            failure: Some("simulated".into()),
+            failure: None,
             out_of_pages: false,
         }
     }
 
-    fn row(&mut self, item: &WorkItem) -> RowOutcome {
-        let grown = self
-            .grown
-            .get(&item.slot)
-            .copied()
-            .expect("works on a closed slot");
-        let seat = self
-            .seats
-            .get_mut(&item.slot)
-            .expect("works on an empty slot");
+    /// Whether a poisoned prompt of this kind is in the plan and old enough.
+    fn acts(&self, plan: &StepPlan, poison: u32) -> bool {
+        plan.work.iter().any(|item| {
+            let seat = self.seats.get(&item.slot).expect("works on an empty slot");
+            let generated = seat.tokens.len() - seat.prompt as usize;
+            let runs = !seat.ended && !self.failed.contains(&item.slot);
+            seat.tokens[0] == poison && runs && generated >= POISON_AFTER
+        })
+    }
+
+    /// The step fails as a whole. What it has written until then is worth nothing.
+    fn failure(&mut self, plan: &StepPlan, out_of_pages: bool) -> StepOutcome {
+        let runs = plan
+            .work
+            .iter()
+            .filter(|item| !self.failed.contains(&item.slot));
+        let spoilt: Vec<WorkItem> = runs.copied().collect();
+        for item in spoilt {
+            self.spoil(&item);
+        }
+        let failed = plan.work.iter().map(|item| item.slot);
+        self.failed.extend(failed.clone());
+        let void = plan.admitted.iter().map(|admission| admission.slot);
+        let void = void.filter(|slot| self.region.book().is_void(slot.0));
+        self.failed.extend(void.collect::<Vec<_>>());
+        let result = RowResult::Failed {
+            message: "simulated".into(),
+        };
+        let rows = failed.map(|slot| RowOutcome {
+            slot,
+            result: result.clone(),
+        });
+        StepOutcome {
+            step_id: plan.step_id,
+            rows: rows.collect(),
+            timings: timings(plan),
+            pages_available: None,
+            failure: Some("simulated".into()),
+            out_of_pages,
+        }
+    }
+
+    fn spoil(&mut self, item: &WorkItem) {
+        let seat = &self.seats[&item.slot];
+        let shown = self.region.book().shown_tokens(item.slot.0).unwrap_or(0);
+        if seat.ended || self.region.book().is_void(item.slot.0) {
+            return;
+        }
+        for token in seat.fed..(seat.fed + item.count).min(shown) {
+            self.memory
+                .write(self.place(item.slot, token), self.stride, 0xdead);
+        }
+    }
+
+    fn place(&self, slot: Slot, token: u32) -> u64 {
+        self.region.layout().range_start(slot.0) + u64::from(token) * self.stride
+    }
+
+    fn row(&mut self, item: &WorkItem, rng: &mut Rng) -> RowOutcome {
+        let seat = self.seats.get(&item.slot).expect("works on an empty slot");
         let result = if seat.ended {
             RowResult::Ended
         } else if self.failed.contains(&item.slot) {
             RowResult::Cancelled
         } else {
-            seat.feed(item, grown)
+            self.feed(item, rng)
         };
         RowOutcome {
             slot: item.slot,
             result,
         }
     }
+
+    fn feed(&mut self, item: &WorkItem, rng: &mut Rng) -> RowResult {
+        let shown = self
+            .region
+            .book()
+            .shown_tokens(item.slot.0)
+            .expect("works on a closed slot");
+        let mut seat = self
+            .seats
+            .remove(&item.slot)
+            .expect("works on an empty slot");
+        let end = seat.fed + item.count;
+        assert!(
+            item.count > 0 && end <= shown,
+            "feeds {} to {end} of {shown}",
+            seat.fed
+        );
+        assert!(
+            end as usize <= seat.tokens.len(),
+            "feeds more than is known"
+        );
+        self.check(item.slot, &mut seat, rng);
+        let mut history = match seat.fed.checked_sub(1) {
+            Some(last) => History(self.memory.read(self.place(item.slot, last), self.stride)),
+            None => History::default(),
+        };
+        for token in seat.fed..end {
+            history.push(seat.tokens[token as usize]);
+            self.memory
+                .write(self.place(item.slot, token), self.stride, history.0);
+        }
+        seat.fed = end;
+        let result = seat.finish(item.wanted, history);
+        self.seats.insert(item.slot, seat);
+        result
+    }
+
+    /// Everything that a slot shows when it is first used, and any token of it later, is what its history says.
+    fn check(&self, slot: Slot, seat: &mut Seat, rng: &mut Rng) {
+        let first = !std::mem::replace(&mut seat.checked, true);
+        if seat.fed == 0 || !(first || rng.chance(20)) {
+            return;
+        }
+        let mut history = History::default();
+        for (token, id) in (0..seat.fed).zip(&seat.tokens) {
+            history.push(*id);
+            let found = self.memory.read(self.place(slot, token), self.stride);
+            assert_eq!(
+                found, history.0,
+                "token {token} of {slot:?} is somebody else's"
+            );
+        }
+    }
+}
+
+fn row(index: usize, op: &RibbonOp) -> Row {
+    let (kind, slot, storage, tokens) = match *op {
+        RibbonOp::Open {
+            slot,
+            storage,
+            tokens,
+        } => (1, slot.0, storage.0, tokens),
+        RibbonOp::Share { slot, storage, end } => (2, slot.0, storage.0, end),
+        RibbonOp::Grow { slot, end } => (3, slot.0, 0, end),
+        RibbonOp::TrimFront { slot, begin } => (4, slot.0, 0, begin),
+        RibbonOp::Close { slot, keep } => (5, slot.0, 0, u32::from(keep)),
+        RibbonOp::Truncate { storage, end } => (6, 0, storage.0, end),
+        RibbonOp::Drop { storage } => (7, 0, storage.0, 0),
+    };
+    Row {
+        index,
+        kind,
+        slot,
+        storage,
+        tokens,
+    }
 }
 
 impl Seat {
-    fn feed(&mut self, item: &WorkItem, grown: u32) -> RowResult {
-        assert!(item.count > 0, "an empty run");
-        self.fed += item.count;
-        assert!(self.fed <= grown, "feeds beyond what was grown");
-        match item.wanted {
+    fn new(admission: &Admission) -> Self {
+        Self {
+            tokens: admission.token_ids.clone(),
+            prompt: admission.prompt_tokens,
+            seed: admission.sampling.seed,
+            fed: 0,
+            stop_token_ids: admission.stop_token_ids.to_vec(),
+            ended: false,
+            checked: false,
+        }
+    }
+
+    fn finish(&mut self, wanted: Wanted, history: History) -> RowResult {
+        let known = self.tokens.len() as u32;
+        match wanted {
             Wanted::Nothing => {
                 assert!(
-                    self.fed < self.known,
+                    self.fed < known,
                     "the run reaches the end and wants nothing"
                 );
                 RowResult::Fed
             }
             Wanted::Sample => {
-                assert_eq!(self.fed, self.known, "a sample needs all known tokens");
-                let token_id = self.history.next();
-                self.history.push(token_id);
-                self.known += 1;
+                assert_eq!(self.fed, known, "a sample needs all known tokens");
+                let token_id = history.next(self.seed);
+                self.tokens.push(token_id);
                 self.ended = self.stop_token_ids.contains(&token_id);
-                debug_assert!(!self.ended || token_id == STOP);
                 RowResult::Sampled {
                     token_id,
                     logprob: -1.0,

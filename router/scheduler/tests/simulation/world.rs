@@ -6,19 +6,27 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ribbon_core::{KvGroup, KvKind, Refusal, SequenceRequest, ShardDescription, StepPlan};
-use ribbon_scheduler::{Event, Gate, Scheduler, SchedulerSettings, invariants};
+use ribbon_core::{
+    KvGroup, KvKind, Refusal, SequenceRequest, ShardDescription, StepOutcome, StepPlan,
+};
+use ribbon_scheduler::{Event, Gate, PageUsage, Scheduler, SchedulerSettings, Usage, invariants};
 
 use super::{
-    clients::{self, Clients},
+    clients::{self, Clients, Crowd},
     model::Rng,
-    shard::{Answer, Shard},
+    shard::{Answer, Shard, Trouble},
 };
 
 /// How often things happen, per thousand rounds (poison: per thousand requests).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Chances {
+    pub(crate) arrival: u64,
     pub(crate) cancel: u64,
+    pub(crate) hurried: u64,
+    /// No operation of a plan finds a page, whatever the account says.
+    pub(crate) no_pages: u64,
+    /// The pool shrinks or grows again.
+    pub(crate) resize: u64,
     pub(crate) poison: u64,
     pub(crate) failed_step: u64,
     pub(crate) loss: u64,
@@ -27,8 +35,17 @@ pub(crate) struct Chances {
     pub(crate) long_outage: u64,
 }
 
+/// The pool never has fewer: the longest request fits.
+const LEAST_PAGES: u64 = 200;
 /// Rounds without progress after which the world is stuck.
 const PATIENCE: u64 = 20_000;
+
+/// A plan under way, and the account of pages when it was sent.
+#[derive(Debug)]
+struct Sent {
+    plan: StepPlan,
+    pages: PageUsage,
+}
 
 pub(crate) struct World {
     pub(crate) clients: Clients,
@@ -40,27 +57,51 @@ pub(crate) struct World {
     chances: Chances,
     description: ShardDescription,
     shard: Option<Shard>,
-    in_flight: VecDeque<StepPlan>,
+    in_flight: VecDeque<Sent>,
+    /// From this step on, router and shard agree on the pages.
+    mended_from: u64,
+    /// How often they did.
+    pub(crate) compared: u64,
+    pub(crate) short_steps: u32,
     now: Instant,
     pub(crate) step: u64,
     outage_was_long: bool,
+    prefix_caching: bool,
+}
+
+/// What a world is made of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setup {
+    pub(crate) seed: u64,
+    pub(crate) pipeline_depth: usize,
+    pub(crate) chances: Chances,
+    /// Tokens of a step.
+    pub(crate) budget: u32,
+    /// Of the pool.
+    pub(crate) pages: u64,
+    pub(crate) prefix_caching: bool,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            seed: 1,
+            pipeline_depth: 2,
+            chances: Chances::default(),
+            budget: 64,
+            pages: 1_000,
+            prefix_caching: true,
+        }
+    }
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, depth: usize, chances: Chances) -> Self {
-        Self::with_shard(seed, depth, chances, 64, 400)
-    }
-
-    pub(crate) fn with_shard(
-        seed: u64,
-        pipeline_depth: usize,
-        chances: Chances,
-        budget: u32,
-        pages: u64,
-    ) -> Self {
-        let gate = Gate::new(40, Some(u64::MAX));
+    pub(crate) fn new(setup: Setup) -> Self {
+        let Setup { seed, chances, .. } = setup;
+        let gate = Gate::new(40, None);
         let settings = SchedulerSettings {
-            pipeline_depth,
+            pipeline_depth: setup.pipeline_depth,
+            prefix_caching: setup.prefix_caching,
             ..SchedulerSettings::default()
         };
         let mut world = Self {
@@ -71,9 +112,13 @@ impl World {
             gate,
             rng: Rng(seed),
             chances,
-            description: description(budget, pages),
+            prefix_caching: setup.prefix_caching,
+            description: description(setup.budget, setup.pages),
             shard: None,
             in_flight: VecDeque::new(),
+            mended_from: 0,
+            compared: 0,
+            short_steps: 0,
             now: Instant::now(),
             step: 0,
             outage_was_long: false,
@@ -92,14 +137,7 @@ impl World {
 
     /// No new clients and no new trouble: everyone must come to an end, and everything be given back.
     pub(crate) fn drain(&mut self) {
-        self.chances = Chances {
-            cancel: 0,
-            poison: 0,
-            failed_step: 0,
-            loss: 0,
-            hang: 0,
-            long_outage: 0,
-        };
+        self.chances = Chances::default();
         let patience = self.step + PATIENCE;
         while !self.clients.waiting.is_empty() {
             assert!(
@@ -114,15 +152,28 @@ impl World {
             self.round();
         }
         let pages = self.scheduler.usage().pages;
-        assert_eq!((pages.owned, pages.reserved, pages.tokens), (0, 0, 0));
-        assert_eq!(self.shard.as_ref().map(Shard::pages), Some(0));
+        assert_eq!(
+            (pages.live, pages.shared, pages.awaited, pages.tokens),
+            (0, 0, 0, 0)
+        );
+        assert_eq!(self.shard.as_ref().map(Shard::pages), Some(pages.cached));
+        assert!(self.prefix_caching || pages.cached == 0, "{pages:?}");
         assert!(self.scheduler.is_idle());
     }
 
+    pub(crate) fn usage(&self) -> Usage {
+        self.scheduler.usage()
+    }
+
     fn clients_act(&mut self) {
-        if self.rng.chance(120) {
-            let request = clients::request(&mut self.rng, self.chances.poison);
-            self.submit(&request);
+        if self.rng.chance(self.chances.arrival) {
+            let crowd = Crowd {
+                poison: self.chances.poison,
+                hurried: self.chances.hurried,
+            };
+            let last = &self.clients.last_answer;
+            let request = clients::request(&mut self.rng, crowd, last, self.now);
+            self.submit(request);
         }
         if self.rng.chance(self.chances.cancel)
             && let Some(id) = self.clients.pick(&mut self.rng)
@@ -133,9 +184,14 @@ impl World {
         self.check();
     }
 
-    pub(crate) fn submit(&mut self, request: &SequenceRequest) {
-        match self.scheduler.submit(request.clone(), self.now) {
-            Ok(id) => self.clients.add(id, request, self.step),
+    pub(crate) fn submit(&mut self, group: Vec<SequenceRequest>) {
+        match self.scheduler.submit_group(group.clone(), self.now) {
+            Ok(ids) => {
+                for (id, request) in ids.into_iter().zip(&group) {
+                    self.clients.add(id, request, self.step);
+                }
+            }
+            Err(Refusal::QueueFull { queued, .. }) => assert!(queued > 0),
             Err(Refusal::Overloaded { running, limit, .. }) => assert_eq!(running, limit),
             Err(Refusal::NeverFits { needed, limit }) => assert!(needed > limit),
             Err(other) => panic!("{other}"),
@@ -145,8 +201,10 @@ impl World {
     fn round(&mut self) {
         self.step += 1;
         self.now += Duration::from_millis(1);
+        self.scheduler.on_time(self.now);
         while let Some(plan) = self.scheduler.next_plan(self.now) {
-            self.in_flight.push_back(plan);
+            let pages = self.scheduler.usage().pages;
+            self.in_flight.push_back(Sent { plan, pages });
             self.check();
         }
         if self.rng.chance(self.chances.loss) {
@@ -158,23 +216,34 @@ impl World {
         }
         self.take_events();
         self.check();
-        assert_eq!(self.gate.occupied() as usize, self.clients.waiting.len());
+        assert!(self.gate.occupied() as usize <= self.clients.waiting.len());
     }
 
     fn answer(&mut self) {
-        let (Some(plan), Some(shard)) = (self.in_flight.pop_front(), self.shard.as_mut()) else {
+        let (Some(sent), Some(shard)) = (self.in_flight.pop_front(), self.shard.as_mut()) else {
             return;
         };
-        let fail = self.rng.chance(self.chances.failed_step);
-        match shard.run(&plan, fail) {
+        let resized = self.rng.chance(self.chances.resize);
+        let trouble = Trouble {
+            fails: self.rng.chance(self.chances.failed_step),
+            no_pages: self.rng.chance(self.chances.no_pages),
+            resize: resized.then(|| {
+                self.rng
+                    .between(LEAST_PAGES, self.description.kv_groups[0].num_pages)
+            }),
+        };
+        match shard.run(&sent.plan, trouble, &mut self.rng) {
             Answer::Died => {
-                self.in_flight.push_front(plan);
+                self.in_flight.push_front(sent);
                 self.lose();
             }
             Answer::Outcome(outcome) => {
-                if outcome.failure.is_some() {
+                self.compare_pages(&sent, &outcome);
+                if outcome.out_of_pages {
+                    self.short_steps += 1;
+                } else if outcome.failure.is_some() {
                     self.failed_steps += 1;
-                    self.blame(&[plan]);
+                    self.blame(&[sent]);
                 }
                 self.now += outcome.timings.total;
                 self.scheduler.on_outcome(outcome, self.now);
@@ -182,11 +251,26 @@ impl World {
         }
     }
 
+    /// Router and shard count the same pages, as soon as a plan is applied. After one that found no pages, those under way
+    /// differ, and the next one that is made mends it.
+    fn compare_pages(&mut self, sent: &Sent, outcome: &StepOutcome) {
+        if outcome.out_of_pages {
+            let newest = self.in_flight.back().unwrap_or(sent);
+            self.mended_from = newest.plan.step_id + 1;
+        }
+        let shard = self.shard.as_ref().map_or(0, Shard::pages);
+        let owned = sent.pages.live + sent.pages.shared + sent.pages.cached;
+        if sent.plan.step_id >= self.mended_from {
+            assert_eq!(shard, owned, "step {}: {:?}", self.step, sent.pages);
+            self.compared += 1;
+        }
+    }
+
     /// Everyone in these plans was there when it happened.
-    fn blame(&mut self, plans: &[StepPlan]) {
+    fn blame(&mut self, plans: &[Sent]) {
         // Which sequence sits where is the scheduler's business; that a failure happened at all while a client waited is an
         // upper bound of what it may be blamed for.
-        if plans.iter().any(|plan| !plan.work.is_empty()) {
+        if plans.iter().any(|sent| !sent.plan.work.is_empty()) {
             self.clients
                 .waiting
                 .values_mut()
@@ -196,7 +280,7 @@ impl World {
 
     fn lose(&mut self) {
         self.losses += 1;
-        let plans: Vec<StepPlan> = self.in_flight.drain(..).collect();
+        let plans: Vec<Sent> = self.in_flight.drain(..).collect();
         self.blame(&plans);
         self.shard = None;
         self.scheduler.on_lost("simulated", self.now);
@@ -205,10 +289,10 @@ impl World {
 
     /// The shard stops answering: after the deadline it is replaced.
     fn hang(&mut self) {
-        let plans: Vec<StepPlan> = self.in_flight.drain(..).collect();
+        let plans: Vec<Sent> = self.in_flight.drain(..).collect();
         self.blame(&plans);
-        let deadline = self.scheduler.deadline().expect("a plan is in flight");
-        self.now = deadline;
+        // Warm-up said 60 ms, so 30 s is the least.
+        self.now += Duration::from_secs(31);
         self.scheduler.on_time(self.now);
         self.shard = None;
         let events = self.scheduler.take_events();
@@ -237,7 +321,11 @@ impl World {
 
     fn bring_up(&mut self) {
         let group = self.description.kv_groups[0].clone();
-        self.shard = Some(Shard::new(group, self.description.max_batch_prefill_tokens));
+        self.mended_from = 0;
+        self.shard = Some(Shard::new(
+            &group,
+            self.description.max_batch_prefill_tokens,
+        ));
         self.scheduler.on_ready(self.description.clone(), self.now);
     }
 
@@ -251,7 +339,8 @@ impl World {
         match event {
             Event::Token { sequence, event } => self.clients.token(sequence, &event, self.step),
             Event::Failed { sequence, error } => {
-                self.clients.failed(sequence, &error, self.outage_was_long);
+                self.clients
+                    .failed(sequence, &error, self.outage_was_long, self.now);
             }
             Event::Hung { .. } => assert!(self.chances.hang > 0, "nothing hangs"),
             Event::Cancelled { .. }
@@ -278,12 +367,13 @@ fn description(budget: u32, num_pages: u64) -> ShardDescription {
         eos_token_ids: vec![2],
         kv_groups: vec![KvGroup {
             kind: KvKind::Full,
-            stride_bytes: 3072,
-            page_bytes: 4096,
+            // As three quarters of a page are to 4 KiB, in small.
+            stride_bytes: 192,
+            page_bytes: 256,
             num_pages,
             slot_tokens: 256,
             num_slots: 41,
-            num_storages: 41,
+            num_storages: 60,
             max_spans: 8,
         }],
         max_batch_prefill_tokens: budget,
