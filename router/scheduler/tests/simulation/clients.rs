@@ -172,7 +172,9 @@ pub(crate) fn request(
     let seed = if rng.chance(500) { 0 } else { rng.next() };
     let hurried = rng.chance(crowd.hurried);
     let deadline = hurried.then(|| now + Duration::from_millis(rng.between(1, 2_000)));
-    let max_new_tokens = (rng.between(1, 60) as u32).min(256 - prompt.len() as u32);
+    // Far beyond what admission looks ahead for, now and then.
+    let most = if rng.chance(200) { 240 } else { 60 };
+    let max_new_tokens = (rng.between(1, most) as u32).min(256 - prompt.len() as u32);
     let stops = rng.chance(800);
     let salted = rng.chance(100);
     let choice = |choice: u64| SequenceRequest {
