@@ -1,6 +1,6 @@
 """Times the native kernels against torch on the 120 M shape, in CPU milliseconds, so that a busy machine distorts little.
 
-PYTHONPATH=server .venv/bin/python benchmarks/kernels/native.py [--threads 1] [--rounds 10]
+PYTHONPATH=server:benchmarks .venv/bin/python -m kernels.native [--threads 1] [--rounds 10]
 """
 
 import argparse
@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from kernels.region_ops import apply
 
 from ribbon_server import _native
 
@@ -37,11 +38,8 @@ class Attention:
         slots, stride = len(feeds), LAYERS * self.layer_bytes
         sizes = {"num_slots": slots + 1, "num_storages": slots + 1, "slot_tokens": max(lengths)}
         self.region = _native.Region(**sizes, stride_bytes=stride, num_pages=1 << 22)
-        rows = np.array(
-            [(k, s, s * (k == OPEN), n * (k == GROW)) for s, n in enumerate(lengths, 1) for k in (OPEN, GROW)],
-            np.uint32,
-        )
-        self.region.apply(rows[:, 0].astype(np.uint8), *(rows[:, column].copy() for column in (1, 2, 3)))
+        rows = [(k, s, s * (k == OPEN), n * (k == GROW)) for s, n in enumerate(lengths, 1) for k in (OPEN, GROW)]
+        apply(self.region, *rows)
         starts = np.cumsum([0, *feeds]).astype(np.uint32)
         self.runs = _native.Runs(
             self.region, np.arange(1, slots + 1, dtype=np.uint32), starts, np.array(lengths, np.uint32)

@@ -1,6 +1,6 @@
 """Times how a slot comes to show another storage's prefix, by its length: the map and the copied tail, then the first reads.
 
-PYTHONPATH=server .venv/bin/python benchmarks/kernels/prefix.py [--rounds 30]
+PYTHONPATH=server:benchmarks .venv/bin/python -m kernels.prefix [--rounds 30]
 """
 
 import argparse
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from statistics import median
 
 import numpy as np
+from kernels.region_ops import apply, prepared
 
 from ribbon_server import _native
 from ribbon_server.kv.ribbons import OpKind
@@ -24,11 +25,6 @@ def microseconds(work: Callable[[], object]) -> float:
     begin = time.perf_counter_ns()
     work()
     return (time.perf_counter_ns() - begin) / 1e3
-
-
-def apply(region: _native.Region, *operations: tuple[int, int, int, int]) -> None:
-    rows = np.array(operations, np.uint32)
-    region.apply(rows[:, 0].astype(np.uint8), *(rows[:, column].copy() for column in (1, 2, 3)))
 
 
 def read_every_page(address: int, size: int, page: int) -> int:
@@ -45,7 +41,7 @@ def share_row(name: str, stride: int, tokens: int, rounds: int) -> dict[str, obj
     shares, firsts, seconds = [], [], []
     for _ in range(rounds):
         apply(region, (OpKind.OPEN, READER, READER, 0))
-        shares.append(microseconds(lambda: apply(region, (OpKind.SHARE, READER, DONOR, tokens))))
+        shares.append(microseconds(prepared(region, (OpKind.SHARE, READER, DONOR, tokens))))
         firsts.append(microseconds(lambda: read_every_page(place, tokens * stride, region.page_bytes)))
         seconds.append(microseconds(lambda: read_every_page(place, tokens * stride, region.page_bytes)))
         apply(region, (OpKind.CLOSE, READER, 0, 0))
