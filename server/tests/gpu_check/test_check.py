@@ -135,6 +135,21 @@ def test_a_stage_that_cannot_run_says_why_and_one_that_breaks_too(settings, monk
     assert (record["status"], record["reason"]) == ("failed", "RuntimeError: an illegal memory access")
 
 
+def test_no_stage_needs_what_a_bare_machine_lacks() -> None:
+    program = """
+import importlib, sys
+for name in ("grpc", "google.protobuf", "prometheus_client", "opentelemetry", "llguidance", "pytest"):
+    sys.modules[name] = None  # importing it fails
+import check
+for name in check.STAGES:
+    importlib.import_module(f"stages.{name}")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=FOLDER, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_results_go_to_out_where_it_is_set(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("OUT", str(tmp_path / "out"))
     assert results_folder() == tmp_path / "out"

@@ -103,6 +103,15 @@ def test_every_token_knows_its_slot_and_position() -> None:
     assert positions.tolist() == [9, 5, 6, 7, 8]
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 8])
+def test_every_column_begins_where_triton_need_not_compile_anew(rows: int) -> None:
+    ragged = batch([(slot + 1, 3, 9) for slot in range(rows)])
+    columns = [*ragged.token_places, ragged.groups[0].starts, ragged.groups[0].slots, ragged.groups[0].lengths]
+    first = columns[0].data_ptr()
+    assert all((column.data_ptr() - first) % 16 == 0 for column in columns[:2])
+    assert all((column.data_ptr() - columns[2].data_ptr()) % 16 == 0 for column in columns[2:])
+
+
 def test_tiles_cut_runs_with_the_longest_rows_first() -> None:
     (_, longer) = batch([(3, 1, 10), (1, 4, 9), (2, 5, 50)]).groups
     assert longer.tiles(2).tolist() == [[1, 0], [1, 2], [1, 4], [0, 0], [0, 2]]

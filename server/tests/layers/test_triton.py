@@ -105,6 +105,11 @@ def test_softcap_sinks_and_window_change_the_result() -> None:
     assert all(float((other - results[0]).abs().max()) > 0.05 for other in results[1:])
 
 
+def test_there_are_two_tile_sizes_whatever_the_runs() -> None:
+    shape = AttentionShape(32, 8, 128, 1.0, 0, 0)
+    assert len({TileShape.of(shape, run, torch.bfloat16) for run in range(1, 3000)}) == 2
+
+
 def test_tiles_fit_a_multiprocessor() -> None:
     for dim, dtype in ((16, torch.bfloat16), (128, torch.bfloat16), (256, torch.float32), (512, torch.float32)):
         tile = TileShape.of(AttentionShape(32, 8, dim, 1.0, 0, 0), 1000, dtype)

@@ -9,6 +9,11 @@ from torch import Tensor
 from ribbon_server.device import upload
 
 
+def _aligned(count: int) -> int:
+    """Numbers in a column whose successor begins at a multiple of 16 bytes: Triton compiles anew for pointers that do not."""
+    return -(-count // 4) * 4
+
+
 class RunGroup:
     """Runs that one kernel call takes together. Tensors are made once a step and serve every layer."""
 
@@ -20,11 +25,13 @@ class RunGroup:
         self.longest_run = int(self._counts.max())
         self.longest_length = int(lengths.max())
         self.tokens = self._tokens(starts)  # a slice where they lie side by side, else int64 indices
-        columns = upload(np.concatenate(([0], np.cumsum(self._counts), slots, lengths)).astype(np.int32), device)
         rows = len(slots)
-        self.starts = columns[: rows + 1]  # int32 [rows + 1]: first of the group's own tokens of each row
-        self.slots = columns[rows + 1 : 2 * rows + 1]  # int32 [rows]
-        self.lengths = columns[2 * rows + 1 :]  # int32 [rows]
+        packed = np.zeros((3, _aligned(rows + 1)), np.int32)
+        packed[0, 1 : rows + 1], packed[1, :rows], packed[2, :rows] = np.cumsum(self._counts), slots, lengths
+        columns = upload(packed, device)
+        self.starts = columns[0, : rows + 1]  # int32 [rows + 1]: first of the group's own tokens of each row
+        self.slots = columns[1, :rows]  # int32 [rows]
+        self.lengths = columns[2, :rows]  # int32 [rows]
         self._first_tokens: dict[int, Tensor] = {}
         self._tiles: dict[int, Tensor] = {}
 
@@ -94,5 +101,7 @@ class RaggedBatch:
         """Slot and position of every flat token, int64 [tokens] each."""
         total = int(self._starts[-1, 1])
         positions = np.arange(total) + np.repeat(self._lengths - self._starts[:, 1], self._counts)
-        both = upload(np.stack((np.repeat(self._slots, self._counts), positions)), self.device)
-        return both[0], both[1]
+        packed = np.zeros((2, _aligned(total)), np.int64)
+        packed[0, :total], packed[1, :total] = np.repeat(self._slots, self._counts), positions
+        places = upload(packed, self.device)
+        return places[0, :total], places[1, :total]
