@@ -119,7 +119,8 @@ impl Bench {
             let Ok(open) = book.slot(slot) else {
                 continue;
             };
-            if shown <= open.begin || !open.settled {
+            // A step feeds each of its slots a token of its own, behind whatever it shares.
+            if shown <= open.begin || !open.settled || shown <= open.shared_end() {
                 continue;
             }
             let begin = layout.page_floor(open.begin) * PAGE;
