@@ -215,7 +215,7 @@ impl KvMemory {
             Some(storage) => {
                 self.forget_age(storage);
                 self.ribbons
-                    .open_cached(storage, offer.shown(start), wish.ahead, ops)
+                    .open_cached(storage, &offer.shown(start), wish.ahead, ops)
             }
             None => self.open_new(&offer, wish.ahead, ops),
         }?;
@@ -247,7 +247,7 @@ impl KvMemory {
         if !self.make_room(needed, &kept, ops) {
             return None;
         }
-        self.ribbons.open_new(offer.hit.spans.clone(), goal, ops)
+        self.ribbons.open_new(&offer.hit.spans, goal, ops)
     }
 
     /// A plan feeds the slot up to `tokens`; soon it may want `goal`.

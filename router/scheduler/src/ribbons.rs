@@ -186,7 +186,7 @@ impl Ribbons {
     /// a free storage and the pages.
     pub(crate) fn open_new(
         &mut self,
-        spans: Vec<Span>,
+        spans: &[Span],
         goal: u32,
         ops: &mut Vec<GroupOp>,
     ) -> Option<Slot> {
@@ -216,7 +216,7 @@ impl Ribbons {
     pub(crate) fn open_cached(
         &mut self,
         storage: Storage,
-        spans: Vec<Span>,
+        spans: &[Span],
         goal: u32,
         ops: &mut Vec<GroupOp>,
     ) -> Option<Slot> {
@@ -234,7 +234,7 @@ impl Ribbons {
         &mut self,
         slot: Slot,
         storage: Storage,
-        spans: Vec<Span>,
+        spans: &[Span],
         tokens: u32,
         ops: &mut Vec<GroupOp>,
     ) {
@@ -259,14 +259,14 @@ impl Ribbons {
         self.sums.slots_used += 1;
         let ribbon = Ribbon {
             own: storage,
-            spans: spans.clone(),
+            spans: spans.to_vec(),
             granted,
             claims: Vec::new(),
         };
         if let Some(place) = self.slots.get_mut(slot.0 as usize) {
             *place = Some(ribbon);
         }
-        self.claim(slot, &spans);
+        self.claim(slot, spans);
     }
 
     /// The slot relies on these spans until it is closed.
@@ -318,7 +318,7 @@ impl Ribbons {
         self.sums.slots_used -= 1;
         for storage in &ribbon.claims {
             self.change(*storage, |extent| {
-                extent.claims.retain(|(reader, _)| *reader != slot)
+                extent.claims.retain(|(reader, _)| *reader != slot);
             });
         }
         self.each_group(

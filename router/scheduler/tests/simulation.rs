@@ -149,7 +149,7 @@ fn of_32_streams_with_one_that_kills_the_shard_31_complete() {
             });
             for client in 0..32 {
                 let first = if client == place { poison } else { 10 };
-                world.submit(vec![clients::plain(client, first)]);
+                world.submit(&[clients::plain(client, first)]);
             }
             world.drain();
             let tally = &world.clients.tally;

@@ -173,7 +173,7 @@ impl World {
             };
             let last = &self.clients.last_answer;
             let request = clients::request(&mut self.rng, crowd, last, self.now);
-            self.submit(request);
+            self.submit(&request);
         }
         if self.rng.chance(self.chances.cancel)
             && let Some(id) = self.clients.pick(&mut self.rng)
@@ -184,10 +184,10 @@ impl World {
         self.check();
     }
 
-    pub(crate) fn submit(&mut self, group: Vec<SequenceRequest>) {
-        match self.scheduler.submit_group(group.clone(), self.now) {
+    pub(crate) fn submit(&mut self, group: &[SequenceRequest]) {
+        match self.scheduler.submit_group(group.to_vec(), self.now) {
             Ok(ids) => {
-                for (id, request) in ids.into_iter().zip(&group) {
+                for (id, request) in ids.into_iter().zip(group) {
                     self.clients.add(id, request, self.step);
                 }
             }
