@@ -1,5 +1,6 @@
 //! All routes. Counting sits around the generation routes; unknown paths and methods under `/v1` get JSON.
 
+mod debug;
 mod generate;
 mod health;
 mod info;
@@ -10,7 +11,7 @@ mod tokenize;
 use axum::{
     Router,
     extract::{Request, State},
-    http::{HeaderValue, Method, StatusCode, Version, header},
+    http::{HeaderName, HeaderValue, Method, StatusCode, Version, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
@@ -18,6 +19,7 @@ use ribbon_core::EngineState;
 use tower_http::cors::{Any, CorsLayer};
 
 use crate::{
+    caller::TIMEOUT_HEADER,
     error::{ApiError, Cause, OpenAiError},
     state::AppState,
     telemetry,
@@ -30,6 +32,7 @@ pub fn router(state: AppState) -> Router {
         .merge(generate::routes())
         .merge(openai::routes())
         .route_layer(counted)
+        .merge(debug::routes(&state.settings))
         .merge(health::routes())
         .merge(info::routes())
         .merge(prometheus::routes())
@@ -59,7 +62,11 @@ fn cors() -> CorsLayer {
     CorsLayer::new()
         .allow_origin(Any)
         .allow_methods([Method::GET, Method::POST])
-        .allow_headers([header::CONTENT_TYPE, header::AUTHORIZATION])
+        .allow_headers([
+            header::CONTENT_TYPE,
+            header::AUTHORIZATION,
+            HeaderName::from_static(TIMEOUT_HEADER),
+        ])
 }
 
 /// An object under `/v1`, nothing elsewhere.

@@ -14,8 +14,8 @@ use std::{
 use futures_core::Stream;
 use futures_util::stream;
 use ribbon_core::{
-    Engine, EngineLoad, EngineState, FinishReason, Limits, Refusal, SequenceRequest,
-    ShardDescription, StreamError, Token, TokenEvent, TokenStream, Tokens,
+    DebugAnswer, Engine, EngineLoad, EngineState, FinishReason, Limits, Refusal, RibbonsSnapshot,
+    SequenceRequest, ShardDescription, StreamError, Token, TokenEvent, TokenStream, Tokens,
 };
 
 /// One thing the script does.
@@ -208,6 +208,11 @@ impl Engine for FakeEngine {
                 revision: None,
             })
         })
+    }
+
+    fn debug(&self) -> DebugAnswer {
+        let snapshot = (self.state() == EngineState::Ready).then(RibbonsSnapshot::default);
+        Box::pin(std::future::ready(snapshot))
     }
 
     fn state(&self) -> EngineState {

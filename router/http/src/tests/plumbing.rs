@@ -147,7 +147,7 @@ async fn web_pages_may_call() {
     assert_eq!(answer.header("access-control-allow-methods"), "GET,POST");
     assert_eq!(
         answer.header("access-control-allow-headers"),
-        "content-type,authorization"
+        "content-type,authorization,x-request-timeout"
     );
     assert_eq!(
         server
@@ -168,4 +168,21 @@ async fn too_long_has_openais_code() {
         (&error["code"], &error["param"]),
         (&json!("context_length_exceeded"), &json!("max_tokens"))
     );
+}
+
+#[tokio::test]
+async fn the_kv_memory_is_shown_only_where_the_operator_asked_for_it() {
+    let closed = Server::saying(Vec::new());
+    let answer = closed.get("/debug/ribbons").await;
+    assert_eq!(answer.status, StatusCode::NOT_FOUND);
+    let mut settings = HttpSettings::new("demo");
+    settings.debug_routes = true;
+    let open = Server::with(FakeEngine::new(Vec::new()), settings);
+    let shown = open.get("/debug/ribbons").await.json();
+    for name in ["pages", "slots", "free_slots", "storages"] {
+        assert!(shown.get(name).is_some(), "{name}: {shown}");
+    }
+    *open.engine.state.lock().unwrap() = ribbon_core::EngineState::Recovering;
+    let answer = open.get("/debug/ribbons").await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
 }
