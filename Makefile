@@ -83,6 +83,7 @@ bench-memory: setup proto native build-release ## KV waste at 256 live requests 
 	$(BIN)/python benchmarks/memory.py $(ARGS)
 
 bench-prefix: setup proto native build-release ## Shared prefixes and chats with the cache on and off; the cost of showing a prefix
+	cargo bench --quiet -p ribbon-scheduler --bench step -- admission_with_a_hit
 	$(BIN)/python benchmarks/prefix.py $(ARGS)
 
 bench-overload: setup proto native build-release ## Five minutes of clients that may need twice the KV memory, against what fits
