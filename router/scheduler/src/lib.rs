@@ -46,11 +46,13 @@ mod step_log;
 mod tenants;
 #[cfg(test)]
 mod testing;
+mod usage;
 mod waiting;
 
 pub use actor::{Loss, SchedulerActor, SchedulerHandle};
 pub use event::{CancelStage, Event, StepKind, StepReport};
 pub use gate::{Gate, GroupId, Permit, SequenceId};
 pub use ribbons::PageUsage;
-pub use scheduler::{Scheduler, Totals, Usage};
+pub use scheduler::Scheduler;
 pub use settings::SchedulerSettings;
+pub use usage::{Totals, Usage};

@@ -7,7 +7,7 @@ use ribbon_core::Refusal;
 
 use crate::{
     event::{CancelStage, Event, StepKind, StepReport},
-    scheduler::Usage,
+    usage::Usage,
 };
 
 /// What a metric is, with its buckets.

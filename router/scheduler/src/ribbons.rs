@@ -2,8 +2,6 @@
 //! soon as a plan is sent. Knows tokens and pages; not requests, and not what the tokens are.
 
 mod sums;
-#[cfg(test)]
-mod tests;
 
 use std::collections::BTreeSet;
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{event::StepReport, scheduler::Usage};
+use crate::{event::StepReport, usage::Usage};
 
 /// How often a line is written while steps are made.
 const EVERY: Duration = Duration::from_secs(1);
