@@ -119,13 +119,22 @@ def test_tiles_fit_a_multiprocessor() -> None:
     assert not takes(AttentionShape(1, 1, 513, 1.0, 0, 0))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("shape", [AttentionShape(8, 2, 64, 1.0, 0, 0), AttentionShape(3, 3, 40, 1.0, 0, 1)])
+INTERPRETED_FOR_SECONDS = pytest.mark.slow
+ROPE_STORES = [
+    pytest.param(AttentionShape(8, 2, 64, 1.0, 0, 0), torch.bfloat16),
+    pytest.param(AttentionShape(8, 2, 64, 1.0, 0, 0), torch.float32, marks=INTERPRETED_FOR_SECONDS),
+    pytest.param(AttentionShape(3, 3, 40, 1.0, 0, 1), torch.float32, marks=INTERPRETED_FOR_SECONDS),
+    pytest.param(AttentionShape(3, 3, 40, 1.0, 0, 1), torch.float16, marks=INTERPRETED_FOR_SECONDS),
+]
+
+
+@pytest.mark.parametrize(("shape", "dtype"), ROPE_STORES)
 def test_rope_and_store_in_one_launch_is_that_of_torch(shape: AttentionShape, dtype: torch.dtype) -> None:
     result = check_rope_store(triton_rope_store, shape, dtype, DEVICE)
     assert result.passed, result
 
 
+@INTERPRETED_FOR_SECONDS
 def test_the_check_of_the_store_sees_a_token_in_the_wrong_place() -> None:
     def late(qkv, kv, context, shape, query) -> None:
         triton_rope_store(qkv, kv[:, 1:], context, shape, query)

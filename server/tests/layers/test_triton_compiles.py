@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # half a minute of compiling in all
+
 SHARED_MEMORY = 227 * 1024  # bytes that one program may take on sm_90
 SERVER = Path(__file__).parents[2]
 
