@@ -136,6 +136,13 @@ impl Bench {
         self.answer(&plan)
     }
 
+    /// Until nobody is left.
+    fn finish(&mut self) {
+        while !self.scheduler.at_rest() || !self.air.is_empty() {
+            self.settle(1);
+        }
+    }
+
     fn settle(&mut self, steps: u32) {
         for _ in 0..steps {
             let outcome = self.next_outcome();
@@ -171,15 +178,13 @@ fn admission_with_a_hit(bencher: Bencher<'_, '_>, tokens: u32) {
         .scheduler
         .submit(request(prompt.clone(), 2), bench.now)
         .expect("there is room");
-    bench.settle(tokens / 4096 + 4);
+    bench.finish();
     let bench = std::cell::RefCell::new(bench);
     bencher
         .with_inputs(|| {
             let mut bench = bench.borrow_mut();
-            // What came before has ended and closes.
-            while !bench.scheduler.at_rest() || !bench.air.is_empty() {
-                bench.settle(1);
-            }
+            // What came before ends and closes.
+            bench.finish();
             let now = bench.now;
             bench
                 .scheduler
