@@ -138,7 +138,7 @@ pub(crate) struct Args {
     pub(crate) shard_uds_path: Option<String>,
 
     /// Seconds that running requests get to finish after the first Ctrl-C or SIGTERM.
-    #[arg(long, short, env, default_value_t = 90)]
+    #[arg(long, short, env, default_value_t = 90, value_parser = clap::value_parser!(u64).range(..=1_000_000_000))]
     pub(crate) graceful_termination_timeout: u64,
 
     /// Seconds after SIGTERM in which late requests are still taken while `/ready` says no, part of the time above. Ctrl-C does not wait.

@@ -8,6 +8,7 @@ use ribbon_shards::{GenerationControl, Hung, HungReports};
 use tokio::task::{JoinError, JoinSet};
 
 use crate::{
+    answers::OpenAnswers,
     error::RouterError,
     launcher_link::{FromLauncher, Inbox, Outbox, ToLauncher},
     startup::{self, Startup},
@@ -24,6 +25,8 @@ pub(crate) type Tasks = JoinSet<&'static str>;
 pub(crate) struct Conversation {
     /// What makes tokens.
     pub(crate) engine: SchedulerHandle,
+    /// What clients have not taken yet.
+    pub(crate) answers: OpenAnswers,
     /// Where generations of shards are announced.
     pub(crate) control: GenerationControl,
     /// Shards that have to be replaced.
@@ -58,7 +61,7 @@ impl Conversation {
                     Some(FromLauncher::GiveUp { reason }) => return Err(RouterError::GaveUp(reason)),
                     Some(FromLauncher::Drain { grace_seconds }) => {
                         let grace = Duration::try_from_secs_f64(grace_seconds).unwrap_or_default();
-                        drains.spawn(drain(self.engine.clone(), grace, self.outbox.clone()));
+                        drains.spawn(drain(self.engine.clone(), self.answers.clone(), grace, self.outbox.clone()));
                     }
                     Some(FromLauncher::Ping) => self.outbox.say(ToLauncher::Pong).await,
                     Some(FromLauncher::Shards { generation, uris, phases }) => self.on_shards(generation, uris, &phases).await,
@@ -142,8 +145,9 @@ fn check_limits(max_input_tokens: Option<u32>, max_total_tokens: u32) -> Result<
     }
 }
 
-async fn drain(engine: SchedulerHandle, grace: Duration, outbox: Outbox) {
+async fn drain(engine: SchedulerHandle, answers: OpenAnswers, grace: Duration, outbox: Outbox) {
     engine.drain(grace).await;
+    answers.none().await;
     outbox.say(ToLauncher::Drained).await;
 }
 

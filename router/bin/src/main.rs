@@ -1,5 +1,6 @@
 //! `ribbon-router`: HTTP, queue and scheduling of one model. This crate only reads its settings and wires the rooms.
 
+mod answers;
 mod args;
 mod config;
 mod conversation;

@@ -12,6 +12,7 @@ use ribbon_text::{ChatTemplate, Tokenizer};
 use tokio::{net::TcpListener, sync::oneshot, time::timeout};
 
 use crate::{
+    answers::OpenAnswers,
     config::Config,
     conversation::{Conversation, Tasks, report_losses},
     error::RouterError,
@@ -98,10 +99,17 @@ impl House {
             config.http.model_id.clone(),
             Arc::new(engine.clone()) as Arc<dyn Engine>,
         );
-        let app = ribbon_http::router(AppState::new(config.http, engines, text, prometheus));
+        let answers = OpenAnswers::default();
+        let app = answers.watch(ribbon_http::router(AppState::new(
+            config.http,
+            engines,
+            text,
+            prometheus,
+        )));
         let held = control.clone();
         let conversation = Conversation {
             engine,
+            answers,
             control,
             hung,
             outbox,
@@ -123,6 +131,8 @@ impl House {
         stop: oneshot::Sender<()>,
     ) -> Result<(), RouterError> {
         let engine = self.conversation.engine.clone();
+        // The launcher takes the end of the link for ours, so it stays while clients take their last bytes.
+        let _link = self.conversation.outbox.clone();
         let end = self.conversation.run(inbox, &mut self.tasks).await;
         if matches!(end, Ok(()) | Err(RouterError::GaveUp(_))) {
             engine.stop();

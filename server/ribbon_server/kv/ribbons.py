@@ -62,17 +62,19 @@ class Ribbons:
             except ShardError as error:
                 failure = failure or error
         if len(self.groups) > 1:
-            failure = failure or self._unite()
+            torn = self._unite()
+            failure = failure or torn
         failure = failure or self._unknown_group(ops)
         if failure is not None:
             raise failure
 
     def _unite(self) -> ShardError | None:
-        """A slot holds what it holds in every group. It must have begun at the same token in all of them."""
+        """A slot holds what it holds in every group. It must have begun at the same token in all of them, void ones excepted:
+        those have been told of already."""
         np.minimum.reduce([group.shown for group in self.groups], out=self.shown)
         np.minimum.reduce([group.begins for group in self.groups], out=self.begins)
         highest = np.maximum.reduce([group.begins for group in self.groups])
-        torn = np.flatnonzero(self.begins != highest)
+        torn = np.flatnonzero((self.begins != highest) & (self.shown != VOID))
         if not torn.size:
             return None
         self.shown[torn] = VOID

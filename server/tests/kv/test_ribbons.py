@@ -226,6 +226,26 @@ def test_an_exhausted_pool_says_so() -> None:
     assert ribbons.pages_used == 0
 
 
+def test_a_slot_void_in_one_group_leaves_the_plans_of_others_alone() -> None:
+    ribbons = Ribbons([LAYOUT, LAYOUT], RibbonLimits(num_slots=4, num_storages=8, slot_tokens=100, num_pages=60))
+    both = operations(
+        *((OpKind.OPEN, slot, slot, 0) for slot in (1, 1, 2, 2)), (OpKind.GROW, 2, 0, 50), (OpKind.GROW, 2, 0, 50)
+    )
+    both.group[1::2] = 1
+    with pytest.raises(OutOfPages):  # 38 pages fit one group, not both
+        ribbons.apply(both)
+    assert ribbons.shown.tolist() == [0, 0, VOID, 0]
+    for end in (5, 9):
+        growth = operations((OpKind.GROW, 1, 0, end), (OpKind.GROW, 1, 0, end))
+        growth.group[1] = 1
+        ribbons.apply(growth)
+        assert ribbons.shown.tolist() == [0, end, VOID, 0]
+    closing = operations((OpKind.CLOSE, 2, 0, 0), (OpKind.CLOSE, 2, 0, 0))
+    closing.group[1] = 1
+    ribbons.apply(closing)
+    assert ribbons.shown.tolist() == [0, 9, 0, 0]
+
+
 def test_the_view_is_the_region_itself(ribbons: Ribbons) -> None:
     ribbons.apply(operations((OpKind.OPEN, 2, 2, 0), (OpKind.GROW, 2, 0, 100)))
     view = ribbons.groups[0].view(torch.bfloat16)
