@@ -14,6 +14,7 @@
 //! ```
 
 mod api_error;
+mod beginning;
 mod caller;
 mod checks;
 mod choices;

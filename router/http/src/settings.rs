@@ -21,7 +21,7 @@ pub struct HttpSettings {
     pub max_client_batch_size: usize,
     /// Largest body, in bytes.
     pub payload_limit: usize,
-    /// Threads that render templates and tokenize. At least 1.
+    /// Threads that render templates and tokenize, one of them kept from long texts. At least 1.
     pub validation_workers: usize,
     /// Value of `x-compute-type`.
     pub compute_type: String,

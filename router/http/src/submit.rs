@@ -8,6 +8,7 @@ use ribbon_text::{Rendering, SpecialTokens, StopStrings};
 use serde_json::Value;
 
 use crate::{
+    beginning::exceeds,
     caller::Caller,
     choices::Choices,
     error::{ApiError, Cause},
@@ -15,7 +16,7 @@ use crate::{
     running::{Origin, Running},
     schema::message::continued,
     state::{AppState, ModelText},
-    wish::{Model, Wish, check_token_id},
+    wish::{Longest, Model, Wish, check_token_id},
 };
 
 /// What the model shall read.
@@ -84,6 +85,7 @@ pub(crate) async fn submit(
     engine.room(ids + state.bytes_per_token.tokens(bytes))?;
     request.wish.check(&model.limits)?;
     let text = state.text.clone();
+    let longest = request.wish.longest_text(&model.limits);
     let Submission {
         wish,
         source,
@@ -91,7 +93,9 @@ pub(crate) async fn submit(
         user,
         ..
     } = request;
-    let preparing = state.workers.run(move || prepare(&text, source));
+    let preparing = state
+        .workers
+        .run(bytes, move || prepare(&text, source, longest.as_ref()));
     let prepared = caller.in_time(preparing).await???;
     if bytes > 0 {
         let tokens = prepared.prompts.iter().map(|prompt| prompt.len() as u64);
@@ -175,7 +179,11 @@ struct Prepared {
 }
 
 /// Runs on a worker.
-fn prepare(text: &ModelText, source: Source) -> Result<Prepared, ApiError> {
+fn prepare(
+    text: &ModelText,
+    source: Source,
+    longest: Option<&Longest>,
+) -> Result<Prepared, ApiError> {
     let (texts, special) = match source {
         Source::Ids(prompts) => {
             return Ok(Prepared {
@@ -186,6 +194,13 @@ fn prepare(text: &ModelText, source: Source) -> Result<Prepared, ApiError> {
         Source::Texts(texts) => (texts, SpecialTokens::Add),
         Source::Chat(messages) => (vec![render(text, &messages)?], SpecialTokens::Skip),
     };
+    for prompt in &texts {
+        if let Some(longest) = longest
+            && exceeds(&text.tokenizer, prompt, longest.tokens)?
+        {
+            return Err(longest.exceeded_by(prompt));
+        }
+    }
     let characters = texts.iter().map(|text| text.chars().count()).sum();
     let prompts = texts
         .iter()

@@ -57,6 +57,24 @@ pub(crate) struct Model {
     pub(crate) description: Arc<ShardDescription>,
 }
 
+/// The limit on a text that is not tokenized yet.
+pub(crate) struct Longest {
+    pub(crate) tokens: u32,
+    /// What clients call the text.
+    name: &'static str,
+}
+
+impl Longest {
+    /// The answer to a text that certainly has more tokens.
+    pub(crate) fn exceeded_by(&self, text: &str) -> ApiError {
+        let (bytes, tokens) = (text.len(), self.tokens);
+        let message = format!(
+            "the prompt has {bytes} bytes, which are more than {tokens} tokens; this server allows {tokens} (`--max-input-tokens`)"
+        );
+        ApiError::too_long(self.name, message)
+    }
+}
+
 impl Wish {
     /// What can be refused before the prompt is tokenized.
     ///
@@ -76,6 +94,15 @@ impl Wish {
         self.stop_token_ids
             .iter()
             .try_for_each(|&id| check_token_id("stop_token_ids", id, limits))
+    }
+
+    /// What a text may have at most; absent where it is cut.
+    pub(crate) fn longest_text(&self, limits: &Limits) -> Option<Longest> {
+        let longest = Longest {
+            tokens: limits.max_input_tokens,
+            name: self.dialect.names().0,
+        };
+        self.truncate.is_none().then_some(longest)
     }
 
     /// The last `truncate` tokens.

@@ -1,10 +1,14 @@
 //! Where templates are rendered and texts tokenized: a few blocking threads behind a bounded queue, off the async threads.
+//! Long texts never have all of them, so short ones do not wait behind them.
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{ApiError, Cause};
+
+/// Bytes from which a text counts as long: tokenizing fewer is a matter of milliseconds.
+const LONG_BYTES: u64 = 16 << 10;
 
 /// A bounded pool of validation workers.
 #[derive(Debug)]
@@ -13,25 +17,30 @@ pub(crate) struct Workers {
     places: Arc<Semaphore>,
     /// Jobs running.
     threads: Arc<Semaphore>,
+    /// Long jobs running, or next to run.
+    long: Arc<Semaphore>,
     max_jobs: usize,
 }
 
 impl Workers {
+    /// One thread more than `num_threads` where that is 1: it is for the short texts.
     pub(crate) fn new(num_threads: usize, max_waiting: usize) -> Self {
         let max_jobs = num_threads + max_waiting;
         Self {
             places: Arc::new(Semaphore::new(max_jobs)),
-            threads: Arc::new(Semaphore::new(num_threads)),
+            threads: Arc::new(Semaphore::new(num_threads.max(2))),
+            long: Arc::new(Semaphore::new(num_threads.saturating_sub(1).max(1))),
             max_jobs,
         }
     }
 
-    /// Runs `job` on a worker. Dropping the future while the job waits takes it out of the queue.
+    /// Runs `job`, which reads so many bytes of text, on a worker. Dropping the future while the job waits takes it out of the queue.
     ///
     /// # Errors
     /// The queue is full, or the job panicked.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
+        bytes: u64,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ApiError> {
         let place = self
@@ -39,15 +48,14 @@ impl Workers {
             .clone()
             .try_acquire_owned()
             .map_err(|_| self.overloaded())?;
-        let thread = self
-            .threads
-            .clone()
-            .acquire_owned()
-            .await
-            .map_err(|_| internal())?;
+        let long = match bytes {
+            LONG_BYTES.. => Some(turn(&self.long).await?),
+            _ => None,
+        };
+        let thread = turn(&self.threads).await?;
         let work = move || {
             let result = job();
-            drop((place, thread));
+            drop((place, long, thread));
             result
         };
         tokio::task::spawn_blocking(work)
@@ -62,6 +70,12 @@ impl Workers {
         );
         ApiError::new(Cause::Overloaded, message).retry_after(Duration::from_secs(1))
     }
+}
+
+/// First come, first served.
+async fn turn(semaphore: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, ApiError> {
+    let permit = semaphore.clone().acquire_owned().await;
+    permit.map_err(|_| internal())
 }
 
 fn internal() -> ApiError {
@@ -81,23 +95,44 @@ mod tests {
     async fn a_full_queue_refuses_and_a_panic_is_an_error() {
         let workers = Workers::new(1, 0);
         let (release, wait) = std::sync::mpsc::channel::<()>();
-        let mut first = Box::pin(workers.run(move || wait.recv()));
+        let mut first = Box::pin(workers.run(0, move || wait.recv()));
         let is_pending = poll_fn(|cx| Poll::Ready(first.as_mut().poll(cx).is_pending())).await;
         assert!(is_pending);
         assert_eq!(
-            workers.run(|| ()).await.unwrap_err().cause,
+            workers.run(0, || ()).await.unwrap_err().cause,
             Cause::Overloaded
         );
         release.send(()).unwrap();
         first.await.unwrap().unwrap();
         assert_eq!(
             workers
-                .run(|| panic!("on purpose"))
+                .run(0, || panic!("on purpose"))
                 .await
                 .unwrap_err()
                 .cause,
             Cause::Internal
         );
-        workers.run(|| ()).await.unwrap();
+        workers.run(0, || ()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn short_texts_do_not_wait_behind_long_ones() {
+        for num_threads in [1, 2] {
+            let workers = Workers::new(num_threads, 4);
+            let (release, wait) = std::sync::mpsc::channel::<()>();
+            let mut first = Box::pin(workers.run(LONG_BYTES, move || wait.recv()));
+            let mut second = Box::pin(workers.run(LONG_BYTES, || ()));
+            for _ in 0..3 {
+                let is_waiting = poll_fn(|cx| {
+                    let first = first.as_mut().poll(cx).is_pending();
+                    Poll::Ready(first && second.as_mut().poll(cx).is_pending())
+                });
+                assert!(is_waiting.await);
+                workers.run(LONG_BYTES - 1, || ()).await.unwrap();
+            }
+            release.send(()).unwrap();
+            first.await.unwrap().unwrap();
+            second.await.unwrap();
+        }
     }
 }

@@ -26,6 +26,7 @@ async fn tokenize(
     NativeJson(request): NativeJson<GenerateRequest>,
 ) -> Result<Json<Vec<SimpleToken>>, NativeError> {
     let text = state.text.clone();
+    let bytes = request.inputs.len() as u64;
     let spans = move || {
         let spans = text
             .tokenizer
@@ -45,5 +46,5 @@ async fn tokenize(
         };
         Ok(Json(spans.into_iter().map(named).collect()))
     };
-    state.workers.run(spans).await?
+    state.workers.run(bytes, spans).await?
 }

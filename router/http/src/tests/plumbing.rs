@@ -171,6 +171,28 @@ async fn too_long_has_openais_code() {
 }
 
 #[tokio::test]
+async fn a_text_far_too_long_is_refused_by_its_beginning() {
+    let server = Server::saying(ended("a"));
+    let text = "a b ".repeat(100_000);
+    let chat = json!([{"role": "user", "content": text}]);
+    for (path, body) in [
+        ("/generate", json!({"inputs": text})),
+        ("/v1/completions", json!({"prompt": ["Hi", text]})),
+        ("/v1/chat/completions", json!({"messages": chat})),
+    ] {
+        let answer = server.post(path, &body).await;
+        assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY, "{path}");
+        let says = "more than 200 tokens; this server allows 200 (`--max-input-tokens`)";
+        assert!(answer.text.contains(says), "{}", answer.text);
+    }
+    assert!(server.engine.asked.lock().unwrap().is_empty());
+    let cut = json!({"inputs": text, "parameters": {"truncate": 3}});
+    let answer = server.post("/generate", &cut).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+    assert_eq!(server.engine.last().prompt.len(), 3);
+}
+
+#[tokio::test]
 async fn the_kv_memory_is_shown_only_where_the_operator_asked_for_it() {
     let closed = Server::saying(Vec::new());
     let answer = closed.get("/debug/ribbons").await;
