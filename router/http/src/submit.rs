@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jiff::Zoned;
-use ribbon_core::{Engine, SequenceRequest, TokenStream};
+use ribbon_core::{Engine, Refusal, SequenceRequest, TokenStream};
 use ribbon_text::{Rendering, SpecialTokens, StopStrings};
 use serde_json::Value;
 
@@ -50,14 +50,39 @@ pub(crate) struct Submitted {
 }
 
 impl Source {
-    /// Bytes of text, and tokens where there is none.
-    fn size(&self) -> (u64, u64) {
+    /// Bytes of text.
+    fn bytes(&self) -> u64 {
         match self {
-            Self::Texts(texts) => (texts.iter().map(|text| text.len() as u64).sum(), 0),
-            Self::Ids(prompts) => (0, prompts.iter().map(|ids| ids.len() as u64).sum()),
-            Self::Chat(messages) => (messages.iter().map(text_bytes).sum(), 0),
+            Self::Texts(texts) => texts.iter().map(|text| text.len() as u64).sum(),
+            Self::Ids(_) => 0,
+            Self::Chat(messages) => messages.iter().map(text_bytes).sum(),
         }
     }
+
+    /// Tokens that the prompts will have, each cut to its last `truncate`; `of_bytes` says how many a text has.
+    fn tokens(&self, truncate: Option<u64>, of_bytes: impl Fn(u64) -> u64) -> u64 {
+        let cut = |tokens: u64| truncate.map_or(tokens, |truncate| tokens.min(truncate));
+        match self {
+            Self::Texts(texts) => texts
+                .iter()
+                .map(|text| cut(of_bytes(text.len() as u64)))
+                .sum(),
+            Self::Ids(prompts) => prompts.iter().map(|ids| cut(ids.len() as u64)).sum(),
+            Self::Chat(_) => cut(of_bytes(self.bytes())),
+        }
+    }
+}
+
+/// The refusal of a prompt that is not tokenized yet: where its length decided, that it is an estimate.
+fn explained(refusal: Refusal, bytes: u64, expected: u64) -> ApiError {
+    let by_length = matches!(refusal, Refusal::QueueFull { .. });
+    let mut error = ApiError::from(refusal);
+    if by_length && bytes > 0 {
+        let estimate =
+            format!("; this request has about {expected}, estimated by its {bytes} bytes");
+        error.message.push_str(&estimate);
+    }
+    error
 }
 
 fn text_bytes(value: &Value) -> u64 {
@@ -80,9 +105,12 @@ pub(crate) async fn submit(
 ) -> Result<Submitted, ApiError> {
     let engine = state.engines.get(request.model.as_deref());
     let model = ready_model(engine.as_ref())?;
-    let (bytes, ids) = request.source.size();
+    let bytes = request.source.bytes();
+    let tokens = |bytes| state.bytes_per_token.tokens(bytes);
+    let expected = request.source.tokens(request.wish.truncate, tokens);
     // Before the work of tokenizing, by what the text will have on average; the engine asks again, knowing it.
-    engine.room(ids + state.bytes_per_token.tokens(bytes))?;
+    let room = engine.room(expected);
+    room.map_err(|refusal| explained(refusal, bytes, expected))?;
     request.wish.check(&model.limits)?;
     let text = state.text.clone();
     let longest = request.wish.longest_text(&model.limits);

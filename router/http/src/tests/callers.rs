@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::http::header::AUTHORIZATION;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use ribbon_core::{SequenceRequest, StreamError};
+use ribbon_core::{Refusal, SequenceRequest, StreamError};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -162,6 +162,39 @@ async fn a_text_is_weighed_before_it_is_tokenized() {
         (40, 3),
         "160 bytes at 4 a token; token ids are known"
     );
+}
+
+#[tokio::test]
+async fn what_is_cut_away_is_not_weighed() {
+    let server = Server::saying(ended("a"));
+    let inputs = "word ".repeat(32);
+    for truncate in [7, 50] {
+        let body = json!({"inputs": inputs, "parameters": {"truncate": truncate}});
+        server.post("/generate", &body).await;
+    }
+    let rooms = server.engine.rooms.lock().unwrap();
+    let first_estimate = 40;
+    assert_eq!(rooms[0], 7);
+    assert!((8..=first_estimate).contains(&rooms[2]), "{rooms:?}");
+}
+
+#[tokio::test]
+async fn a_refusal_by_an_estimate_says_so() {
+    let mut engine = FakeEngine::new(Vec::new());
+    engine.refusal = Some(Refusal::QueueFull {
+        queued: 90,
+        limit: 100,
+        retry_after: Duration::from_secs(3),
+    });
+    let server = Server::with(engine, HttpSettings::new("demo"));
+    let body = json!({"inputs": "word ".repeat(32)});
+    let answer = server.post("/generate", &body).await;
+    assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS);
+    let says = "this request has about 40, estimated by its 160 bytes";
+    assert!(answer.text.contains(says), "{}", answer.text);
+    let body = json!({"prompt": [5, 6, 7]});
+    let answer = server.post("/v1/completions", &body).await;
+    assert!(!answer.text.contains("estimated"), "{}", answer.text);
 }
 
 #[tokio::test(start_paused = true)]
