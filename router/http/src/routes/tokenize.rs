@@ -20,11 +20,12 @@ struct SimpleToken {
     stop: usize,
 }
 
-/// The body is a generate body; of it only `inputs` matters.
+/// The body is a generate body; of it only `inputs` matters, but a misspelt field is refused as elsewhere.
 async fn tokenize(
     State(state): State<AppState>,
     NativeJson(request): NativeJson<GenerateRequest>,
 ) -> Result<Json<Vec<SimpleToken>>, NativeError> {
+    request.check_fields()?;
     let text = state.text.clone();
     let bytes = request.inputs.len() as u64;
     let spans = move || {

@@ -92,6 +92,16 @@ const PARAMETERS: FieldRules = FieldRules {
 };
 
 impl GenerateRequest {
+    /// Refuses fields that are not read.
+    ///
+    /// # Errors
+    /// The first one that is unknown or not supported.
+    pub(crate) fn check_fields(&self) -> Result<(), ApiError> {
+        TOP_LEVEL.check(&self.extra)?;
+        let parameters = self.parameters.as_ref();
+        parameters.map_or(Ok(()), |parameters| PARAMETERS.check(&parameters.extra))
+    }
+
     /// Checks every parameter and draws what is absent. Absent `parameters` sample, present ones are greedy by default.
     ///
     /// # Errors
@@ -101,10 +111,9 @@ impl GenerateRequest {
         settings: &HttpSettings,
         is_stream: bool,
     ) -> Result<Wish, ApiError> {
+        self.check_fields()?;
         let sample_by_default = self.parameters.is_none();
         let parameters = self.parameters.get_or_insert_default();
-        TOP_LEVEL.check(&self.extra)?;
-        PARAMETERS.check(&parameters.extra)?;
         let choices = parameters.choices(settings, is_stream)?;
         let sampling = parameters.sampling(sample_by_default)?;
         let wish = Wish {

@@ -92,6 +92,8 @@ const ROWS: &[Row] = &[
     row(GENERATE, r#"{"inputs": "Hi", "parameters": {"stop_token_ids": [2048]}}"#, 422, "validation", "`stop_token_ids`"),
     row("/", r#"{"inputs": "", "stream": true}"#, 422, "validation", "`inputs`"),
     row("/tokenize", r#"{"inputs": 3}"#, 422, "text", "inputs"),
+    row("/tokenize", r#"{"inputs": "Hi", "parameterz": {}}"#, 422, "validation", "did you mean `parameters`?"),
+    row("/tokenize", r#"{"inputs": "Hi", "parameters": {"truncat": 3}}"#, 422, "validation", "did you mean `truncate`?"),
     row(CHAT, "nonsense", 400, INVALID, "JSON"),
     row(CHAT, "{}", 422, INVALID, "`messages` is missing"),
     row(CHAT, r#"{"messages": []}"#, 422, INVALID, "`messages` is empty"),
