@@ -57,7 +57,7 @@ async fn leave(State(state): State<AppState>, request: Request, next: Next) -> R
     response
 }
 
-/// Web pages of any origin may call, as with TGI.
+/// Web pages of any origin may call, as with TGI; answers vary as TGI's do, for caches between.
 fn cors() -> CorsLayer {
     CorsLayer::new()
         .allow_origin(Any)
@@ -66,6 +66,11 @@ fn cors() -> CorsLayer {
             header::CONTENT_TYPE,
             header::AUTHORIZATION,
             HeaderName::from_static(TIMEOUT_HEADER),
+        ])
+        .vary([
+            header::ORIGIN,
+            header::ACCESS_CONTROL_REQUEST_METHOD,
+            header::ACCESS_CONTROL_REQUEST_HEADERS,
         ])
 }
 

@@ -149,13 +149,13 @@ async fn web_pages_may_call() {
         answer.header("access-control-allow-headers"),
         "content-type,authorization,x-request-timeout"
     );
-    assert_eq!(
-        server
-            .get("/health")
-            .await
-            .header("access-control-allow-origin"),
-        "*"
-    );
+    let vary = "origin, access-control-request-method, access-control-request-headers";
+    assert_eq!(answer.header("vary"), vary);
+    for path in ["/health", "/nowhere"] {
+        let answer = server.get(path).await;
+        assert_eq!(answer.header("access-control-allow-origin"), "*");
+        assert_eq!(answer.header("vary"), vary, "{path}");
+    }
 }
 
 #[tokio::test]
