@@ -23,6 +23,7 @@ pub struct ApiError {
     /// The parameter at fault.
     pub param: Option<Cow<'static, str>>,
     retry_after: Option<Duration>,
+    closes_connection: bool,
 }
 
 impl ApiError {
@@ -33,6 +34,7 @@ impl ApiError {
             message: message.into(),
             param: None,
             retry_after: None,
+            closes_connection: false,
         }
     }
 
@@ -62,6 +64,12 @@ impl ApiError {
 
     pub(crate) fn retry_after(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);
+        self
+    }
+
+    /// The rest of the body may still come, and would be taken for the next request.
+    pub(crate) fn closing(mut self) -> Self {
+        self.closes_connection = true;
         self
     }
 
@@ -112,8 +120,7 @@ impl ApiError {
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if self.cause == Cause::SlowBody {
-            // The rest of the body may still come, and would be taken for the next request.
+        if self.closes_connection {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
         }

@@ -1,5 +1,7 @@
 //! Bodies to typed requests. Every way a body can be wrong has its cause; a wrong shape names its path.
 
+use std::{sync::Arc, time::Duration};
+
 use axum::{
     extract::{FromRequest, Request},
     http::{HeaderMap, header},
@@ -7,11 +9,11 @@ use axum::{
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::{
     error::{ApiError, Cause, NativeError, OpenAiError},
-    settings::HttpSettings,
+    instruments::Tally,
     state::AppState,
 };
 
@@ -25,7 +27,7 @@ impl<T: DeserializeOwned> FromRequest<AppState> for NativeJson<T> {
     type Rejection = NativeError;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, NativeError> {
-        Ok(Self(read(request, &state.settings).await?))
+        Ok(Self(read(request, state).await?))
     }
 }
 
@@ -33,28 +35,32 @@ impl<T: DeserializeOwned> FromRequest<AppState> for OpenAiJson<T> {
     type Rejection = OpenAiError;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, OpenAiError> {
-        Ok(Self(read(request, &state.settings).await?))
+        Ok(Self(read(request, state).await?))
     }
 }
 
-async fn read<T: DeserializeOwned>(
-    request: Request,
-    settings: &HttpSettings,
-) -> Result<T, ApiError> {
+async fn read<T: DeserializeOwned>(request: Request, state: &AppState) -> Result<T, ApiError> {
     if !is_json(request.headers()) {
         return Err(ApiError::new(
             Cause::MediaType,
             "Expected request with `Content-Type: application/json`",
         ));
     }
-    let limit = settings.body_timeout;
-    match timeout(limit, bytes(request, settings.payload_limit)).await {
+    let tally = request.extensions().get::<Arc<Tally>>();
+    let arrived = tally.map_or_else(Instant::now, |tally| tally.arrived);
+    let caller = state.caller(request.headers(), arrived)?;
+    let limit = state.settings.body_timeout;
+    let reading = timeout(limit, bytes(request, state.settings.payload_limit));
+    let in_time = caller.in_time(reading).await;
+    match in_time.map_err(ApiError::closing)? {
         Ok(body) => parse(&body?),
-        Err(_) => Err(ApiError::new(
-            Cause::SlowBody,
-            format!("the body was not complete after {} s", limit.as_secs_f64()),
-        )),
+        Err(_) => Err(slow(limit).closing()),
     }
+}
+
+fn slow(limit: Duration) -> ApiError {
+    let message = format!("the body was not complete after {} s", limit.as_secs_f64());
+    ApiError::new(Cause::SlowBody, message)
 }
 
 /// `application/json` or `application/*+json`, with any parameters.

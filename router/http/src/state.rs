@@ -6,12 +6,13 @@ use axum::http::HeaderMap;
 use metrics_exporter_prometheus::PrometheusHandle;
 use ribbon_core::Engine;
 use ribbon_text::{ChatTemplate, Tokenizer};
+use tokio::time::Instant;
 
 use crate::{
     caller::{Caller, Names},
     error::ApiError,
     estimate::BytesPerToken,
-    instruments::{Instruments, Tally},
+    instruments::Instruments,
     settings::HttpSettings,
     workers::Workers,
 };
@@ -90,13 +91,13 @@ impl AppState {
         }))
     }
 
-    /// What a request's headers say of its caller.
+    /// What the headers of a request that arrived at `arrived` say of its caller.
     ///
     /// # Errors
     /// One of them has a value it may not have.
-    pub(crate) fn caller(&self, headers: &HeaderMap, tally: &Tally) -> Result<Caller, ApiError> {
+    pub(crate) fn caller(&self, headers: &HeaderMap, arrived: Instant) -> Result<Caller, ApiError> {
         let patience = self.settings.request_timeout;
-        Caller::read(headers, tally.arrived, patience, &self.names)
+        Caller::read(headers, arrived, patience, &self.names)
     }
 }
 

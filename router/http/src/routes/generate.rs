@@ -95,7 +95,7 @@ struct Asked {
 
 impl<'a> Call<'a> {
     fn new(state: &'a AppState, tally: Arc<Tally>, headers: &HeaderMap) -> Result<Self, ApiError> {
-        let caller = state.caller(headers, &tally)?;
+        let caller = state.caller(headers, tally.arrived)?;
         Ok(Self {
             state,
             tally,

@@ -53,7 +53,7 @@ async fn chat(
         wish,
         source,
         model: request.model.clone(),
-        caller: state.caller(&headers, &tally)?,
+        caller: state.caller(&headers, tally.arrived)?,
         user: request.user.take(),
     };
     let submitted = submit(&state, &tally, submission).await?;
@@ -80,7 +80,7 @@ async fn completions(
         wish,
         source,
         model: request.model.clone(),
-        caller: state.caller(&headers, &tally)?,
+        caller: state.caller(&headers, tally.arrived)?,
         user: request.user.take(),
     };
     let submitted = submit(&state, &tally, submission).await?;

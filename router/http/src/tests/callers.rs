@@ -197,15 +197,41 @@ async fn a_refusal_by_an_estimate_says_so() {
     assert!(!answer.text.contains("estimated"), "{}", answer.text);
 }
 
+fn endless(path: &str) -> Request<Body> {
+    let beginning = stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"{\"inp"))]);
+    post(path, Body::from_stream(beginning.chain(stream::pending())))
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_body_that_never_ends_is_given_up() {
     let server = Server::saying(ended("a"));
     for path in ["/generate", "/v1/completions"] {
-        let beginning = stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"{\"inp"))]);
-        let endless = Body::from_stream(beginning.chain(stream::pending()));
-        let answer = Answer::read(server.call(post(path, endless)).await).await;
+        let answer = Answer::read(server.call(endless(path)).await).await;
         assert_eq!(answer.status, StatusCode::REQUEST_TIMEOUT);
         assert_eq!(answer.header("connection"), "close");
         assert!(answer.text.contains("60 s"), "{}", answer.text);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_deadline_covers_the_body() {
+    let server = Server::saying(ended("a"));
+    for path in ["/generate", "/v1/completions", "/tokenize"] {
+        for (time, status) in [
+            ("2.5", StatusCode::GATEWAY_TIMEOUT),
+            ("100", StatusCode::REQUEST_TIMEOUT),
+        ] {
+            let mut request = endless(path);
+            let time = time.parse().unwrap();
+            request.headers_mut().insert("x-request-timeout", time);
+            let answer = Answer::read(server.call(request).await).await;
+            assert_eq!(answer.status, status, "{path}");
+            assert_eq!(answer.header("connection"), "close");
+        }
+    }
+    let mut settings = HttpSettings::new("demo");
+    settings.request_timeout = Some(Duration::from_secs(40));
+    let server = Server::with(FakeEngine::new(ended("a")), settings);
+    let answer = Answer::read(server.call(endless("/generate")).await).await;
+    assert_eq!(answer.json()["error_type"], "timeout");
 }
