@@ -158,7 +158,7 @@ pub const METRICS: &[Metric] = &[
         "ribbon_prefix_lookup_tokens_total",
         Kind::Counter,
         COUNT,
-        "Known tokens of sequences that got a slot",
+        "Known tokens of sequences when they first got a slot",
     ),
     row(
         "ribbon_prefix_hit_tokens_total",

@@ -100,9 +100,13 @@ impl Scheduler {
             return;
         };
         seat.fed += row.count;
-        let fed = seat.fed;
-        if let (Some(live), Some(sequence)) = (&mut self.live, self.sequences.get(&row.sequence)) {
+        let (fed, leaves) = (seat.fed, seat.leaves);
+        if let (Some(live), Some(sequence)) =
+            (&mut self.live, self.sequences.get_mut(&row.sequence))
+        {
             live.memory.computed(row.slot, sequence.history(), fed);
+            // One that leaves was told to do without others the next time, which has not come yet.
+            sequence.alone &= leaves || fed < sequence.known();
         }
         self.acquit_past(row.sequence, fed);
     }

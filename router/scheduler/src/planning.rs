@@ -257,9 +257,12 @@ impl Scheduler {
         let Some(sequence) = self.sequences.get_mut(&id) else {
             return 0;
         };
+        // One that comes back finds its own tokens: that is no prefix in common.
+        if sequence.started.is_none() {
+            self.totals.lookup_tokens += u64::from(sequence.known());
+            self.totals.hit_tokens += u64::from(cached);
+        }
         sequence.take_seat(slot, cached, now);
-        self.totals.lookup_tokens += u64::from(sequence.known());
-        self.totals.hit_tokens += u64::from(cached);
         self.batch.seat(slot, sequence, cached);
         draft.plan.admitted.push(sequence.admission(slot));
         self.feed(slot, limit, draft)

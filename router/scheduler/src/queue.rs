@@ -3,7 +3,7 @@
 //! Order: sequences that lost their slot; then the lowest priority number; within it the tenant that got the fewest tokens so
 //! far; of its sequences the shortest. Every fourth turn belongs to the oldest sequence of all, whatever it is: so none waits
 //! for long. A short prompt goes before a long one whose turn it is, and before one that waits for memory; the turn stays
-//! where it is, and only so many may pass.
+//! where it is, and only so many may pass. Those that lost their slot take no turn and are paid for already.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -29,20 +29,24 @@ pub(crate) struct Ticket {
     pub(crate) priority: i32,
     /// Known tokens: what its prefill costs at most.
     pub(crate) tokens: u32,
+    /// It had a slot before: its tenant paid, and it goes before all others.
+    pub(crate) returned: bool,
 }
 
 /// Sequences without a slot.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     waiting: HashMap<SequenceId, Ticket>,
-    /// Those that had a slot before, first lost first. May name some that are gone.
+    /// Those that had a slot before, last lost first.
     returned: VecDeque<SequenceId>,
     tenants: Tenants,
     tokens: u64,
     turns: u32,
     /// How many have passed the one whose turn it is.
     passes: u32,
-    /// Whose turn it is, until it is used or nobody has passed and somebody comes.
+    /// How many new ones have passed those that had a slot before, since one of those waits.
+    overtaken: u32,
+    /// Whose turn it is among the new ones, until it is used or nobody has passed and somebody comes.
     chosen: Option<SequenceId>,
     /// They wait for tokens that a running sequence computes.
     parked: HashSet<SequenceId>,
@@ -63,17 +67,20 @@ impl Queue {
     /// A sequence that lost its slot through no fault of its own, before all others.
     pub(crate) fn push_front(&mut self, ticket: Ticket) {
         self.returned.push_front(ticket.id);
-        self.push(ticket);
-        self.chosen = None;
+        self.push(Ticket {
+            returned: true,
+            ..ticket
+        });
     }
 
     /// Who gets the next slot. The answer stays the same until a sequence comes or goes.
     pub(crate) fn first(&mut self) -> Option<SequenceId> {
         if self.chosen.is_none() {
             self.passes = 0;
-            self.chosen = self.choose(|_| true);
+            self.chosen = self.choose_new(|_| true);
         }
-        self.short_one().or(self.chosen)
+        let back = self.choose_returned(|_| true);
+        back.or_else(|| self.short_one()).or(self.chosen)
     }
 
     /// A short prompt, where the turn belongs to a long one that is not more urgent.
@@ -82,7 +89,7 @@ impl Queue {
         if owner.tokens <= SHORT_PROMPT_TOKENS || self.passes >= MAX_PASSES {
             return None;
         }
-        self.choose(|id| {
+        self.choose_new(|id| {
             self.waiting.get(&id).is_some_and(|ticket| {
                 ticket.tokens <= SHORT_PROMPT_TOKENS && ticket.priority <= owner.priority
             })
@@ -91,10 +98,12 @@ impl Queue {
 
     /// Who goes instead, of those that `may`, when [`Queue::first`] cannot: at most so many in a row.
     pub(crate) fn instead(&self, may: impl Fn(SequenceId) -> bool) -> Option<SequenceId> {
-        if self.passes >= MAX_PASSES {
+        if self.passes.max(self.overtaken) >= MAX_PASSES {
             return None;
         }
-        self.choose(|id| Some(id) != self.chosen && may(id))
+        let first = self.choose_returned(|_| true).or(self.chosen);
+        let may = |id: SequenceId| Some(id) != first && may(id);
+        self.choose_returned(may).or_else(|| self.choose_new(may))
     }
 
     /// Passes over a sequence until it is unparked; that costs nobody a turn.
@@ -112,13 +121,15 @@ impl Queue {
         }
     }
 
-    fn choose(&self, may: impl Fn(SequenceId) -> bool) -> Option<SequenceId> {
-        let may = |id: SequenceId| !self.parked.contains(&id) && may(id);
+    fn choose_returned(&self, may: impl Fn(SequenceId) -> bool) -> Option<SequenceId> {
         let mut returned = self.returned.iter().copied();
-        if let Some(id) = returned.find(|id| self.waiting.contains_key(id) && may(*id)) {
-            return Some(id);
-        }
-        let candidates = self.waiting.values().filter(|ticket| may(ticket.id));
+        returned.find(|id| !self.parked.contains(id) && may(*id))
+    }
+
+    fn choose_new(&self, may: impl Fn(SequenceId) -> bool) -> Option<SequenceId> {
+        let is_new = |ticket: &&Ticket| !ticket.returned && !self.parked.contains(&ticket.id);
+        let new = self.waiting.values().filter(is_new);
+        let candidates = new.filter(|ticket| may(ticket.id));
         let best = if self.turns % OLDEST_EVERY == OLDEST_EVERY - 1 {
             candidates.min_by_key(|ticket| ticket.id)
         } else {
@@ -130,18 +141,21 @@ impl Queue {
         best.map(|ticket| ticket.id)
     }
 
-    /// A sequence gets a slot, and its tenant pays for its known tokens.
+    /// A sequence gets a slot. A new one has used its turn or passed, and its tenant pays for its known tokens.
     pub(crate) fn take(&mut self, id: SequenceId) {
         self.first();
         let has_turn = self.chosen == Some(id);
         let Some(ticket) = self.waiting.get(&id) else {
             return;
         };
-        self.tenants.serve(&ticket.tenant, u64::from(ticket.tokens));
-        if has_turn {
-            self.turns = self.turns.wrapping_add(1);
-        } else {
-            self.passes += 1;
+        if !ticket.returned {
+            self.tenants.serve(&ticket.tenant, u64::from(ticket.tokens));
+            self.overtaken += u32::from(self.choose_returned(|_| true).is_some());
+            if has_turn {
+                self.turns = self.turns.wrapping_add(1);
+            } else {
+                self.passes += 1;
+            }
         }
         self.leave(id);
     }
@@ -163,6 +177,9 @@ impl Queue {
         self.tokens -= u64::from(ticket.tokens);
         self.tenants.leave(&ticket.tenant);
         self.returned.retain(|other| *other != id);
+        if self.returned.is_empty() {
+            self.overtaken = 0;
+        }
         self.parked.remove(&id);
         if self.chosen == Some(id) || self.passes == 0 {
             self.chosen = None;
@@ -177,6 +194,12 @@ impl Queue {
     /// The sequence that has waited longest.
     pub(crate) fn oldest(&self) -> Option<SequenceId> {
         self.waiting.keys().min().copied()
+    }
+
+    /// Tokens a tenant paid for.
+    #[cfg(test)]
+    pub(crate) fn served(&self, tenant: &str) -> u64 {
+        self.tenants.served(tenant)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -198,6 +221,7 @@ mod tests {
             tenant: tenant.into(),
             priority,
             tokens,
+            returned: false,
         }
     }
 
@@ -365,5 +389,58 @@ mod tests {
         assert_eq!(passed, MAX_PASSES);
         queue.take(SequenceId(1));
         assert!(queue.first().is_some());
+    }
+
+    #[test]
+    fn those_that_come_back_make_nobody_forget_whose_turn_it_is() {
+        let mut queue = queue(&[(1, "", 0, 900)]);
+        let mut passed = 0;
+        for round in 0..200 {
+            queue.push(ticket(100 + round, "", 0, 10));
+            queue.push_front(ticket(1000 + round, "", 0, 300));
+            assert_eq!(queue.first(), Some(SequenceId(1000 + round)));
+            queue.take(SequenceId(1000 + round));
+            if queue.first() == Some(SequenceId(1)) {
+                break;
+            }
+            let short = queue.first().unwrap();
+            queue.take(short);
+            passed += 1;
+        }
+        assert!(passed <= MAX_PASSES + OLDEST_EVERY, "{passed} passed it");
+        assert_eq!(queue.first(), Some(SequenceId(1)));
+        assert_eq!(queue.instead(|_| true), None, "nobody else may pass");
+    }
+
+    #[test]
+    fn few_pass_one_that_came_back_even_in_their_turn() {
+        let mut queue = Queue::default();
+        queue.push_front(ticket(1, "", 0, 900));
+        let mut passed = 0;
+        for id in 2..=60 {
+            queue.push(ticket(id, "", 0, 10));
+            assert_eq!(queue.first(), Some(SequenceId(1)));
+            let Some(other) = queue.instead(|_| true) else {
+                break;
+            };
+            queue.take(other);
+            passed += 1;
+        }
+        assert_eq!(passed, MAX_PASSES);
+        queue.take(SequenceId(1));
+        assert!(queue.first().is_some());
+        assert!(queue.instead(|_| true).is_none(), "one waits, nobody else");
+    }
+
+    #[test]
+    fn a_tenant_pays_once_however_often_its_sequence_comes_back() {
+        let mut queue = queue(&[(1, "mine", 0, 100), (2, "other", 0, 100)]);
+        queue.take(SequenceId(1));
+        assert_eq!(queue.served("mine"), 100);
+        for _ in 0..3 {
+            queue.push_front(ticket(1, "mine", 0, 150));
+            queue.take(SequenceId(1));
+        }
+        assert_eq!(queue.served("mine"), 100);
     }
 }

@@ -84,6 +84,7 @@ impl Sequence {
             tenant: self.tenant(),
             priority: self.request.priority,
             tokens: self.known(),
+            returned: self.started.is_some(),
         }
     }
 

@@ -28,7 +28,7 @@ pub struct Usage {
 /// Counts since the start, over all generations of shards.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Known tokens of sequences that got a slot.
+    /// Known tokens of sequences when they first got a slot.
     pub lookup_tokens: u64,
     /// Those of them that had not to be computed.
     pub hit_tokens: u64,

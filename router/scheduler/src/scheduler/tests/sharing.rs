@@ -274,3 +274,68 @@ fn the_snapshot_names_slots_storages_and_spans() {
         pages.live + pages.shared + pages.cached + pages.free
     );
 }
+
+/// A scheduler with so many pages of four tokens each.
+fn small(pages: u64) -> (Scheduler, Instant) {
+    let now = Instant::now();
+    let mut scheduler = Scheduler::new(SchedulerSettings::default(), Gate::new(64, None));
+    let mut shard = description();
+    shard.kv_groups[0].num_pages = pages;
+    scheduler.on_ready(shard, now);
+    (scheduler, now)
+}
+
+#[test]
+fn one_that_comes_back_counts_once_as_a_look_up_and_pays_once() {
+    let (mut scheduler, now) = small(70);
+    for own in [1, 2] {
+        scheduler.submit(own_request(own, 20, 200), now).unwrap();
+    }
+    finish(&mut scheduler, now, 7);
+    let totals = scheduler.usage().totals;
+    assert!(totals.preemptions > 0);
+    assert_eq!((totals.lookup_tokens, totals.hit_tokens), (40, 0));
+    assert_eq!(scheduler.queue.served(""), 2 * (20 + 200));
+}
+
+#[test]
+fn one_that_did_without_others_shares_again_once_it_gets_on() {
+    let (mut scheduler, now) = ready_scheduler();
+    let id = scheduler.submit(request(80, 50), now).unwrap();
+    let sent = plans(&mut scheduler, now);
+    scheduler.sequences.get_mut(&id).unwrap().alone = true;
+    scheduler.batch.get_mut(Slot(1)).unwrap().leaves = true;
+    for plan in &sent {
+        scheduler.on_outcome(answer(plan, 7), now);
+    }
+    assert!(scheduler.sequences[&id].alone, "it leaves: not yet");
+    for plan in plans(&mut scheduler, now) {
+        assert!(scheduler.sequences[&id].alone, "its history is not fed");
+        scheduler.on_outcome(answer(&plan, 7), now);
+    }
+    for plan in plans(&mut scheduler, now) {
+        scheduler.on_outcome(answer(&plan, 7), now);
+    }
+    assert!(scheduler.sequences[&id].may_hit());
+}
+
+#[test]
+fn a_long_prompt_gets_its_memory_though_short_ones_come_and_go_in_turns() {
+    let (mut scheduler, now) = small(90);
+    let long = scheduler.submit(own_request(900, 300, 4), now).unwrap();
+    let mut air = VecDeque::new();
+    for own in 1..5_000 {
+        while scheduler.queue.len() < 8 {
+            let next = 1_000 + own * 10 + scheduler.queue.len() as u32;
+            scheduler.submit(own_request(next, 20, 100), now).unwrap();
+        }
+        air.extend(plans(&mut scheduler, now));
+        let plan = air.pop_front().unwrap();
+        scheduler.on_outcome(answer(&plan, 7), now);
+        if !tokens(&mut scheduler, long).is_empty() {
+            assert!(scheduler.usage().totals.preemptions > 0);
+            return;
+        }
+    }
+    panic!("{:?}", scheduler.usage());
+}
