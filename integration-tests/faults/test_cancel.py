@@ -21,7 +21,16 @@ from model_tokenizer import Prompts
 
 CLIENTS = 96
 # KV memory for a few of the clients only, and small chunks: some wait, some are in their prompt, some generate.
-FLAGS = ("--dtype", "float32", "--kv-memory", "16MiB", "--max-batch-prefill-tokens", "64")
+FLAGS = (
+    "--dtype",
+    "float32",
+    "--kv-memory",
+    "16MiB",
+    "--max-batch-prefill-tokens",
+    "64",
+    "--max-queued-tokens",
+    "1000000",
+)
 MEMORY_GROWTH = 1.05
 SETTLE_SECONDS = 20.0  # idle threads, and the memory they keep for themselves, go after 10 s
 POLLS = 200
