@@ -32,7 +32,8 @@ integration: setup proto native build ## Tests through the launcher, real proces
 
 test-long: setup proto native build ## The long tests: soak, overload, full simulation, full parity (at most 35 minutes)
 	cargo test --workspace --quiet --test simulation -- --ignored
-	$(PYTEST) server/tests integration-tests -q -m "slow and not gpu"
+	$(PYTEST) server/tests -q -m "slow and not gpu"
+	$(PYTEST) integration-tests -q -m "slow and not gpu"
 
 setup: $(VENV)/.ready ## Python environment with pinned packages
 $(VENV)/.ready: constraints.txt pyproject.toml
