@@ -25,8 +25,6 @@ SHORT_REQUESTS = 300
 # Memory for a fraction of what the clients may need, so that cached prefixes are let go and sequences wait or give way.
 FLAGS = ("--dtype", "float32", "--kv-memory", "6MiB", "--max-batch-prefill-tokens", "256", "--max-best-of", "4")
 GROWTH = 1.05
-# What the router's allocator still settles by: 9 MB between these quarters in a run of 2,500 requests on a busy machine.
-SETTLING_BYTES = 16e6
 SAMPLE_SECONDS = 0.25
 COUNTED = ("ribbon_prefix_hit_tokens_total", "ribbon_evictions_total", "ribbon_preemptions_total")
 
@@ -94,4 +92,4 @@ def test_memory_does_not_grow_over_10000_mixed_requests(serve: Serve, tiny_model
     for process in ("router", "shard"):
         quarters = memory.medians(process)
         show(f"Pss of the {process} by quarter: {', '.join(f'{value / 1e6:.1f}' for value in quarters)} MB")
-        assert quarters[3] <= GROWTH * quarters[1] + SETTLING_BYTES, f"{process}: {quarters}"
+        assert quarters[3] <= GROWTH * quarters[1], f"{process}: {quarters}"
