@@ -11,7 +11,7 @@ from settings import CannotRun, Settings
 from torch import Tensor
 
 from ribbon_server import _native
-from ribbon_server.kv.operations import OpKind
+from ribbon_server.kv.operations import OpKind, RibbonOps
 
 
 @dataclass(frozen=True)
@@ -84,18 +84,8 @@ def apply(region: _native.Region, *operations: tuple[int, int, int, int]) -> Non
     Raises:
         ValueError: The region refuses one.
     """
-    rows = np.array(operations, np.uint32).reshape(-1, 4)
     shown = np.zeros(region.num_slots, np.int64)
-    region.apply(
-        kind=rows[:, 0].astype(np.uint8),
-        group=np.zeros(len(rows), np.uint8),
-        slot=rows[:, 1].copy(),
-        storage=rows[:, 2].copy(),
-        tokens=rows[:, 3].copy(),
-        number=0,
-        shown=shown,
-        begins=np.zeros_like(shown),
-    )
+    region.apply(**vars(RibbonOps.of(*operations)), number=0, shown=shown, begins=np.zeros_like(shown))
 
 
 def _band(settings: Settings, region: _native.Region, band: int) -> Tensor:

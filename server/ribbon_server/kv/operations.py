@@ -27,3 +27,10 @@ class RibbonOps:
     slot: np.ndarray  # uint32
     storage: np.ndarray  # uint32
     tokens: np.ndarray  # uint32
+
+    @staticmethod
+    def of(*rows: tuple[int, int, int, int], group: int = 0) -> "RibbonOps":
+        """Rows of (kind, slot, storage, tokens) as columns, all for one group."""
+        table = np.array(rows, np.uint32).reshape(-1, 4)
+        kind, slot, storage, tokens = (np.ascontiguousarray(column) for column in table.T)
+        return RibbonOps(kind.astype(np.uint8), np.full(len(rows), group, np.uint8), slot, storage, tokens)

@@ -127,10 +127,7 @@ def ribbons() -> Ribbons:
     return Ribbons([LAYOUT], RibbonLimits(num_slots=4, num_storages=8, slot_tokens=100, num_pages=100))
 
 
-def operations(*rows: tuple[int, int, int, int]) -> RibbonOps:
-    table = np.array(rows, np.uint32).reshape(-1, 4)
-    kind = table[:, 0].astype(np.uint8)
-    return RibbonOps(kind, np.zeros_like(kind), *(np.ascontiguousarray(table[:, column]) for column in (1, 2, 3)))
+operations = RibbonOps.of
 
 
 def test_what_a_slot_shows_follows_its_operations(ribbons: Ribbons) -> None:

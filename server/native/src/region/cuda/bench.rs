@@ -114,10 +114,21 @@ impl Bench {
         calls: u64,
         work: impl Fn(&mut Self, u64) -> Answer<()>,
     ) -> Answer<()> {
+        self.timed_until(name, calls, work, |_| Ok(()))
+    }
+
+    fn timed_until(
+        &mut self,
+        name: &'static str,
+        calls: u64,
+        work: impl Fn(&mut Self, u64) -> Answer<()>,
+        done: impl Fn(&Self) -> Answer<()>,
+    ) -> Answer<()> {
         let started = Instant::now();
         for page in 0..calls {
             work(self, page)?;
         }
+        done(self)?;
         self.note(name, calls, started);
         Ok(())
     }
@@ -129,13 +140,9 @@ impl Bench {
         calls: u64,
         work: impl Fn(&mut Self, u64) -> Answer<()>,
     ) -> Answer<()> {
-        let started = Instant::now();
-        for page in 0..calls {
-            work(self, page)?;
-        }
-        self.driver.read(self.address(0, 0), &mut [0])?;
-        self.note(name, calls, started);
-        Ok(())
+        self.timed_until(name, calls, work, |bench| {
+            bench.driver.read(bench.address(0, 0), &mut [0])
+        })
     }
 
     fn note(&mut self, name: &'static str, calls: u64, started: Instant) {
