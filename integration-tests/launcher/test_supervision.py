@@ -150,7 +150,7 @@ def test_the_sixth_death_in_ten_minutes_ends_everything_with_1(fake, heard, shar
 
 def test_deaths_that_suspects_explain_do_not_count(fake, shards):
     launcher = fake(server={"dies_until_generation": 9}, router={"suspects": True})
-    assert wait_until(lambda: len(shards()) == 10, seconds=30)
+    assert wait_until(lambda: len(shards()) == 10)
     launcher.signal()
     assert launcher.exit_code() == 0
 
