@@ -26,6 +26,9 @@ use crate::{
 const NAME: &str = "ribbon-router";
 /// A router that does not read its messages for so long is not told more.
 const WRITE_LIMIT: Duration = Duration::from_secs(2);
+/// The router's allocator asks for huge pages unless told not to: its memory then doubled, and grew with the machine's load
+/// (benchmarks/LOG.md, 2026-11-21).
+const ALLOW_HUGE_PAGES: &str = "MIMALLOC_ALLOW_THP";
 
 /// What the router tells, through its socket or by ending.
 #[derive(Debug)]
@@ -94,6 +97,9 @@ fn spawn(program: &Path, arguments: &[OsString], link: OwnedFd) -> io::Result<Ch
     let mut command = process::command(program, arguments);
     for name in HUB_TOKENS {
         command.env_remove(name);
+    }
+    if std::env::var_os(ALLOW_HUGE_PAGES).is_none() {
+        command.env(ALLOW_HUGE_PAGES, "0");
     }
     command.stdin(Stdio::from(link)).spawn()
 }
