@@ -1,6 +1,6 @@
 """Reads the tensors of a model directory. Knows files and formats, not what the tensors mean."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,15 +9,14 @@ from safetensors import SafetensorError, safe_open
 
 from ribbon_server.errors import BadSetting, WeightsMismatch
 from ribbon_server.models.hf_config import HfConfig, read_json
-
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+from ribbon_server.models.model_files import SAFETENSORS, check_complete, tokenizer_files, weight_files, weight_map
 
 
 class Checkpoint(Protocol):
     """Where weights come from."""
 
     config: HfConfig
+    tokenizer_files: Mapping[str, Path]
 
     def names(self) -> frozenset[str]:
         """Of all tensors."""
@@ -27,8 +26,12 @@ class Checkpoint(Protocol):
         """Read from the header; no weight is touched."""
         ...
 
-    def read(self, name: str) -> torch.Tensor:
-        """The tensor as stored, mapped from the file where the format can."""
+    def dtype_name(self, name: str) -> str:
+        """Element type as safetensors spells it, F32 or BF16, say; read from the header."""
+        ...
+
+    def read(self, name: str, window: tuple[slice, ...] = ()) -> torch.Tensor:
+        """The part of a tensor in `window`, one slice a leading dimension, as stored; nothing outside of it need be read."""
         ...
 
 
@@ -56,13 +59,14 @@ class SafetensorsCheckpoint:
 
         Raises:
             BadSetting: config.json or the weights are not there.
-            WeightsMismatch: A file is no readable safetensors file, or the index contradicts the files.
+            WeightsMismatch: A file is absent or no readable safetensors file, or the index contradicts the files.
         """
         self.config = HfConfig(read_json(folder / "config.json"))
-        self._files = {path: _open(path) for path in _weight_files(folder)}
+        self.tokenizer_files: Mapping[str, Path] = tokenizer_files(folder)
+        self._files = {path: _open(path) for path in _paths(folder)}
         self._owner = {name: file for file in self._files.values() for name in file.keys()}  # noqa: SIM118
-        if (folder / INDEX).exists() and not (folder / SINGLE).exists():
-            _check_index(folder / INDEX, frozenset(self._owner))
+        if not (folder / SAFETENSORS.single).exists():
+            _check_index(folder / SAFETENSORS.index, frozenset(self._owner))
 
     def names(self) -> frozenset[str]:
         """Of all tensors in all files."""
@@ -72,13 +76,14 @@ class SafetensorsCheckpoint:
         """From the header."""
         return tuple(self._owner[name].get_slice(name).get_shape())
 
-    def dtype_names(self) -> frozenset[str]:
-        """Element types of all tensors, as safetensors spells them: F32, BF16 …"""
-        return frozenset(self._owner[name].get_slice(name).get_dtype() for name in self._owner)
+    def dtype_name(self, name: str) -> str:
+        """From the header."""
+        dtype: str = self._owner[name].get_slice(name).get_dtype()
+        return dtype
 
-    def read(self, name: str) -> torch.Tensor:
-        """Maps the tensor; pages are read when it is copied."""
-        return self._owner[name].get_tensor(name)
+    def read(self, name: str, window: tuple[slice, ...] = ()) -> torch.Tensor:
+        """A view of the file's mapping; its pages are read when it is copied."""
+        return self._owner[name].get_tensor(name)[window]
 
 
 def _open(path: Path) -> TensorFile:
@@ -89,30 +94,19 @@ def _open(path: Path) -> TensorFile:
         raise WeightsMismatch(f"{path} is not a readable safetensors file ({error}); download it again") from error
 
 
-def _weight_files(folder: Path) -> Iterable[Path]:
+def _paths(folder: Path) -> list[Path]:
     """The single file where there is one, else those that the index names."""
-    if (folder / SINGLE).exists():
-        return [folder / SINGLE]
-    if not (folder / INDEX).exists():
+    if not (folder / SAFETENSORS.single).exists() and not (folder / SAFETENSORS.index).exists():
         raise BadSetting(
-            f"{folder} holds neither {SINGLE} nor {INDEX}; give the directory of a model with safetensors weights"
+            f"{folder} holds neither {SAFETENSORS.single} nor {SAFETENSORS.index}; give the directory of a model with safetensors weights"
         )
-    return [folder / name for name in sorted(set(_weight_map(folder / INDEX).values()))]
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(_is_plain_name(name) for name in weight_map.values()):
-        raise WeightsMismatch(f"{index} has no `weight_map` of file names; download it again")
-    return weight_map
-
-
-def _is_plain_name(name: object) -> bool:
-    return isinstance(name, str) and name != "" and Path(name).name == name
+    names = weight_files(folder, SAFETENSORS)
+    check_complete(names, [name for name in names if (folder / name).exists()], str(folder))
+    return [folder / name for name in names]
 
 
 def _check_index(index: Path, found: frozenset[str]) -> None:
-    absent = sorted(set(_weight_map(index)) - found)
+    absent = sorted(set(weight_map(index)) - found)
     if absent:
         raise WeightsMismatch(
             f"{index} names {absent[0]} and {len(absent) - 1} more tensors that its files do not hold; download them again"

@@ -1,37 +1,51 @@
-"""Fills a spec's weights from a checkpoint. Checks every name and shape before the first weight is touched."""
+"""Fills a spec's weights from a checkpoint. Checks every name, shape and type before the first weight is touched."""
 
-import logging
-import sys
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ribbon_server.device import CPU
+from ribbon_server.distributed.sharding import ALONE, Cut, Rank, Units, even_cut, vocab_cut
 from ribbon_server.errors import WeightsMismatch
 from ribbon_server.models.checkpoint import Checkpoint
-from ribbon_server.models.names import NameTable, Source, WeightRow, ignored_names, weight_rows
+from ribbon_server.models.load_progress import LoadProgress
+from ribbon_server.models.names import NameTable, Role, Source, WeightRow, ignored_names, weight_rows
 from ribbon_server.models.spec import ModelSpec
-from ribbon_server.telemetry import log
 
 SHOWN = 3  # names in a message
+CONVERTED = ("F64", "F32", "BF16", "F16")  # element types that are numbers by themselves, with no scale elsewhere
+CUT_DIM = {Role.COLUMN: 0, Role.ROW: 1, Role.VOCAB: 0}
 
 
 def load_weights(
-    spec: ModelSpec, table: NameTable, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device = CPU
+    spec: ModelSpec,
+    table: NameTable,
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    device: torch.device = CPU,
+    rank: Rank = ALONE,
 ) -> dict[str, Tensor]:
-    """Every weight of the model by our name, contiguous, of `dtype`, on `device`.
+    """Every weight of the model that `rank` holds, by our name, contiguous, of `dtype`, on `device`.
+
+    Takes the memory of these weights and no more: a row is copied, and converted, straight from the mapped files.
 
     Raises:
-        WeightsMismatch: A tensor is missing, left over, or of another shape than the configuration says.
+        ModelNotSupported: A weight cannot be cut for so many ranks.
+        WeightsMismatch: A tensor is missing, left over, quantized, or of another shape than the configuration says.
     """
     rows = list(weight_rows(spec, table))
     check_names(rows, spec, table, checkpoint)
-    check_shapes(rows, checkpoint)
-    log(logging.INFO, f"reading {len(rows)} weights", weights=len(rows), dtype=str(dtype).removeprefix("torch."))
-    progress = tqdm(rows, desc="load weights", unit="weight", file=sys.stderr, disable=not sys.stderr.isatty())
-    return {row.name: read_row(row, checkpoint, dtype, device) for row in progress}
+    check_headers(rows, checkpoint)
+    plans = [RowPlan(row, rank) for row in rows]
+    progress = LoadProgress(len(plans), sum(plan.num_elements for plan in plans) * dtype.itemsize)
+    weights = {}
+    for plan in plans:
+        weights[plan.row.name] = plan.read(checkpoint, dtype, device)
+        progress.advance(plan.num_elements * dtype.itemsize)
+    progress.finish()
+    return weights
 
 
 def check_names(rows: Sequence[WeightRow], spec: ModelSpec, table: NameTable, checkpoint: Checkpoint) -> None:
@@ -43,33 +57,64 @@ def check_names(rows: Sequence[WeightRow], spec: ModelSpec, table: NameTable, ch
     _refuse("has, and the model does not use,", {name for name in found - wanted if not is_ignored(name)})
 
 
-def check_shapes(rows: Sequence[WeightRow], checkpoint: Checkpoint) -> None:
-    """Refuses a checkpoint with a tensor of another shape; reads headers alone."""
-    for source in (source for row in rows for source in row.sources):
-        shape = checkpoint.shape(source.name)
+def check_headers(rows: Sequence[WeightRow], checkpoint: Checkpoint) -> None:
+    """Refuses a checkpoint with a tensor of another shape or of a type that is no plain number; reads headers alone."""
+    for source in chain.from_iterable(row.sources for row in rows):
+        shape, kind = checkpoint.shape(source.name), checkpoint.dtype_name(source.name)
         if shape != source.shape:
             raise WeightsMismatch(
                 f"{source.name} has shape {list(shape)} in the checkpoint, config.json makes it {list(source.shape)}; "
                 "weights and configuration are not of the same model"
             )
+        if kind not in CONVERTED:
+            raise WeightsMismatch(f"{source.name} has type {kind}; quantized weights are not supported yet")
 
 
-def read_row(row: WeightRow, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device = CPU) -> Tensor:
-    """Joins a row's sources in one new tensor, converting on the fly."""
-    weight = torch.empty(row.shape, dtype=dtype, device=device)
-    begin = 0
-    for source in row.sources:
-        end = begin + source.shape[0]
-        weight[begin:end].copy_(_read(source, checkpoint))
-        begin = end
-    return weight
+class RowPlan:
+    """One weight of ours as a rank holds it: where its parts lie in the checkpoint and in the joined tensor."""
+
+    def __init__(self, row: WeightRow, rank: Rank) -> None:
+        """Cuts every source by the row's role.
+
+        Raises:
+            ModelNotSupported: A source cannot be cut for so many ranks.
+        """
+        self.row = row
+        self._dim = CUT_DIM.get(row.role)
+        self._cuts = [_cut(source, row.role, rank) for source in row.sources]
+        self._parts = [self._part_shape(source, cut) for source, cut in zip(row.sources, self._cuts, strict=True)]
+        self.shape = (sum(part[0] for part in self._parts), *self._parts[0][1:])
+        self.num_elements = torch.Size(self.shape).numel()
+
+    def read(self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """A new tensor of `shape`: the parts joined along dimension 0."""
+        weight = torch.empty(self.shape, dtype=dtype, device=device)
+        parts = weight.split([part[0] for part in self._parts])
+        for source, cut, part in zip(self.row.sources, self._cuts, parts, strict=True):
+            self._fill(part, checkpoint, source, cut)
+        return weight
+
+    def _fill(self, part: Tensor, checkpoint: Checkpoint, source: Source, cut: Cut | None) -> None:
+        if self._dim is None or cut is None:
+            part.copy_(checkpoint.read(source.name))
+            return
+        window = (slice(None),) * self._dim + (slice(cut.begin, cut.end),)
+        filled = cut.end - cut.begin
+        part.narrow(self._dim, 0, filled).copy_(checkpoint.read(source.name, window))
+        part.narrow(self._dim, filled, cut.padding).zero_()
+
+    def _part_shape(self, source: Source, cut: Cut | None) -> tuple[int, ...]:
+        if self._dim is None or cut is None:
+            return source.shape
+        return (*source.shape[: self._dim], cut.size, *source.shape[self._dim + 1 :])
 
 
-def _read(source: Source, checkpoint: Checkpoint) -> Tensor:
-    tensor = checkpoint.read(source.name)
-    if not tensor.is_floating_point():
-        raise WeightsMismatch(f"{source.name} has type {tensor.dtype}; quantized weights are not supported yet")
-    return tensor
+def _cut(source: Source, role: Role, rank: Rank) -> Cut | None:
+    """What the rank holds of a source; None: all of it."""
+    if role is Role.REPLICATED:
+        return None
+    size = source.shape[CUT_DIM[role]]
+    return vocab_cut(size, rank) if role is Role.VOCAB else even_cut(size, source.units or Units(size), rank)
 
 
 def _refuse(verb: str, names: set[str]) -> None:

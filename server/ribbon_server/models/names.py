@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from ribbon_server.distributed.sharding import Units
 from ribbon_server.models.spec import LayerSpec, ModelSpec
 
 
 class Role(Enum):
-    """How a weight is cut across shards; world size 1 cuts nothing yet."""
+    """How a weight is cut across shards: its outputs, its inputs, its tokens, or not at all."""
 
     COLUMN = "column"
     ROW = "row"
@@ -22,6 +23,7 @@ class Source:
 
     name: str
     shape: tuple[int, ...]
+    units: Units | None = None  # what a cut may not split; None: single rows or columns
 
 
 @dataclass(frozen=True)
@@ -79,25 +81,34 @@ def layer_shapes(layer: LayerSpec, hidden: int) -> dict[str, tuple[tuple[int, ..
     return shapes
 
 
+def layer_units(layer: LayerSpec) -> dict[str, tuple[Units, ...]]:
+    """What stays whole when a block's weights are cut, by our name, one for each part that is joined."""
+    heads, kv_heads = Units(layer.attention.num_heads), Units(layer.attention.num_kv_heads, shared=True)
+    qkv = (heads, kv_heads, kv_heads)
+    return {"qkv": qkv, "qkv_bias": qkv, "output": (heads,)}
+
+
 def weight_rows(spec: ModelSpec, table: NameTable) -> Iterator[WeightRow]:
     """Every weight of the model, in the order of the forward pass."""
     vocab = (spec.vocab_size, spec.hidden)
     yield WeightRow("embedding", (Source(table.embedding, vocab),), Role.VOCAB)
     for index, layer in enumerate(spec.layers):
-        yield from _layer_rows(index, layer_shapes(layer, spec.hidden), table.layer)
+        yield from _layer_rows(index, layer, layer_shapes(layer, spec.hidden), table.layer)
     yield WeightRow("final_norm", (Source(table.final_norm, (spec.hidden,)),), Role.REPLICATED)
     if not spec.tied_embeddings:
         yield WeightRow("head", (Source(table.head, vocab),), Role.VOCAB)
 
 
 def _layer_rows(
-    index: int, shapes: dict[str, tuple[tuple[int, ...], ...]], rows: Sequence[NameRow]
+    index: int, layer: LayerSpec, shapes: dict[str, tuple[tuple[int, ...], ...]], rows: Sequence[NameRow]
 ) -> Iterator[WeightRow]:
+    units = layer_units(layer)
     for row in rows:
         if row.ours not in shapes:
             continue
         names = (name.format(layer=index) for name in row.theirs)
-        sources = tuple(Source(name, shape) for name, shape in zip(names, shapes[row.ours], strict=True))
+        parts = units.get(row.ours, (None,) * len(row.theirs))
+        sources = tuple(Source(*part) for part in zip(names, shapes[row.ours], parts, strict=True))
         yield WeightRow(f"layers.{index}.{row.ours}", sources, row.role)
 
 

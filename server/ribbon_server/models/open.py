@@ -49,7 +49,7 @@ def open_model(folder: Path, dtype: DType | None, kernels: Kernels, device: torc
     checkpoint = SafetensorsCheckpoint(folder)
     family = family_of(checkpoint.config.architecture)
     spec = family.build(checkpoint.config)
-    stored = checkpoint.dtype_names()
+    stored = frozenset(map(checkpoint.dtype_name, checkpoint.names()))
     if device.type == "cpu":
         chosen = choose_dtype(dtype, stored, bfloat16_is_fast=computes_bfloat16())
     else:

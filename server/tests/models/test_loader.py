@@ -12,6 +12,7 @@ from ribbon_server.config import DType
 from ribbon_server.errors import BadSetting, ModelNotSupported, WeightsMismatch
 from ribbon_server.layers.registry import REFERENCE
 from ribbon_server.models.checkpoint import SafetensorsCheckpoint
+from ribbon_server.models.load_progress import LoadProgress
 from ribbon_server.models.loader import load_weights
 from ribbon_server.models.open import choose_dtype, open_model
 from ribbon_server.models.registry import family_of
@@ -70,6 +71,43 @@ def test_an_index_that_leaves_its_directory_is_refused(model_copy: Path, file: o
     (model_copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": file}}))
     with pytest.raises(WeightsMismatch, match="weight_map"):
         SafetensorsCheckpoint(model_copy)
+
+
+def test_an_index_whose_file_is_missing_is_refused(model_copy: Path) -> None:
+    (model_copy / "model.safetensors").unlink()
+    weight_map = {"x": "a.safetensors", "y": "b.safetensors"}
+    (model_copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(WeightsMismatch, match=r"lacks a\.safetensors and 1 more"):
+        SafetensorsCheckpoint(model_copy)
+
+
+def test_code_beside_the_weights_is_never_imported(model_copy: Path) -> None:
+    mark = model_copy / "sprung"
+    (model_copy / "modeling_own.py").write_text(f"import pathlib\npathlib.Path({str(mark)!r}).touch()\n")
+    spoil_config(model_copy, auto_map={"AutoConfig": "modeling_own.C", "AutoModelForCausalLM": "modeling_own.M"})
+    open_model(model_copy, None, REFERENCE)
+    assert not mark.exists()
+
+
+def test_nothing_is_read_before_all_is_checked(model_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil_weights(model_copy, lambda tensors: tensors.update({"lm_head.weight": torch.zeros(160, 48).char()}))
+    monkeypatch.setattr(SafetensorsCheckpoint, "read", lambda *_: pytest.fail("a weight was read"))
+    with pytest.raises(WeightsMismatch, match=r"lm_head\.weight has type I8; quantized"):
+        open_model(model_copy, None, REFERENCE)
+
+
+def test_progress_is_said_in_bytes_and_milliseconds(caplog: pytest.LogCaptureFixture) -> None:
+    seconds = iter([0.0, 1.0, 7.0, 7.0, 7.5, 8.0, 9.0])
+    with caplog.at_level("INFO", logger="ribbon_server"):
+        progress = LoadProgress(3, 6_000_000, clock=lambda: next(seconds))
+        for _ in range(3):
+            progress.advance(2_000_000)
+        progress.finish()
+    assert [record.getMessage() for record in caplog.records] == [
+        "read 4.0 MB of 6.0 MB in 7500 ms",
+        "read 3 weights, 6.0 MB in 9000 ms",
+    ]
+    assert [record.fields["ms"] for record in caplog.records] == [7500, 9000]
 
 
 def test_a_missing_tensor_is_named(model_copy: Path) -> None:

@@ -1,0 +1,1 @@
+"""What it takes for several ranks to be one model."""
