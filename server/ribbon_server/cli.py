@@ -77,7 +77,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
 
 def download(options: argparse.Namespace) -> None:
     """Prints where the model lies, as one JSON line."""
-    from ribbon_server.download import resolve
+    from ribbon_server.download.resolve import resolve
 
     found = resolve(options.model_id, options.revision)
     sys.stdout.write(

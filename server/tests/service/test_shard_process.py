@@ -418,7 +418,7 @@ def test_download_says_what_to_do_about_an_unknown_model(model_id: str) -> None:
 
 
 def test_download_is_quick_and_needs_no_torch() -> None:
-    code = "import sys; from ribbon_server import cli, download; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    code = "import sys; from ribbon_server import cli; from ribbon_server.download import resolve; resolve.resolve(None, None); assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     result = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(SERVER)}, capture_output=True, text=True
     )
