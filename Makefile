@@ -106,6 +106,10 @@ demo-train: setup ## Train the bundled model from scratch (about 100 minutes)
 demo-eval: setup ## Accuracy of the bundled model, per skill, on held-out items
 	$(BIN)/python demo-model/evaluate.py $(ARGS)
 
+parity: setup native ## Every family against its reference: the table family × check, and a JSON line (WORDS="part of a name …" picks)
+	$(BIN)/python server/tests/parity/run.py $(WORDS)
+
+.PHONY: parity
 docs: setup build ## Generated reference pages; leaves no diff when they are current
 	target/debug/ribbon-launcher print-flags > docs/reference/flags.md
 

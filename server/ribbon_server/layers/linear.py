@@ -14,7 +14,7 @@ PACKING_ROWS = 16  # the row count oneDNN packs for; one packing served 1 to 512
 class LinearLayer(Protocol):
     """A linear map of contiguous rows."""
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, /) -> Tensor:
         """x [rows, in] to [rows, out]."""
         ...
 

@@ -1,4 +1,4 @@
-"""Root-mean-square norm, alone or after adding to the residual stream. https://arxiv.org/abs/1910.07467"""
+"""Norms, alone or after adding to the residual stream: root mean square, https://arxiv.org/abs/1910.07467, and layer norm."""
 
 from typing import Protocol
 
@@ -73,3 +73,29 @@ class NativeRmsNorm:
             eps=self.eps,
             dtype=self.dtype,
         )
+
+
+class LayerNorm:
+    """Plain torch, with or without a bias. https://arxiv.org/abs/1607.06450"""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, eps: float) -> None:
+        """Takes `weight` and `bias` [hidden]."""
+        self.weight = weight
+        self.bias = bias
+        self.eps = eps
+
+    def __call__(self, stream: Tensor, delta: Tensor | None, output: Tensor) -> None:
+        """See NormLayer."""
+        if delta is not None:
+            stream.add_(delta)
+        output.copy_(F.layer_norm(stream, self.weight.shape, self.weight, self.bias, self.eps))
+
+
+class NoNorm:
+    """Adds and copies, where a part sees the stream as it is."""
+
+    def __call__(self, stream: Tensor, delta: Tensor | None, output: Tensor) -> None:
+        """See NormLayer."""
+        if delta is not None:
+            stream.add_(delta)
+        output.copy_(stream)

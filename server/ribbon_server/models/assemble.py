@@ -1,46 +1,49 @@
 """Builds a decoder from a spec, its weights and a set of kernels. Knows all three, and no file."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from torch import Tensor
 
 from ribbon_server.kv.device import layout_on
-from ribbon_server.kv.layout import KvLayout, LayerShape
-from ribbon_server.layers.attention.base import AttentionShape
+from ribbon_server.kv.layout import LayerShape
+from ribbon_server.layers.embedding import LogitsHead, PositionTable, TokenEmbedding
+from ribbon_server.layers.linear import LinearLayer
+from ribbon_server.layers.mlp import Change, Changed, DenseFeedForward, FeedForwardLayer, multiply, normalize
+from ribbon_server.layers.norm import LayerNorm, NoNorm, NormLayer
 from ribbon_server.layers.registry import Kernels
-from ribbon_server.layers.rotary import FrequencyBands, banded, frequencies
-from ribbon_server.models.decoder import Block, Decoder, Parts, Widths
-from ribbon_server.models.spec import LayerSpec, LinearRope, Llama3Rope, ModelSpec, Rope
+from ribbon_server.models.assemble_attention import LayerPlace, RotaryRecipe, attention_layer, qkv_changes
+from ribbon_server.models.blocks import (
+    Block,
+    BlockParts,
+    NormAfterSumBlock,
+    ParallelBlock,
+    SequentialBlock,
+    SharedNormBlock,
+)
+from ribbon_server.models.decoder import Decoder, Parts, Widths
+from ribbon_server.models.spec import Dense, LayerSpec, ModelSpec, Norm, NormKind, Residual, Rope
+from ribbon_server.models.weights import Weights
 
 
 def assemble(spec: ModelSpec, weights: dict[str, Tensor], kernels: Kernels) -> Decoder:
     """Takes the weights out of `weights` one by one, so that packing never holds the model twice."""
     num_parameters = sum(weight.numel() for weight in weights.values())
-    ropes = spec_ropes(spec)
-    embedding = weights.pop("embedding")
-    places = list(layer_places(spec, embedding))
-    head = embedding if spec.tied_embeddings else weights.pop("head")
+    outer = Weights(weights, kernels)
+    embedding = _embedding(spec, outer)
+    places = list(layer_places(spec, embedding.weight))
+    head = _head(spec, outer, embedding.weight)
     parts = Parts(
         embedding=embedding,
         blocks=list(_blocks(spec, weights, places, kernels)),
-        final_norm=kernels.rms_norm(weights.pop("final_norm"), spec.final_norm.eps),
-        head=kernels.linear(head, None),
-        frequencies=[rope_frequencies(rope) for rope in ropes],
+        final_norm=norm_layer(spec.final_norm, "final_norm", outer),
+        head=head,
+        rotary=[RotaryRecipe(rope, head_dim) for rope, head_dim in spec_ropes(spec)],
         widths=spec_widths(spec),
         kv_layouts=list(dict.fromkeys(place.layout for place in places)),
         num_parameters=num_parameters,
     )
     return Decoder(parts)
-
-
-@dataclass(frozen=True)
-class LayerPlace:
-    """Where a layer's keys and values lie."""
-
-    layout: KvLayout
-    group: int
-    index: int  # among the group's layers
 
 
 def layer_places(spec: ModelSpec, like: Tensor) -> Iterator[LayerPlace]:
@@ -58,9 +61,9 @@ def layer_places(spec: ModelSpec, like: Tensor) -> Iterator[LayerPlace]:
         seen[group] += 1
 
 
-def spec_ropes(spec: ModelSpec) -> list[Rope]:
-    """The rotary tables that the layers need."""
-    return list(dict.fromkeys(layer.attention.rope for layer in spec.layers))
+def spec_ropes(spec: ModelSpec) -> list[tuple[Rope | None, int]]:
+    """The rotary tables that the layers need, with the size of the heads they turn."""
+    return list(dict.fromkeys((layer.attention.rope, layer.attention.head_dim) for layer in spec.layers))
 
 
 def spec_widths(spec: ModelSpec) -> Widths:
@@ -72,64 +75,86 @@ def spec_widths(spec: ModelSpec) -> Widths:
     )
 
 
-def rope_frequencies(rope: Rope) -> Tensor:
-    """Scaled frequencies, float32 [dim / 2]."""
-    unscaled = frequencies(rope.base, rope.dim)
-    scaling = rope.scaling
-    if isinstance(scaling, LinearRope):
-        return unscaled / scaling.factor
-    if isinstance(scaling, Llama3Rope):
-        bands = FrequencyBands(
-            scaling.factor, scaling.low_freq_factor, scaling.high_freq_factor, scaling.original_max_positions
-        )
-        return banded(unscaled, bands)
-    return unscaled
+def _embedding(spec: ModelSpec, weights: Weights) -> TokenEmbedding:
+    embedding, positions = spec.embedding, spec.embedding.positions
+    return TokenEmbedding(
+        weight=weights.take("embedding"),
+        scale=embedding.scale,
+        norm=None if embedding.norm is None else norm_layer(embedding.norm, "embedding_norm", weights),
+        up=None if embedding.width is None else weights.linear("embedding_up"),
+        positions=None if positions is None else PositionTable(weights.take("positions"), positions.offset),
+    )
+
+
+def _head(spec: ModelSpec, weights: Weights, embedding: Tensor) -> LogitsHead:
+    weight = embedding if spec.tied_embeddings else weights.take("head")
+    return LogitsHead(
+        linear=weights.kernels.linear(weight, weights.optional("head_bias")),
+        down=None if spec.embedding.width is None else weights.linear("embedding_down"),
+        scale=spec.head.scale,
+        softcap=spec.head.softcap,
+    )
+
+
+def norm_layer(norm: Norm | None, name: str, weights: Weights) -> NormLayer:
+    """The layer for a norm; none copies."""
+    if norm is None:
+        return NoNorm()
+    weight, bias = weights.take(name), weights.optional(f"{name}_bias")
+    weight = weight + norm.offset if norm.offset else weight
+    if norm.kind is NormKind.RMS:
+        return weights.kernels.rms_norm(weight, norm.eps)
+    return LayerNorm(weight, bias, norm.eps)
 
 
 def _blocks(spec: ModelSpec, weights: dict[str, Tensor], places: list[LayerPlace], kernels: Kernels) -> Iterator[Block]:
     ropes = spec_ropes(spec)
     for index, (layer, place) in enumerate(zip(spec.layers, places, strict=True)):
-        shape = _attention_shape(layer, place, ropes)
-        yield _block(layer, _LayerWeights(weights, index), shape, kernels)
+        own = Weights(weights, kernels, f"layers.{index}.")
+        attention = layer.attention
+        parts = BlockParts(
+            attention_norm=norm_layer(layer.attention_norm, "attention_norm", own),
+            qkv=_changed(own.linear("qkv"), qkv_changes(attention, own)),
+            attention=attention_layer(attention, place, ropes.index((attention.rope, attention.head_dim)), own),
+            output=_changed(
+                own.linear("output"), _output_changes(layer, layer.attention_output_norm, "attention", own)
+            ),
+            feed_forward_norm=norm_layer(layer.feed_forward_norm, "feed_forward_norm", own),
+            feed_forward=_feed_forward(layer, own),
+        )
+        yield block_type(layer)(**vars(parts))
 
 
-def _attention_shape(layer: LayerSpec, place: LayerPlace, ropes: list[Rope]) -> AttentionShape:
-    attention = layer.attention
-    return AttentionShape(
-        num_heads=attention.num_heads,
-        num_kv_heads=attention.num_kv_heads,
-        head_dim=attention.head_dim,
-        scale=attention.scale,
-        kv_offset=place.layout.layer_offsets[place.index],
-        rotary=ropes.index(attention.rope),
-        window=attention.window,
-        group=place.group,
-        band=place.layout.layer_bands[place.index],
+def block_type(layer: LayerSpec) -> type[Block]:
+    """How the parts meet the stream."""
+    if layer.residual is Residual.NORM_AFTER_SUM:
+        return NormAfterSumBlock
+    if layer.residual is Residual.SEQUENTIAL:
+        return SequentialBlock
+    return SharedNormBlock if layer.feed_forward_norm is None else ParallelBlock
+
+
+def _feed_forward(layer: LayerSpec, weights: Weights) -> FeedForwardLayer:
+    part = dense_feed_forward(layer.feed_forward, weights)
+    changes = _output_changes(layer, layer.feed_forward_output_norm, "feed_forward", weights)
+    return Changed(part, changes) if changes else part
+
+
+def dense_feed_forward(dense: Dense, weights: Weights) -> DenseFeedForward:
+    """Two linear layers around an activation."""
+    return DenseFeedForward(
+        gate_up=weights.linear("gate_up"),
+        activation=weights.activation(dense.activation.value, gated=dense.gated),
+        down=weights.linear("down"),
+        intermediate=dense.intermediate,
     )
 
 
-class _LayerWeights:
-    """One layer's weights, each taken once."""
-
-    def __init__(self, weights: dict[str, Tensor], index: int) -> None:
-        self._weights = weights
-        self._prefix = f"layers.{index}."
-
-    def take(self, name: str) -> Tensor:
-        return self._weights.pop(self._prefix + name)
-
-    def bias(self, name: str) -> Tensor | None:
-        return self._weights.pop(f"{self._prefix}{name}_bias", None)
+def _output_changes(layer: LayerSpec, norm: Norm | None, part: str, weights: Weights) -> list[Change]:
+    """What happens to a part's result before it joins the stream."""
+    changes = [] if norm is None else [normalize(norm_layer(norm, f"{part}_output_norm", weights))]
+    return changes + ([multiply(layer.residual_multiplier)] if layer.residual_multiplier != 1.0 else [])
 
 
-def _block(layer: LayerSpec, weights: _LayerWeights, shape: AttentionShape, kernels: Kernels) -> Block:
-    return Block(
-        attention_norm=kernels.rms_norm(weights.take("attention_norm"), layer.attention_norm.eps),
-        qkv=kernels.linear(weights.take("qkv"), weights.bias("qkv")),
-        attention=kernels.attention(shape),
-        output=kernels.linear(weights.take("output"), weights.bias("output")),
-        feed_forward_norm=kernels.rms_norm(weights.take("feed_forward_norm"), layer.feed_forward_norm.eps),
-        gate_up=kernels.linear(weights.take("gate_up"), weights.bias("gate_up")),
-        activation=kernels.silu_mul,
-        down=kernels.linear(weights.take("down"), weights.bias("down")),
-    )
+def _changed(linear: LinearLayer, changes: list[Change]) -> LinearLayer:
+    return Changed(linear, changes) if changes else linear

@@ -33,6 +33,17 @@ class HfConfig:
             raise self._wrong(name, value, "a number above 0")
         return float(value)
 
+    def whole(self, name: str, default: int) -> int:
+        """A whole number from 0 up."""
+        value = self._value(name, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise self._wrong(name, value, "a whole number from 0 up")
+        return value
+
+    def optional(self, name: str) -> float | None:
+        """A finite number above 0; None where the field is absent or null."""
+        return self.number(name) if name in self else None
+
     def flag(self, name: str, *, default: bool) -> bool:
         """true or false."""
         value = self._value(name, default)
@@ -64,6 +75,21 @@ class HfConfig:
             raise self._wrong(name, value, "a list of strings")
         return tuple(texts)
 
+    def numbers(self, name: str) -> tuple[float, ...]:
+        """A list of finite numbers."""
+        value = self._value(name, None)
+        if not isinstance(value, list) or not all(_is_number(number) for number in value):
+            raise self._wrong(name, value, "a list of numbers")
+        return tuple(float(number) for number in value)
+
+    def name_of(self, *names: str) -> str:
+        """The first of several names of one field that is there, else the first."""
+        return next((name for name in names if name in self), names[0])
+
+    def refuse(self, name: str, wanted: str) -> ModelNotSupported:
+        """The error for a field whose value no spec can say."""
+        return self._wrong(name, self._fields.get(name), wanted)
+
     def token_ids(self, name: str) -> tuple[int, ...]:
         """One token id or a list of them; empty where absent."""
         value = self._fields.get(name)
@@ -89,6 +115,10 @@ class HfConfig:
 
     def _wrong(self, name: str, value: object, wanted: str) -> ModelNotSupported:
         return ModelNotSupported(f"{self._where}: `{name}` is {value!r}; it must be {wanted}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from ribbon_server.distributed.sharding import ALONE, Cut, Rank, Units, even_cut
 from ribbon_server.errors import WeightsMismatch
 from ribbon_server.models.checkpoint import Checkpoint
 from ribbon_server.models.load_progress import LoadProgress
-from ribbon_server.models.names import NameTable, Role, Source, WeightRow, ignored_names, weight_rows
+from ribbon_server.models.names import NameTable, Role, Source, WeightRow, ignored_names, table_for, weight_rows
 from ribbon_server.models.spec import ModelSpec
 
 SHOWN = 3  # names in a message
 CONVERTED = ("F64", "F32", "BF16", "F16")  # element types that are numbers by themselves, with no scale elsewhere
-CUT_DIM = {Role.COLUMN: 0, Role.ROW: 1, Role.VOCAB: 0}
+CUT_DIM = {Role.COLUMN: 0, Role.ROW: 1, Role.VOCAB: 0, Role.EXPERT: 0}
 
 
 def load_weights(
@@ -35,6 +35,7 @@ def load_weights(
         ModelNotSupported: A weight cannot be cut for so many ranks.
         WeightsMismatch: A tensor is missing, left over, quantized, or of another shape than the configuration says.
     """
+    table = table_for(table, checkpoint.names())
     rows = list(weight_rows(spec, table))
     check_names(rows, spec, table, checkpoint)
     check_headers(rows, checkpoint)
@@ -81,8 +82,12 @@ class RowPlan:
         """
         self.row = row
         self._dim = CUT_DIM.get(row.role)
-        self._cuts = [_cut(source, row.role, rank) for source in row.sources]
-        self._parts = [self._part_shape(source, cut) for source, cut in zip(row.sources, self._cuts, strict=True)]
+        self._sources = _own_sources(row, rank)
+        within = (
+            ALONE if len(self._sources) < len(row.sources) else rank
+        )  # what whole sources were dealt out is cut already
+        self._cuts = [_cut(source, row.role, within) for source in self._sources]
+        self._parts = [self._part_shape(source, cut) for source, cut in zip(self._sources, self._cuts, strict=True)]
         self.shape = (sum(part[0] for part in self._parts), *self._parts[0][1:])
         self.num_elements = torch.Size(self.shape).numel()
 
@@ -90,30 +95,38 @@ class RowPlan:
         """A new tensor of `shape`: the parts joined along dimension 0."""
         weight = torch.empty(self.shape, dtype=dtype, device=device)
         parts = weight.split([part[0] for part in self._parts])
-        for source, cut, part in zip(self.row.sources, self._cuts, parts, strict=True):
+        for source, cut, part in zip(self._sources, self._cuts, parts, strict=True):
             self._fill(part, checkpoint, source, cut)
         return weight
 
     def _fill(self, part: Tensor, checkpoint: Checkpoint, source: Source, cut: Cut | None) -> None:
+        stored = checkpoint.read(source.name)
         if self._dim is None or cut is None:
-            part.copy_(checkpoint.read(source.name))
+            part.copy_(source.arrange(stored))
             return
-        window = (slice(None),) * self._dim + (slice(cut.begin, cut.end),)
         filled = cut.end - cut.begin
-        part.narrow(self._dim, 0, filled).copy_(checkpoint.read(source.name, window))
+        part.narrow(self._dim, 0, filled).copy_(source.arrange(stored, cut, self._dim))
         part.narrow(self._dim, filled, cut.padding).zero_()
 
     def _part_shape(self, source: Source, cut: Cut | None) -> tuple[int, ...]:
         if self._dim is None or cut is None:
-            return source.shape
-        return (*source.shape[: self._dim], cut.size, *source.shape[self._dim + 1 :])
+            return source.size
+        return (*source.size[: self._dim], cut.size, *source.size[self._dim + 1 :])
+
+
+def _own_sources(row: WeightRow, rank: Rank) -> tuple[Source, ...]:
+    """Those of the rank's own experts, where each has tensors of its own; else all of them."""
+    if row.role is not Role.EXPERT or len(row.sources) == 1:
+        return row.sources
+    own = even_cut(len(row.sources), Units(len(row.sources)), rank)
+    return row.sources[own.begin : own.end]
 
 
 def _cut(source: Source, role: Role, rank: Rank) -> Cut | None:
     """What the rank holds of a source; None: all of it."""
     if role is Role.REPLICATED:
         return None
-    size = source.shape[CUT_DIM[role]]
+    size = source.size[CUT_DIM[role]]
     return vocab_cut(size, rank) if role is Role.VOCAB else even_cut(size, source.units or Units(size), rank)
 
 

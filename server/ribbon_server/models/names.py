@@ -1,29 +1,72 @@
 """Which tensors of a checkpoint make which weights of ours. Knows names and shapes, no files and no values."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from ribbon_server.distributed.sharding import Units
+import torch
+from torch import Tensor
+
+from ribbon_server.distributed.sharding import Cut, Units
+from ribbon_server.models.pieces import Piece, Pieces, Shape, layer_pieces, outer_pieces
 from ribbon_server.models.spec import LayerSpec, ModelSpec
 
 
 class Role(Enum):
-    """How a weight is cut across shards: its outputs, its inputs, its tokens, or not at all."""
+    """How a weight is cut across shards: its outputs, its inputs, its tokens, its experts, or not at all."""
 
     COLUMN = "column"
     ROW = "row"
     VOCAB = "vocab"
+    EXPERT = "expert"
     REPLICATED = "replicated"
 
 
-@dataclass(frozen=True)
+COLUMN = ("qkv", "qkv_bias", "gate_up", "gate_up_bias", "shared_gate_up", "query_up", "kv_up", "sinks")
+ROW = ("output", "down", "shared_down")
+VOCAB = ("embedding", "head", "head_bias")
+ROLES = {
+    **dict.fromkeys(COLUMN, Role.COLUMN),
+    **dict.fromkeys(ROW, Role.ROW),
+    **dict.fromkeys(VOCAB, Role.VOCAB),
+}
+
+
+def role_of(name: str) -> Role:
+    """The role of a weight by our name: it follows from what the weight does, whoever trained it."""
+    if name.startswith("experts_"):
+        return Role.EXPERT
+    return ROLES.get(name, Role.REPLICATED)
+
+
+@dataclass(frozen=True, eq=False)
 class Source:
-    """One tensor of the checkpoint and the shape it must have."""
+    """One tensor of the checkpoint, the shape it must have, and which of its rows are wanted."""
 
     name: str
-    shape: tuple[int, ...]
+    shape: Shape
+    size: Shape  # of what `arrange` returns, before a rank cuts it
+    rows: slice | Tensor | None = None  # of the stored tensor, once it lies [..., out, in]; None: all as they are
+    is_transposed: bool = False
+    blocks: int = 1  # the stored rows are so many matrices one below the other, each of them transposed
     units: Units | None = None  # what a cut may not split; None: single rows or columns
+
+    def arrange(self, stored: Tensor, cut: Cut | None = None, dim: int = 0) -> Tensor:
+        """The wanted rows of the stored tensor in our order, [out, in] or [out], and of them what `cut` leaves of dimension `dim`.
+
+        A view where rows lie together, so that of a mapped tensor nothing else is read.
+        """
+        if self.is_transposed:
+            stored = stored if self.blocks == 1 else stored.unflatten(0, (self.blocks, -1))
+            stored = stored.transpose(-1, -2)
+        flat = stored.reshape(-1, *self.size[1:])
+        if cut is not None and dim == 1:
+            flat, cut = flat[:, cut.begin : cut.end], None
+        rows = self.rows
+        if isinstance(rows, Tensor):
+            return flat.index_select(0, rows if cut is None else rows[cut.begin : cut.end])
+        flat = flat if rows is None else flat[rows]
+        return flat if cut is None else flat[cut.begin : cut.end]
 
 
 @dataclass(frozen=True)
@@ -35,84 +78,162 @@ class WeightRow:
     role: Role
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> Shape:
         """Of the joined weight."""
-        return (sum(source.shape[0] for source in self.sources), *self.sources[0].shape[1:])
+        return (sum(source.size[0] for source in self.sources), *self.sources[0].size[1:])
+
+
+class Fused(Enum):
+    """How several matrices lie in one tensor."""
+
+    JOINED = "joined"  # one below the other
+    GROUPED = "grouped"  # for each key-value head its queries, its key, its value
+    ALTERNATING = "alternating"  # row by row in turn
+    STACKED = "stacked"  # [matrices, ...], one dimension more
 
 
 @dataclass(frozen=True)
-class NameRow:
-    """A row of a family's table: our name within a layer, the checkpoint's names (`{layer}` inside), the shard role."""
+class Tensors:
+    """Where the checkpoint keeps one of our parts: names behind the stem of a layer, with `{expert}` or `{head}` inside where
+    each has its own."""
 
-    ours: str
-    theirs: tuple[str, ...]
-    role: Role
+    names: tuple[str, ...]
+    fused: Fused = Fused.JOINED
+    is_transposed: bool = False  # stored [in, out]
+    weight: str = ".weight"
+    bias: str = ".bias"
+    blocks: bool = False  # experts one below the other in two dimensions, not in three
+
+
+Names = str | tuple[str, ...] | Tensors
 
 
 @dataclass(frozen=True)
 class NameTable:
-    """A family's checkpoint names."""
+    """A family's checkpoint names. Our names: models/pieces.py."""
 
-    layer: tuple[NameRow, ...]
-    embedding: str
-    final_norm: str
-    head: str
+    stem: str  # of a layer's tensors, with `{layer}` inside
+    layer: Mapping[str, Names]
+    outer: Mapping[str, Names]  # embedding, positions, final_norm, head …
     ignored: tuple[str, ...] = ()  # suffixes of tensors that carry nothing to load
+    older: tuple[tuple[str, str], ...] = field(default=())  # (beginning of a name, what older checkpoints have instead)
+
+    def but(self, **layer: Names) -> "NameTable":
+        """The table with some names of a layer changed or added."""
+        return replace(self, layer={**self.layer, **layer})
+
+    def but_outer(self, **outer: Names) -> "NameTable":
+        """The table with some names outside the layers changed or added."""
+        return replace(self, outer={**self.outer, **outer})
+
+    def renamed(self, before: str, after: str) -> "NameTable":
+        """The table of checkpoints whose names begin with `after` instead of `before`."""
+
+        def rename(name: str) -> str:
+            return after + name.removeprefix(before) if name.startswith(before) else name
+
+        outer = {ours: _map_names(theirs, rename) for ours, theirs in self.outer.items()}
+        return replace(self, stem=rename(self.stem), outer=outer, older=())
 
 
-def layer_shapes(layer: LayerSpec, hidden: int) -> dict[str, tuple[tuple[int, ...], ...]]:
-    """Shapes of a block's weights, by our name, one for each part that is joined."""
-    attention, mlp = layer.attention, layer.feed_forward
-    width = attention.num_heads * attention.head_dim
-    shapes: dict[str, tuple[tuple[int, ...], ...]] = {
-        "attention_norm": ((hidden,),),
-        "qkv": tuple((dim, hidden) for dim in attention.qkv_dims),
-        "output": ((hidden, width),),
-        "feed_forward_norm": ((hidden,),),
-        "gate_up": ((mlp.intermediate, hidden),) * 2,
-        "down": ((hidden, mlp.intermediate),),
-    }
-    if attention.qkv_bias:
-        shapes["qkv_bias"] = tuple((dim,) for dim in attention.qkv_dims)
-    if attention.output_bias:
-        shapes["output_bias"] = ((hidden,),)
-    if mlp.bias:
-        shapes |= {"gate_up_bias": ((mlp.intermediate,),) * 2, "down_bias": ((hidden,),)}
-    return shapes
+def _map_names(theirs: Names, change: Callable[[str], str]) -> Tensors:
+    tensors = as_tensors(theirs)
+    return replace(tensors, names=tuple(change(name) for name in tensors.names))
 
 
-def layer_units(layer: LayerSpec) -> dict[str, tuple[Units, ...]]:
-    """What stays whole when a block's weights are cut, by our name, one for each part that is joined."""
-    heads, kv_heads = Units(layer.attention.num_heads), Units(layer.attention.num_kv_heads, shared=True)
-    qkv = (heads, kv_heads, kv_heads)
-    return {"qkv": qkv, "qkv_bias": qkv, "output": (heads,)}
+def as_tensors(theirs: Names) -> Tensors:
+    """The short forms written out."""
+    if isinstance(theirs, Tensors):
+        return theirs
+    return Tensors((theirs,) if isinstance(theirs, str) else theirs)
+
+
+def table_for(table: NameTable, found: Set[str]) -> NameTable:
+    """The table, or an older form of it whose embedding the checkpoint has."""
+    for candidate in (table, *(table.renamed(*change) for change in table.older)):
+        tensors = as_tensors(candidate.outer["embedding"])
+        if tensors.names[0] + tensors.weight in found:
+            return candidate
+    return table
 
 
 def weight_rows(spec: ModelSpec, table: NameTable) -> Iterator[WeightRow]:
     """Every weight of the model, in the order of the forward pass."""
-    vocab = (spec.vocab_size, spec.hidden)
-    yield WeightRow("embedding", (Source(table.embedding, vocab),), Role.VOCAB)
+    before, after = outer_pieces(spec)
+    yield from _rows(before, table.outer, "", "", 1)
     for index, layer in enumerate(spec.layers):
-        yield from _layer_rows(index, layer, layer_shapes(layer, spec.hidden), table.layer)
-    yield WeightRow("final_norm", (Source(table.final_norm, (spec.hidden,)),), Role.REPLICATED)
-    if not spec.tied_embeddings:
-        yield WeightRow("head", (Source(table.head, vocab),), Role.VOCAB)
+        pieces = layer_pieces(layer, spec.hidden)
+        yield from _rows(pieces, table.layer, f"layers.{index}.", table.stem.format(layer=index), _groups(layer))
+    yield from _rows(after, table.outer, "", "", 1)
 
 
-def _layer_rows(
-    index: int, layer: LayerSpec, shapes: dict[str, tuple[tuple[int, ...], ...]], rows: Sequence[NameRow]
-) -> Iterator[WeightRow]:
-    units = layer_units(layer)
-    for row in rows:
-        if row.ours not in shapes:
-            continue
-        names = (name.format(layer=index) for name in row.theirs)
-        parts = units.get(row.ours, (None,) * len(row.theirs))
-        sources = tuple(Source(*part) for part in zip(names, shapes[row.ours], parts, strict=True))
-        yield WeightRow(f"layers.{index}.{row.ours}", sources, row.role)
+def _groups(layer: LayerSpec) -> int:
+    return layer.attention.num_kv_heads
+
+
+def _rows(pieces: Pieces, names: Mapping[str, Names], ours: str, stem: str, groups: int) -> Iterator[WeightRow]:
+    """Only what the table names can be read: a part that it lacks is a mistake in the family's file."""
+    for name, parts in pieces.items():
+        is_bias = name not in names
+        tensors = as_tensors(names[name.removesuffix("_bias") if is_bias else name])
+        suffix = tensors.bias if is_bias else tensors.weight
+        full = [stem + theirs + suffix for theirs in tensors.names]
+        yield WeightRow(ours + name, tuple(_sources(full, tensors, parts, groups)), role_of(name))
+
+
+def _sources(names: list[str], tensors: Tensors, parts: tuple[Piece, ...], groups: int) -> Iterator[Source]:
+    each = list(_expanded(names, parts))
+    if len(each) == len(parts) and tensors.fused is not Fused.STACKED:
+        for name, part in zip(each, parts, strict=True):
+            yield _alone(name, tensors, part)
+    else:
+        (name,) = names
+        yield from _from_one(name, tensors, parts, groups)
+
+
+def _expanded(names: list[str], parts: tuple[Piece, ...]) -> Iterable[str]:
+    """One name for each part, where each expert or head has tensors of its own."""
+    if not any("{expert}" in name or "{head}" in name for name in names):
+        return names
+    owners = range(len(parts) // len(names))
+    return (name.format(expert=owner, head=owner) for owner in owners for name in names)
+
+
+def _alone(name: str, tensors: Tensors, part: Piece) -> Source:
+    is_transposed = tensors.is_transposed and part.columns is not None
+    shape = part.shape[::-1] if is_transposed else part.shape
+    return Source(name, shape, part.shape, part.order, is_transposed, units=part.units)
+
+
+def _from_one(name: str, tensors: Tensors, parts: tuple[Piece, ...], groups: int) -> Iterator[Source]:
+    """Each part's rows of a tensor that holds them all."""
+    total = sum(part.rows for part in parts)
+    is_transposed = tensors.is_transposed and parts[0].columns is not None
+    shape: Shape = (total, *parts[0].shape[1:])
+    if tensors.fused is Fused.STACKED:
+        shape = (len(parts), *parts[0].shape)
+    elif is_transposed:
+        shape = shape[::-1]
+    turns = {Fused.GROUPED: groups, Fused.ALTERNATING: parts[0].rows}.get(tensors.fused, 1)
+    begin = 0
+    for part in parts:
+        rows = _part_rows(part, begin, total, turns)
+        yield Source(name, shape, part.shape, rows, is_transposed, units=part.units)
+        begin += part.rows
+
+
+def _part_rows(part: Piece, begin: int, total: int, turns: int) -> slice | Tensor:
+    """Rows of a part that lies in `turns` equal shares; `begin` is its first row if it lay in one."""
+    if turns == 1 and part.order is None:
+        return slice(begin, begin + part.rows)
+    first = torch.arange(turns) * (total // turns) + begin // turns
+    rows = (first[:, None] + torch.arange(part.rows // turns)).flatten()
+    return rows if part.order is None else rows[part.order]
 
 
 def ignored_names(spec: ModelSpec, table: NameTable) -> Callable[[str], bool]:
     """Tells which left-over tensors are no mistake: buffers, and the copy of a tied head."""
-    suffixes = (*table.ignored, table.head) if spec.tied_embeddings else table.ignored
+    suffixes = table.ignored
+    if spec.tied_embeddings and "head" in table.outer:
+        suffixes = (*suffixes, *(name + ".weight" for name in as_tensors(table.outer["head"]).names))
     return lambda name: bool(suffixes) and name.endswith(suffixes)

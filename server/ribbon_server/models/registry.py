@@ -1,6 +1,6 @@
 """The table of families, filled by `@family`. Knows no family by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pkgutil import iter_modules
@@ -11,13 +11,17 @@ from ribbon_server.models.names import NameTable
 from ribbon_server.models.spec import ModelSpec
 
 Builder = Callable[[HfConfig], ModelSpec]
+Fields = Mapping[str, object]
 
 
 @dataclass(frozen=True)
 class TinyConfig:
     """A configuration small enough for tests: Hugging Face fields over the architecture's defaults."""
 
-    fields: dict[str, object] = field(default_factory=dict)
+    fields: Fields = field(default_factory=dict)
+    variants: Mapping[str, Fields] = field(
+        default_factory=dict
+    )  # by name: fields over `fields` that excite something else
 
 
 @dataclass(frozen=True)
@@ -28,16 +32,21 @@ class Family:
     build: Builder
     names: NameTable
     tiny: TinyConfig
+    module: str  # of `families/`
+    alias_of: str | None = None  # another name of the same class in older checkpoints
 
 
 FAMILIES: dict[str, Family] = {}
 
 
-def family(architecture: str, *, names: NameTable, tiny: TinyConfig) -> Callable[[Builder], Builder]:
-    """Registers a builder for the Hugging Face class `architecture`."""
+def family(architecture: str, *aliases: str, names: NameTable, tiny: TinyConfig) -> Callable[[Builder], Builder]:
+    """Registers a builder for the Hugging Face class `architecture`, which older checkpoints may call by `aliases`."""
 
     def register(build: Builder) -> Builder:
-        FAMILIES[architecture] = Family(architecture, build, names, tiny)
+        module = build.__module__.rpartition(".")[2]
+        FAMILIES[architecture] = Family(architecture, build, names, tiny, module)
+        for alias in aliases:
+            FAMILIES[alias] = Family(alias, build, names, tiny, module, alias_of=architecture)
         return build
 
     return register

@@ -1,25 +1,16 @@
 """A model as frozen records: one `LayerSpec` per layer, variants as sum types. Knows no family, checkpoint or device."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Any
 
 
 class NormKind(Enum):
     """How activations are normalised."""
 
     RMS = "rms"
-
-
-class Activation(Enum):
-    """The nonlinearity of a feed-forward part."""
-
-    SILU = "silu"
-
-
-class Residual(Enum):
-    """Where a block's norms stand: x + part(norm(x))."""
-
-    PRE_NORM = "pre_norm"
+    LAYER = "layer"
 
 
 @dataclass(frozen=True)
@@ -28,11 +19,37 @@ class Norm:
 
     kind: NormKind
     eps: float
+    offset: float = 0.0  # added to the stored weight
+    bias: bool = False
+    weighted: bool = True
 
     @staticmethod
-    def rms(eps: float) -> "Norm":
-        """x / sqrt(mean(x^2) + eps). https://arxiv.org/abs/1910.07467"""
-        return Norm(NormKind.RMS, eps)
+    def rms(eps: float, *, offset: float = 0.0) -> "Norm":
+        """x / sqrt(mean(x^2) + eps) * (weight + offset). https://arxiv.org/abs/1910.07467"""
+        return Norm(NormKind.RMS, eps, offset=offset)
+
+    @staticmethod
+    def layer(eps: float, *, bias: bool = True) -> "Norm":
+        """(x - mean) / sqrt(variance + eps) * weight + bias. https://arxiv.org/abs/1607.06450"""
+        return Norm(NormKind.LAYER, eps, bias=bias)
+
+
+class Activation(Enum):
+    """The nonlinearity of a feed-forward part."""
+
+    SILU = "silu"
+    GELU = "gelu"
+    GELU_TANH = "gelu_tanh"  # the approximation by tanh
+    RELU = "relu"
+    RELU_SQUARED = "relu_squared"
+
+
+class Residual(Enum):
+    """What the two parts of a block see and where their results go."""
+
+    SEQUENTIAL = "sequential"  # x += attention(x), then x += feed_forward(x)
+    PARALLEL = "parallel"  # x += attention(x) + feed_forward(x); one norm serves both where the second is absent
+    NORM_AFTER_SUM = "norm_after_sum"  # x = norm(x + part(x)), as in https://arxiv.org/abs/1706.03762
 
 
 @dataclass(frozen=True)
@@ -48,6 +65,14 @@ class LinearRope:
 
 
 @dataclass(frozen=True)
+class DynamicRope:
+    """A base that grows with the server's longest sequence, once that is above the original context (NTK-aware scaling)."""
+
+    factor: float
+    original_max_positions: int
+
+
+@dataclass(frozen=True)
 class Llama3Rope:
     """Low frequencies divided by `factor`, high ones kept, smooth between. Llama 3.1 model card, `rope_scaling`."""
 
@@ -57,16 +82,66 @@ class Llama3Rope:
     original_max_positions: int
 
 
-RopeScaling = UnscaledRope | LinearRope | Llama3Rope
+@dataclass(frozen=True)
+class YarnRope:
+    """Divides by `factor` what turns less than `beta_slow` times in the original context, keeps what turns more than
+    `beta_fast` times, and multiplies cosines and sines by `gain`. https://arxiv.org/abs/2309.00071"""
+
+    factor: float
+    beta_fast: float
+    beta_slow: float
+    original_max_positions: int
+    gain: float
+    truncate: bool = True  # bounds of the blend at whole frequencies
+
+
+@dataclass(frozen=True)
+class LongRope:
+    """A divisor for each frequency: one list for servers within the original context, another above it.
+    https://arxiv.org/abs/2402.13753"""
+
+    short: tuple[float, ...]
+    long: tuple[float, ...]
+    original_max_positions: int
+    short_gain: float
+    long_gain: float
+
+
+RopeScaling = UnscaledRope | LinearRope | DynamicRope | Llama3Rope | YarnRope | LongRope
 
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary positions, rotate-half form, over the first `dim` elements of a head."""
+    """Rotary positions over the first `dim` elements of a head."""
 
     base: float
     dim: int
-    scaling: RopeScaling
+    scaling: RopeScaling = UnscaledRope()
+    interleaved: bool = False  # pairs are (2i, 2i + 1) instead of (i, i + dim / 2)
+
+
+@dataclass(frozen=True)
+class Alibi:
+    """A penalty that grows with distance, steeper for some heads. https://arxiv.org/abs/2108.12409"""
+
+    max_bias: float = 8.0  # the steepest slope is 2^-(max_bias / heads)
+    scale: float = 1.0  # of all slopes
+
+
+class NormScope(Enum):
+    """What one norm of queries or keys runs over."""
+
+    HEAD = "head"  # each head, one weight for all
+    EACH_HEAD = "each_head"  # each head with a weight of its own
+    ALL_HEADS = "all_heads"  # all heads together
+
+
+@dataclass(frozen=True)
+class QkNorm:
+    """A norm on queries and one on keys, before they are turned. https://arxiv.org/abs/2302.05442"""
+
+    norm: Norm
+    scope: NormScope = NormScope.HEAD
 
 
 @dataclass(frozen=True)
@@ -77,10 +152,15 @@ class Grouped:
     num_kv_heads: int
     head_dim: int
     scale: float
-    rope: Rope
+    rope: Rope | None
     qkv_bias: bool
     output_bias: bool
     window: int | None = None  # tokens a query sees, its own included; None: all up to its own
+    alibi: Alibi | None = None
+    softcap: float | None = None  # scores become softcap * tanh(scores / softcap). https://arxiv.org/abs/2408.00118
+    qk_norm: QkNorm | None = None
+    clip: float | None = None  # queries, keys and values are cut to [-clip, clip]
+    sinks: bool = False  # a learned score without a value joins each head's softmax. https://arxiv.org/abs/2508.10925
 
     @property
     def qkv_dims(self) -> tuple[int, int, int]:
@@ -93,11 +173,17 @@ Attention = Grouped  # Latent joins when a family needs it
 
 @dataclass(frozen=True)
 class Dense:
-    """down(activation(gate(x)) * up(x)). https://arxiv.org/abs/2002.05202"""
+    """down(activation(gate(x)) * up(x)), https://arxiv.org/abs/2002.05202; not gated: down(activation(up(x)))."""
 
     intermediate: int
     activation: Activation
     bias: bool
+    gated: bool = True
+
+    @property
+    def up_dims(self) -> tuple[int, ...]:
+        """Rows of the projections up, the gate first."""
+        return (self.intermediate,) * (2 if self.gated else 1)
 
 
 FeedForward = Dense  # Experts joins when a family needs it
@@ -105,13 +191,42 @@ FeedForward = Dense  # Experts joins when a family needs it
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """One decoder block."""
+    """One decoder block. Norms stand in front of a part, behind it, or both; absent ones are None."""
 
-    attention_norm: Norm
+    attention_norm: Norm | None
     attention: Attention
-    feed_forward_norm: Norm
+    feed_forward_norm: Norm | None
     feed_forward: FeedForward
-    residual: Residual
+    residual: Residual = Residual.SEQUENTIAL
+    attention_output_norm: Norm | None = None
+    feed_forward_output_norm: Norm | None = None
+    residual_multiplier: float = 1.0  # of what each part adds
+
+
+@dataclass(frozen=True)
+class LearnedPositions:
+    """A table of positions added to the embeddings, whose first `offset` rows stand for no position."""
+
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """What happens to a token before the first block."""
+
+    scale: float = 1.0
+    positions: LearnedPositions | None = None
+    norm: Norm | None = None
+    width: int | None = None  # of the embedding, where linear maps to and from the hidden width stand beside it
+
+
+@dataclass(frozen=True)
+class Head:
+    """What happens to the last hidden state behind the final norm."""
+
+    scale: float = 1.0
+    softcap: float | None = None
+    bias: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,5 +238,27 @@ class ModelSpec:
     hidden: int
     max_positions: int
     layers: tuple[LayerSpec, ...]
-    final_norm: Norm
+    final_norm: Norm | None
     tied_embeddings: bool
+    embedding: Embedding = Embedding()
+    head: Head = Head()
+
+    def with_layers(self, **fields: Any) -> "ModelSpec":
+        """Every layer with some fields of LayerSpec changed."""
+        return replace(self, layers=tuple(replace(layer, **fields) for layer in self.layers))
+
+    def with_attention(self, **fields: Any) -> "ModelSpec":
+        """Every layer with some fields of its attention changed."""
+        return self.with_each_attention([fields] * len(self.layers))
+
+    def with_each_attention(self, fields: Iterable[Mapping[str, Any]]) -> "ModelSpec":
+        """Each layer with fields of its own changed in its attention."""
+        pairs = zip(self.layers, fields, strict=True)
+        return replace(
+            self, layers=tuple(replace(layer, attention=replace(layer.attention, **own)) for layer, own in pairs)
+        )
+
+    def with_feed_forward(self, **fields: Any) -> "ModelSpec":
+        """Every layer with some fields of its feed-forward part changed."""
+        layers = (replace(layer, feed_forward=replace(layer.feed_forward, **fields)) for layer in self.layers)
+        return replace(self, layers=tuple(layers))

@@ -4,17 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from ribbon_server.layers.attention.base import AttentionShape
+from ribbon_server.layers.attention.base import PLAIN, AttentionShape, ScoreRule
 from ribbon_server.layers.attention.ragged import RaggedBatch
 from ribbon_server.layers.attention.selftest import check_rope_store
-from ribbon_server.layers.attention.triton import (
-    PLAIN,
-    ScoreRule,
-    TileShape,
-    takes,
-    triton_attention,
-    triton_rope_store,
-)
+from ribbon_server.layers.attention.triton import TileShape, takes, triton_attention, triton_rope_store
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ROWS = [(3, 1, 70), (1, 9, 64), (4, 1, 1), (2, 33, 33), (5, 3, 40)]  # slot, run, length: both kinds of runs, mixed
@@ -50,6 +43,8 @@ def expected(shape: AttentionShape, rule: ScoreRule, query: torch.Tensor, kv: to
                 scores = seen[:, 0, kv_head] @ query[begin + index, head] * shape.scale
                 if rule.softcap is not None:
                     scores = rule.softcap * torch.tanh(scores / rule.softcap)
+                if rule.slopes is not None:
+                    scores = scores + rule.slopes[head].double().cpu() * torch.arange(first, own + 1)
                 sink = [] if rule.sinks is None else [rule.sinks[head].double().cpu()[None]]
                 weights = torch.cat([scores, *sink]).softmax(0)[: len(scores)]
                 output[begin + index, head] = weights @ seen[:, 1, kv_head]
@@ -73,6 +68,10 @@ CASES = {
         AttentionShape(4, 2, 24, 0.5, 0, 0, window=40),
         ScoreRule(softcap=5.0, sinks=torch.tensor([1.0, 0.0, -1.0, 2.0], device=DEVICE)),
     ),
+    "slopes": (
+        AttentionShape(4, 2, 16, 0.5, 0, 0, window=40),
+        ScoreRule(slopes=torch.tensor([0.5, 0.1, 0.02, 0.3], device=DEVICE)),
+    ),
     "largest head": (AttentionShape(2, 1, 512, 0.05, 0, 0), PLAIN),
 }
 
@@ -88,7 +87,7 @@ def test_ragged_attention_is_plain_attention(name: str, dtype: torch.dtype) -> N
     assert float(error) < TOLERANCE[dtype]  # NaN is not
 
 
-def test_softcap_sinks_and_window_change_the_result() -> None:
+def test_softcap_sinks_slopes_and_window_change_the_result() -> None:
     """Else the cases above could pass without them."""
     plain = AttentionShape(4, 2, 16, 0.5, 0, 0)
     batch, query, kv = stage(plain, torch.float32)
@@ -97,6 +96,7 @@ def test_softcap_sinks_and_window_change_the_result() -> None:
         (plain, PLAIN),
         (plain, ScoreRule(softcap=2.0)),
         (plain, ScoreRule(sinks=torch.ones(4, device=DEVICE))),
+        (plain, ScoreRule(slopes=torch.full((4,), 0.1, device=DEVICE))),
         (AttentionShape(4, 2, 16, 0.5, 0, 0, window=13), PLAIN),
     ):
         output = torch.empty_like(query)

@@ -65,9 +65,18 @@ def test_ragged_attention(element: str, head_dim: int, cache: Path) -> None:
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[element]
     tile = TileShape.of(AttentionShape(32, 8, head_dim, 1.0, 0, 0), 1000, dtype)
     tensors = dict.fromkeys(("query", "kv", "output"), f"*{element}")
-    types = {**tensors, **INDICES, **STRIDES, "sinks": "*fp32", "scale": "fp32", "softcap": "fp32", "window": "i32"}
+    types = {
+        **tensors,
+        **INDICES,
+        **STRIDES,
+        "sinks": "*fp32",
+        "slopes": "*fp32",
+        "scale": "fp32",
+        "softcap": "fp32",
+        "window": "i32",
+    }
     blocks = {"block_tokens": tile.tokens, "block_group": tile.group, "block_keys": tile.keys, "block_dim": tile.dim}
-    flags = {"has_softcap": True, "has_sinks": True, "has_window": True, "widen": False}
+    flags = {"has_softcap": True, "has_sinks": True, "has_slopes": True, "has_window": True, "widen": False}
     constants = {**HEADS, "head_dim": head_dim, "group": 4, **blocks, **flags}
     stages = 1 if element == "fp32" else 2
     shared = compiled_shared_bytes(

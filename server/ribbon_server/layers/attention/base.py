@@ -13,6 +13,20 @@ from ribbon_server.kv.ribbons import Ribbons
 from ribbon_server.layers.attention.ragged import RaggedBatch
 
 
+@dataclass(frozen=True, eq=False)
+class ScoreRule:
+    """What some models do to attention scores, in this order. Equal only to itself."""
+
+    softcap: float | None = None  # scores become softcap * tanh(scores / softcap). https://arxiv.org/abs/2408.00118
+    slopes: Tensor | None = None  # float32 [heads], times the key's position. https://arxiv.org/abs/2108.12409
+    sinks: Tensor | None = (
+        None  # float32 [heads]: one more score in each softmax, without a value. https://arxiv.org/abs/2508.10925
+    )
+
+
+PLAIN = ScoreRule()
+
+
 @dataclass(frozen=True)
 class AttentionShape:
     """One layer's attention: geometry, scale, place in the token's bytes, and which rotary table turns it."""
@@ -26,6 +40,7 @@ class AttentionShape:
     window: int | None = None  # tokens that a query sees, its own included; None: all
     group: int = 0  # of layers that keep their tokens alike
     band: int = 0  # of the region, where a device keeps a few layers in one
+    rule: ScoreRule = PLAIN
 
 
 class ForwardContext:

@@ -1,28 +1,26 @@
-"""Picks the attention layer for a geometry: the native kernel where it is built for it, else the reference."""
+"""Picks the attention layer for a shape: the native kernel where it is built for it, else the reference."""
 
 import logging
 
-from ribbon_server.layers.attention.base import AttentionLayer, AttentionShape
+from ribbon_server.layers.attention.base import PLAIN, AttentionLayer, AttentionShape
 from ribbon_server.layers.attention.cpu import NativeAttention, is_built_for
 from ribbon_server.layers.attention.reference import ReferenceAttention
 from ribbon_server.telemetry import log
 
 
 class AttentionChooser:
-    """Builds attention layers; says once for each head size that the slow way is taken."""
+    """Builds attention layers; says once for each reason that the slow way is taken."""
 
     def __init__(self) -> None:
         """Nothing has been said."""
-        self._told: set[int] = set()
+        self._told: set[str] = set()
 
     def __call__(self, shape: AttentionShape) -> AttentionLayer:
         """The layer for `shape`."""
         if is_built_for(shape):
             return NativeAttention(shape)
-        if shape.head_dim not in self._told:
-            self._told.add(shape.head_dim)
-            log(
-                logging.WARNING,
-                f"head_dim {shape.head_dim} has no native kernel; attention runs in plain torch, slowly",
-            )
+        reason = f"head_dim {shape.head_dim}" if shape.rule is PLAIN else "a rule for scores (softcap, slopes or sinks)"
+        if reason not in self._told:
+            self._told.add(reason)
+            log(logging.WARNING, f"{reason} has no native kernel; attention runs in plain torch, slowly")
         return ReferenceAttention(shape)

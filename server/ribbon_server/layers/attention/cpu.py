@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ribbon_server.layers.attention.base import AttentionShape, ForwardContext
+from ribbon_server.layers.attention.base import PLAIN, AttentionShape, ForwardContext
 from ribbon_server.layers.dtypes import dtype_name
 
 HEAD_DIM_STEP = 16  # the kernel's vectors
@@ -10,8 +10,8 @@ LARGEST_HEAD_DIM = 256
 
 
 def is_built_for(shape: AttentionShape) -> bool:
-    """Whether the native kernel takes heads of this size."""
-    return shape.head_dim % HEAD_DIM_STEP == 0 and shape.head_dim <= LARGEST_HEAD_DIM
+    """Whether the native kernel takes heads of this size and scores of this rule."""
+    return shape.head_dim % HEAD_DIM_STEP == 0 and shape.head_dim <= LARGEST_HEAD_DIM and shape.rule is PLAIN
 
 
 class NativeAttention:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ribbon_server.errors import ModelNotSupported
 from ribbon_server.layers.attention import flash, triton
-from ribbon_server.layers.attention.base import AttentionLayer, AttentionShape, ForwardContext
+from ribbon_server.layers.attention.base import PLAIN, AttentionLayer, AttentionShape, ForwardContext
 from ribbon_server.layers.attention.flash import FlashAttention, FlashOperator, aten_operator
 from ribbon_server.layers.attention.selftest import check_flash, check_rope_store
 from ribbon_server.layers.attention.store import RopeStore, torch_rope_store
@@ -87,8 +87,8 @@ class DeviceAttentionChooser:
 
 
 def _geometry(shape: AttentionShape) -> AttentionShape:
-    """The shape without its place."""
-    return replace(shape, kv_offset=0, band=0, group=0, rotary=0)
+    """The shape without its place and rule."""
+    return replace(shape, kv_offset=0, band=0, group=0, rotary=0, rule=PLAIN)
 
 
 class DeviceAttention:

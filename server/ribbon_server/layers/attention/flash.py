@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ribbon_server.layers.attention.base import AttentionShape, ForwardContext
+from ribbon_server.layers.attention.base import PLAIN, AttentionShape, ForwardContext
 from ribbon_server.layers.attention.places import LayerPlace, flat_tokens
 from ribbon_server.layers.attention.ragged import RunGroup
 from ribbon_server.layers.attention.store import RopeStore
@@ -29,8 +29,9 @@ def aten_operator() -> FlashOperator:
 
 
 def takes(shape: AttentionShape, dtype: torch.dtype) -> bool:
-    """Whether FlashAttention 2 is built for these heads."""
-    return dtype in DTYPES and shape.head_dim <= LARGEST_HEAD_DIM and shape.head_dim % HEAD_DIM_STEP == 0
+    """Whether FlashAttention 2 is built for these heads and scores."""
+    fits = shape.head_dim <= LARGEST_HEAD_DIM and shape.head_dim % HEAD_DIM_STEP == 0
+    return dtype in DTYPES and fits and shape.rule is PLAIN
 
 
 class FlashAttention:

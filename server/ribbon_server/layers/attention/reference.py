@@ -57,7 +57,27 @@ class ReferenceAttention:
         scores = torch.einsum("qkgd,tkd->kgqt", q, kv[:, 0].float()) * shape.scale
         last = torch.arange(len(kv) - len(query), len(kv))  # what each query may see, its own token included
         token = torch.arange(len(kv))
+        scores = self._ruled(scores, token)
         scores.masked_fill_(token > last[:, None], float("-inf"))
         if shape.window is not None:
             scores.masked_fill_(token <= last[:, None] - shape.window, float("-inf"))
-        return torch.einsum("kgqt,tkd->qkgd", scores.softmax(-1), kv[:, 1].float()).reshape(query.shape)
+        weights = self._weights(scores)
+        return torch.einsum("kgqt,tkd->qkgd", weights, kv[:, 1].float()).reshape(query.shape)
+
+    def _ruled(self, scores: Tensor, token: Tensor) -> Tensor:
+        """scores [kv_heads, group, queries, keys] of consecutive keys; where the first one stands matters to no softmax."""
+        rule = self.shape.rule
+        if rule.softcap is not None:
+            scores = torch.tanh(scores / rule.softcap) * rule.softcap
+        if rule.slopes is not None:
+            distance = (token - token[-1]).float()
+            scores = scores + rule.slopes.view(*scores.shape[:2], 1, 1) * distance
+        return scores
+
+    def _weights(self, scores: Tensor) -> Tensor:
+        """Softmax over the keys and, where there is one, over the head's sink."""
+        sinks = self.shape.rule.sinks
+        if sinks is None:
+            return scores.softmax(-1)
+        column = sinks.float().view(*scores.shape[:2], 1, 1).expand(*scores.shape[:3], 1)
+        return torch.cat((scores, column), dim=-1).softmax(-1)[..., :-1]

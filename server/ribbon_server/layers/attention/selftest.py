@@ -12,7 +12,7 @@ from ribbon_server.layers.attention.base import AttentionShape, ForwardContext
 from ribbon_server.layers.attention.flash import FlashOperator, flash_runs
 from ribbon_server.layers.attention.ragged import RaggedBatch
 from ribbon_server.layers.attention.store import RopeStore, torch_rope_store
-from ribbon_server.layers.rotary import RotaryTable, frequencies
+from ribbon_server.layers.rotary import Angles, RotaryTable, frequencies
 
 SLOTS, SLOT_TOKENS = 5, 600
 ROWS = (
@@ -80,7 +80,7 @@ def _context(shape: AttentionShape, device: torch.device) -> ForwardContext:
     slots, runs, lengths = (np.array(column, np.uint32) for column in zip(*ROWS, strict=True))
     starts = np.concatenate(([0], np.cumsum(runs))).astype(np.uint32)
     context = ForwardContext(cast(Ribbons, _NoRibbons(device)), slots, starts, lengths)
-    table = RotaryTable(frequencies(10_000.0, shape.head_dim).to(device), SLOT_TOKENS)
+    table = RotaryTable(Angles(frequencies(10_000.0, shape.head_dim)), shape.head_dim, SLOT_TOKENS, device)
     context.rotations = [table.at(context.ragged.token_places[1])] * (shape.rotary + 1)
     return context
 

@@ -10,7 +10,7 @@ import torch
 import triton
 from torch import Tensor
 
-from ribbon_server.layers.attention.base import AttentionShape, ForwardContext
+from ribbon_server.layers.attention.base import AttentionShape, ForwardContext, ScoreRule
 from ribbon_server.layers.attention.places import LayerPlace
 from ribbon_server.layers.attention.ragged import RaggedBatch
 from ribbon_server.layers.attention.triton_kernels import ragged_attention_kernel, rope_store_kernel
@@ -23,19 +23,6 @@ SUMS_PER_TILE = 16384  # rows * head_dim, float32 in registers
 HEADS_PER_PROGRAM = 8
 
 
-@dataclass(frozen=True)
-class ScoreRule:
-    """What some models do to attention scores."""
-
-    softcap: float | None = None  # scores become softcap * tanh(scores / softcap). https://arxiv.org/abs/2408.00118
-    sinks: Tensor | None = (
-        None  # float32 [heads]: one more score in each softmax, without a value. https://arxiv.org/abs/2508.10925
-    )
-
-
-PLAIN = ScoreRule()
-
-
 def takes(shape: AttentionShape) -> bool:
     """Whether the kernel is built for these heads."""
     return shape.head_dim <= LARGEST_HEAD_DIM
@@ -44,17 +31,16 @@ def takes(shape: AttentionShape) -> bool:
 class TritonAttention:
     """Stores a step's keys and values, then attends: two launches for short or long runs alone, three for both."""
 
-    def __init__(self, shape: AttentionShape, rule: ScoreRule = PLAIN) -> None:
+    def __init__(self, shape: AttentionShape) -> None:
         """Takes the layer's geometry and its score rule."""
         self.shape = shape
-        self.rule = rule
         self._place = LayerPlace(shape)
 
     def __call__(self, qkv: Tensor, context: ForwardContext, query: Tensor, output: Tensor) -> None:
         """See AttentionLayer."""
         kv = self._place.view(context.ribbons, qkv.dtype)
         triton_rope_store(qkv, kv, context, self.shape, query)
-        triton_attention(self.shape, self.rule, context.ragged, kv, query, output)
+        triton_attention(self.shape, self.shape.rule, context.ragged, kv, query, output)
 
 
 def triton_rope_store(qkv: Tensor, kv: Tensor, context: ForwardContext, shape: AttentionShape, query: Tensor) -> None:
@@ -96,6 +82,7 @@ def triton_attention(
             kv,
             attended,
             rule.sinks,
+            rule.slopes,
             tiles,
             group.starts,
             group.slots,
@@ -115,6 +102,7 @@ def triton_attention(
             block_dim=tile.dim,
             has_softcap=rule.softcap is not None,
             has_sinks=rule.sinks is not None,
+            has_slopes=rule.slopes is not None,
             has_window=shape.window is not None,
             widen=not kv.is_cuda,
             num_warps=4,

@@ -56,6 +56,7 @@ def ragged_attention_kernel(
     kv,
     output,
     sinks,
+    slopes,
     tiles,
     starts,
     slots,
@@ -75,13 +76,14 @@ def ragged_attention_kernel(
     block_dim: tl.constexpr,
     has_softcap: tl.constexpr,
     has_sinks: tl.constexpr,
+    has_slopes: tl.constexpr,
     has_window: tl.constexpr,
     widen: tl.constexpr,
 ):
     """One program a tile of a run and kv head; its rows are (token of the tile, query head of the group).
 
     query, output [tokens, heads, head_dim]; kv [slots, slot tokens, 2, kv_heads, head_dim]; tiles int32 [tiles, 2] of row and
-    first token inside the run; starts, slots, lengths int32 as in RunGroup; sinks float32 [heads].
+    first token inside the run; starts, slots, lengths int32 as in RunGroup; sinks, slopes float32 [heads].
     widen multiplies in float32 whatever the type: the interpreter's products know no bfloat16.
     """
     tile = tl.program_id(0)
@@ -111,6 +113,9 @@ def ragged_attention_kernel(
     start = 0
     if has_window:
         start = tl.maximum(0, length - run + first - window + 1) // block_keys * block_keys
+    slope = tl.zeros([block_tokens * block_group], tl.float32)
+    if has_slopes:
+        slope = tl.load(slopes + head, mask=is_row, other=0.0)
     highest = tl.full([block_tokens * block_group], float("-inf"), tl.float32)
     total = tl.zeros([block_tokens * block_group], tl.float32)
     if has_sinks:
@@ -128,6 +133,8 @@ def ragged_attention_kernel(
         scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
         if has_softcap:
             scores = softcap * (2.0 * tl.sigmoid(2.0 * scores / softcap) - 1.0)  # tanh
+        if has_slopes:
+            scores = scores + slope[:, None] * (key[None, :] - last[:, None]).to(tl.float32)
         seen = (key[None, :] <= last[:, None]) & (key < stop)[None, :]
         if has_window:
             seen = seen & (key[None, :] > last[:, None] - window)

@@ -1,0 +1,160 @@
+"""Builds the attention of one layer: rotary tables, slopes, norms of queries and keys. Knows a spec and its weights, no file."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ribbon_server.kv.layout import KvLayout
+from ribbon_server.layers.attention.base import PLAIN, AttentionLayer, AttentionShape, ScoreRule
+from ribbon_server.layers.mlp import Change, HeadNorm, clip
+from ribbon_server.layers.rotary import (
+    Angles,
+    FrequencyBands,
+    RotaryTable,
+    YarnBands,
+    banded,
+    divided,
+    frequencies,
+    grown_base,
+    yarn,
+)
+from ribbon_server.models.spec import (
+    Alibi,
+    DynamicRope,
+    Grouped,
+    LinearRope,
+    Llama3Rope,
+    LongRope,
+    Norm,
+    NormKind,
+    NormScope,
+    Rope,
+    YarnRope,
+)
+from ribbon_server.models.weights import Weights
+
+
+@dataclass(frozen=True)
+class LayerPlace:
+    """Where a layer's keys and values lie."""
+
+    layout: KvLayout
+    group: int
+    index: int  # among the group's layers
+
+
+def attention_layer(attention: Grouped, place: LayerPlace, rotary: int, weights: Weights) -> AttentionLayer:
+    """The kernel for a layer, whose rotary table is number `rotary`."""
+    shape = AttentionShape(
+        num_heads=attention.num_heads,
+        num_kv_heads=attention.num_kv_heads,
+        head_dim=attention.head_dim,
+        scale=attention.scale,
+        kv_offset=place.layout.layer_offsets[place.index],
+        rotary=rotary,
+        window=attention.window,
+        group=place.group,
+        band=place.layout.layer_bands[place.index],
+        rule=score_rule(attention, weights),
+    )
+    return weights.kernels.attention(shape)
+
+
+def score_rule(attention: Grouped, weights: Weights) -> ScoreRule:
+    """What the layer does to its scores."""
+    sinks = weights.optional("sinks")
+    if attention.softcap is None and attention.alibi is None and sinks is None:
+        return PLAIN
+    slopes = None if attention.alibi is None else alibi_slopes(attention.alibi, attention.num_heads)
+    return ScoreRule(attention.softcap, slopes, None if sinks is None else sinks.float())
+
+
+def alibi_slopes(alibi: Alibi, num_heads: int) -> Tensor:
+    """2^-(max_bias * i / n) for i = 1 … n, n a power of two; further heads take every other slope of 2n, steepest first.
+    https://arxiv.org/abs/2108.12409, section 3 and its code. float32 [heads]"""
+    whole = 1 << (num_heads.bit_length() - 1)
+    steps = torch.arange(1, whole + 1, dtype=torch.float32) / whole
+    between = torch.arange(1, 2 * (num_heads - whole), 2, dtype=torch.float32) / (2 * whole)
+    return torch.exp2(-alibi.max_bias * torch.cat((steps, between))) * alibi.scale
+
+
+def qkv_changes(attention: Grouped, weights: Weights) -> list[Change]:
+    """What happens to queries, keys and values before they are turned and stored."""
+    changes: list[Change] = [] if attention.clip is None else [clip(attention.clip)]
+    return changes + list(_qk_norms(attention, weights))
+
+
+def _qk_norms(attention: Grouped, weights: Weights) -> list[Change]:
+    qk_norm = attention.qk_norm
+    if qk_norm is None:
+        return []
+    norms: list[Change] = []
+    parts = (("q_norm", 0, attention.num_heads), ("k_norm", attention.num_heads, attention.num_kv_heads))
+    for name, first, heads in parts:
+        weight, bias = weights.optional(name), weights.optional(f"{name}_bias")
+        is_joint = qk_norm.scope is NormScope.ALL_HEADS
+        if qk_norm.scope is NormScope.EACH_HEAD:
+            weight, bias = (x if x is None else x.view(heads, attention.head_dim) for x in (weight, bias))
+        function = partial(normed, norm=qk_norm.norm, weight=weight, bias=bias)
+        norms.append(HeadNorm(function, first * attention.head_dim, heads, attention.head_dim, is_joint))
+    return norms
+
+
+def normed(x: Tensor, *, norm: Norm, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """The norm over the last dimension in float32; weight and bias [..., dim] may differ from head to head."""
+    x32 = x.float()
+    kind = F.rms_norm if norm.kind is NormKind.RMS else F.layer_norm
+    x32 = kind(x32, x32.shape[-1:], eps=norm.eps)
+    if weight is not None:
+        x32 = x32 * (weight.float() + norm.offset)
+    return (x32 if bias is None else x32 + bias.float()).to(x.dtype)
+
+
+class RotaryRecipe:
+    """A rotary table to be, made once the longest sequence is known; heads without rotary positions turn by nothing."""
+
+    def __init__(self, rope: Rope | None, head_dim: int) -> None:
+        """Of heads of head_dim."""
+        self.rope = rope
+        self.head_dim = head_dim
+
+    def __call__(self, max_positions: int, device: torch.device) -> RotaryTable:
+        """The table for sequences of up to `max_positions` tokens."""
+        nothing = Angles(torch.zeros(0))
+        angles = nothing if self.rope is None else rope_angles(self.rope, max_positions)
+        return RotaryTable(angles, self.head_dim, max_positions, device)
+
+
+def rope_angles(rope: Rope, max_positions: int) -> Angles:
+    """Scaled frequencies; some scalings depend on the longest sequence that the server allows."""
+    base, dim, scaling = rope.base, rope.dim, rope.scaling
+    if isinstance(scaling, LinearRope):
+        return Angles(frequencies(base, dim) / scaling.factor)
+    if isinstance(scaling, DynamicRope):
+        length = max(max_positions, scaling.original_max_positions)
+        stretch = scaling.factor * length / scaling.original_max_positions - (scaling.factor - 1)
+        return Angles(frequencies(grown_base(base, dim, stretch), dim))
+    if isinstance(scaling, Llama3Rope):
+        return Angles(banded(frequencies(base, dim), _llama3_bands(scaling)))
+    if isinstance(scaling, YarnRope):
+        return Angles(yarn(base, dim, _yarn_bands(scaling)), scaling.gain)
+    if isinstance(scaling, LongRope):
+        if max_positions > scaling.original_max_positions:
+            return Angles(divided(base, dim, scaling.long), scaling.long_gain)
+        return Angles(divided(base, dim, scaling.short), scaling.short_gain)
+    return Angles(frequencies(base, dim))
+
+
+def _llama3_bands(scaling: Llama3Rope) -> FrequencyBands:
+    return FrequencyBands(
+        scaling.factor, scaling.low_freq_factor, scaling.high_freq_factor, scaling.original_max_positions
+    )
+
+
+def _yarn_bands(scaling: YarnRope) -> YarnBands:
+    return YarnBands(
+        scaling.factor, scaling.beta_fast, scaling.beta_slow, scaling.original_max_positions, scaling.truncate
+    )

@@ -1,0 +1,127 @@
+"""The weights that a spec asks for, by our name, with their shapes. Knows no checkpoint.
+
+Of a layer: attention_norm, qkv, q_norm, k_norm, sinks, output, attention_output_norm, feed_forward_norm, gate_up, down,
+feed_forward_output_norm; outside: embedding, positions, embedding_norm, embedding_up, final_norm, embedding_down, head. A bias is
+the name with `_bias` behind it.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ribbon_server.distributed.sharding import Units
+from ribbon_server.layers.rotary import head_order
+from ribbon_server.models.spec import Dense, Grouped, LayerSpec, ModelSpec, Norm, NormScope, Rope
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """A matrix or vector that one weight of ours is joined from."""
+
+    rows: int
+    columns: int | None = None
+    order: Tensor | None = None  # the checkpoint's rows in our order, int64 [rows]; None: as they are
+    units: Units | None = None  # what a cut may not split; None: single rows or columns
+
+    @property
+    def shape(self) -> Shape:
+        """[rows] or [rows, columns]."""
+        return (self.rows,) if self.columns is None else (self.rows, self.columns)
+
+
+Pieces = dict[str, tuple[Piece, ...]]
+
+
+def layer_pieces(layer: LayerSpec, hidden: int) -> Pieces:
+    """Of one block, in the order of the forward pass."""
+    return {
+        **norm_pieces("attention_norm", layer.attention_norm, hidden),
+        **attention_pieces(layer.attention, hidden),
+        **norm_pieces("attention_output_norm", layer.attention_output_norm, hidden),
+        **norm_pieces("feed_forward_norm", layer.feed_forward_norm, hidden),
+        **dense_pieces(layer.feed_forward, hidden),
+        **norm_pieces("feed_forward_output_norm", layer.feed_forward_output_norm, hidden),
+    }
+
+
+def outer_pieces(spec: ModelSpec) -> tuple[Pieces, Pieces]:
+    """Of what stands before the blocks, and behind them."""
+    width = spec.embedding.width or spec.hidden
+    before: Pieces = {"embedding": (Piece(spec.vocab_size, width),)}
+    if spec.embedding.positions is not None:
+        before["positions"] = (Piece(spec.max_positions + spec.embedding.positions.offset, spec.hidden),)
+    before |= norm_pieces("embedding_norm", spec.embedding.norm, width)
+    after = norm_pieces("final_norm", spec.final_norm, spec.hidden)
+    if spec.embedding.width is not None:
+        before["embedding_up"] = (Piece(spec.hidden, width),)
+        after["embedding_down"] = (Piece(width, spec.hidden),)
+    if not spec.tied_embeddings:
+        after["head"] = (Piece(spec.vocab_size, width),)
+    if spec.head.bias:
+        after["head_bias"] = (Piece(spec.vocab_size),)
+    return before, after
+
+
+def norm_pieces(name: str, norm: Norm | None, dim: int) -> Pieces:
+    """A weight and a bias, where the norm has them."""
+    if norm is None or not norm.weighted:
+        return {}
+    return {name: (Piece(dim),), **({f"{name}_bias": (Piece(dim),)} if norm.bias else {})}
+
+
+def linear_pieces(name: str, parts: tuple[Piece, ...], *, bias: bool) -> Pieces:
+    """A weight and, where there is one, a bias with the same rows."""
+    biases = tuple(Piece(part.rows, order=part.order, units=part.units) for part in parts)
+    return {name: parts, **({f"{name}_bias": biases} if bias else {})}
+
+
+def attention_pieces(attention: Grouped, hidden: int) -> Pieces:
+    """Query and key rows come in the order in which their heads are turned."""
+    heads, kv_heads = Units(attention.num_heads), Units(attention.num_kv_heads, shared=True)
+    turned = [heads_order(units.count, attention.head_dim, attention.rope) for units in (heads, kv_heads)]
+    parts = zip(attention.qkv_dims, (*turned, None), (heads, kv_heads, kv_heads), strict=True)
+    qkv = tuple(Piece(dim, hidden, order, units) for dim, order, units in parts)
+    output = (Piece(hidden, attention.num_heads * attention.head_dim, units=heads),)
+    return {
+        **linear_pieces("qkv", qkv, bias=attention.qkv_bias),
+        **qk_norm_pieces(attention),
+        **({"sinks": (Piece(attention.num_heads),)} if attention.sinks else {}),
+        **linear_pieces("output", output, bias=attention.output_bias),
+    }
+
+
+def qk_norm_pieces(attention: Grouped) -> Pieces:
+    """The weights of a norm on queries and one on keys, in the order of their elements."""
+    qk_norm = attention.qk_norm
+    pieces: Pieces = {}
+    if qk_norm is None or not qk_norm.norm.weighted:
+        return {}
+    for name, heads in (("q_norm", attention.num_heads), ("k_norm", attention.num_kv_heads)):
+        one = (Piece(attention.head_dim, order=heads_order(1, attention.head_dim, attention.rope)),)
+        parts = {
+            NormScope.HEAD: one,
+            NormScope.EACH_HEAD: one * heads,
+            NormScope.ALL_HEADS: (
+                Piece(heads * attention.head_dim, order=heads_order(heads, attention.head_dim, attention.rope)),
+            ),
+        }[qk_norm.scope]
+        pieces |= {name: parts, **({f"{name}_bias": parts} if qk_norm.norm.bias else {})}
+    return pieces
+
+
+def heads_order(heads: int, head_dim: int, rope: Rope | None) -> Tensor | None:
+    """The rows of so many heads in the order that `layers/rotary.py` turns; None where they lie so."""
+    if rope is None or (rope.dim == head_dim and not rope.interleaved):
+        return None
+    order = head_order(head_dim, rope.dim, interleaved=rope.interleaved)
+    return (torch.arange(heads)[:, None] * head_dim + order).flatten()
+
+
+def dense_pieces(dense: Dense, hidden: int) -> Pieces:
+    """Gate and up joined, then down."""
+    gate_up = tuple(Piece(rows, hidden) for rows in dense.up_dims)
+    down = (Piece(hidden, dense.intermediate),)
+    return {**linear_pieces("gate_up", gate_up, bias=dense.bias), **linear_pieces("down", down, bias=dense.bias)}

@@ -1,0 +1,161 @@
+"""The columns of the parity table. Each check raises where it fails and says what it measured where it passes."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from resets import Reset, resets
+from safetensors.torch import load_file, save_file
+from stage import Stage, family_in, loaded
+from torch import Tensor
+
+from ribbon_server.models.names import NameTable, Source, as_tensors, weight_rows
+from ribbon_server.models.registry import families
+from ribbon_server.models.spec import ModelSpec
+
+TOLERANCE = 5e-5  # of the reference's spread over all logits, float32
+MARGIN = 1e-3  # where the reference's two best tokens are nearer, either may win
+BROKEN = 20 * TOLERANCE  # what a reset field must move
+BFLOAT16 = 0.08  # mean error of bfloat16, of the spread
+CHUNK, DECODED = 7, 12
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A saved model, a sequence and the reference's logits of each of its tokens."""
+
+    folder: Path
+    tokens: Tensor
+    logits: Tensor
+
+    @staticmethod
+    def read(folder: Path) -> "Expected":
+        """What the reference side left in `folder`."""
+        tensors = load_file(folder / "expected.safetensors")
+        return Expected(folder, tensors["tokens"], tensors["logits"])
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation over all logits."""
+        return float(self.logits.std())
+
+    def error(self, logits: Tensor, *, first: int = 0) -> float:
+        """The largest difference, of the spread; infinite where a logit is no number."""
+        difference = (logits - self.logits[first : first + len(logits)]).abs().max()
+        return float(difference.nan_to_num(nan=float("inf"))) / self.spread
+
+    def stage(self, dtype: torch.dtype = torch.float32) -> Stage:
+        """The model in our hands, with slots that the sequence fills."""
+        return loaded(self.folder, dtype, len(self.tokens))
+
+
+def close(error: float) -> str:
+    """Within the tolerance."""
+    assert error < TOLERANCE, f"off by {error:.2e} of the spread; {TOLERANCE} is allowed"
+    return f"{error:.0e}"
+
+
+def whole(expected: Expected) -> str:
+    """One prefill of everything: logits, and the best token wherever the reference is sure of it."""
+    assert expected.spread > 0.2, f"logits with a spread of {expected.spread:.2f} say nothing"
+    logits = expected.stage().feed({1: expected.tokens})
+    best = expected.logits.topk(2).values
+    sure = best[:, 0] - best[:, 1] > MARGIN
+    assert torch.equal(logits.argmax(-1)[sure], expected.logits.argmax(-1)[sure]), "the best token is another"
+    return close(expected.error(logits))
+
+
+def chunks(expected: Expected) -> str:
+    """A few tokens at a time, then one by one."""
+    stage, body = expected.stage(), len(expected.tokens) - DECODED
+    pieces = (*expected.tokens[:body].split(CHUNK), *expected.tokens[body:].split(1))
+    return close(expected.error(torch.cat([stage.feed({1: piece}) for piece in pieces])))
+
+
+def batch(expected: Expected) -> str:
+    """Three sequences of other lengths in the same steps."""
+    stage, tokens = expected.stage(), expected.tokens
+    others = {2: tokens[40:75].flip(0), 3: tokens[:50]}
+    first = stage.feed({2: others[2], 1: tokens[:60], 3: others[3][:20]})[35:95]
+    second = stage.feed({3: others[3][20:], 1: tokens[60:]})
+    alone = expected.stage().feed({2: others[2]})
+    error = max(expected.error(first), expected.error(second[30:], first=60), expected.error(second[:30], first=20))
+    again = stage.feed({2: others[2][:1]})  # one more token of the second: its past is still its own
+    beside = expected.stage()
+    beside.feed({1: others[2]})
+    error = max(error, float((again - beside.feed({1: others[2][:1]})).abs().max()) / expected.spread)
+    assert alone.isfinite().all()
+    return close(error)
+
+
+def bfloat16(expected: Expected) -> str:
+    """Near float32 on average."""
+    logits = expected.stage(torch.bfloat16).feed({1: expected.tokens})
+    error = float((logits - expected.logits).abs().mean()) / expected.spread
+    assert error < BFLOAT16, f"off by {error:.3f} of the spread on average; {BFLOAT16} is allowed"
+    return f"{error:.3f}"
+
+
+def names(expected: Expected) -> str:
+    """Checkpoints with older names, and configurations with another name of the class, are the same model."""
+    family, checkpoint = family_in(expected.folder)
+    spec, tensors = family.build(checkpoint.config), load_file(expected.folder / "model.safetensors")
+    wanted = {row.name: _joined(row.sources, tensors) for row in weight_rows(spec, family.names)}
+    tried = 0
+    for change in family.names.older:
+        older = family.names.renamed(*change)
+        renamed = _renamed(spec, family.names, older, tensors)
+        save_file(renamed, expected.folder / "older.safetensors")
+        found = {row.name: _joined(row.sources, renamed) for row in weight_rows(spec, older)}
+        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+        tried += 1
+    aliases = [other for other in families().values() if other.alias_of == family.architecture]
+    assert all(alias.build is family.build for alias in aliases)
+    return f"{tried} older"
+
+
+def _joined(sources: tuple[Source, ...], tensors: dict[str, Tensor]) -> Tensor:
+    return torch.cat([source.arrange(tensors[source.name]) for source in sources])
+
+
+def _renamed(spec: ModelSpec, table: NameTable, older: NameTable, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    rows = zip(weight_rows(spec, table), weight_rows(spec, older), strict=True)
+    pairs = {new.name: old.name for ours, theirs in rows for new, old in zip(ours.sources, theirs.sources, strict=True)}
+    assert any(new != old for new, old in pairs.items()), f"{as_tensors(older.outer['embedding'])} is no older name"
+    return {pairs.get(name, name): tensor for name, tensor in tensors.items()}
+
+
+def fields(expected: Expected) -> str:
+    """Resets every field that the spec sets: each must move the logits, or make the checkpoint unreadable."""
+    family, checkpoint = family_in(expected.folder)
+    tensors = load_file(expected.folder / "model.safetensors")
+    spec = family.build(checkpoint.config)
+    moved: dict[str, list[str]] = {"moved": [], "unmoved": []}
+    for reset in resets(spec):
+        is_moved = _moved(expected, reset, family.names, tensors) > BROKEN
+        moved["moved" if is_moved else "unmoved"].append(reset.field)
+    return json.dumps(moved)
+
+
+def _moved(expected: Expected, reset: Reset, table: NameTable, tensors: dict[str, Tensor]) -> float:
+    """How far the logits move; infinite where the changed spec does not fit the checkpoint."""
+    try:
+        rows = list(weight_rows(reset.spec, table))
+        if any(tensors[source.name].shape != source.shape for row in rows for source in row.sources):
+            return float("inf")
+        weights = {row.name: _joined(row.sources, tensors).clone() for row in rows}
+        return expected.error(Stage(reset.spec, weights, len(expected.tokens)).feed({1: expected.tokens}))
+    except (KeyError, RuntimeError, ValueError):
+        return float("inf")
+
+
+CHECKS: dict[str, Callable[[Expected], str]] = {
+    "whole": whole,
+    "chunks": chunks,
+    "batch": batch,
+    "bfloat16": bfloat16,
+    "names": names,
+    "fields": fields,
+}
