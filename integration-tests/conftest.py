@@ -99,4 +99,4 @@ def demo_server(binary: Path, demo_model: Path) -> Iterator[Served]:
 def serve(binary: Path) -> Iterator[Serve]:
     """Starts servers of the test's own: `serve(model, "--flag", "value")`."""
     with ExitStack() as stack:
-        yield lambda model, *flags: start(stack, Served(model, *flags, binary=binary))
+        yield lambda model, *flags, **settings: start(stack, Served(model, *flags, binary=binary, **settings))

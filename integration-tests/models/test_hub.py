@@ -11,12 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from asking import Serve
+from load.client import exchange
+from load.served import Served
 from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from hub_server import FakeHub, Files, Repository, commit_id, repository
 
+FLAGS = ("--dtype", "float32", "--kv-memory", "64MiB")
 SERVER = Path(__file__).resolve().parents[2] / "server"
 MODEL: Files = {
     "config.json": b"{}",
@@ -98,17 +102,44 @@ def test_safetensors_of_a_gated_model_come_with_the_old_name_of_the_token(tmp_pa
         assert SECRET not in result.stdout + result.stderr
 
 
+def in_older_form(model: Path) -> Files:
+    """The files of a model, its weights as two files of PyTorch's with an index."""
+    tensors = load_file(model / "model.safetensors")
+    names = sorted(tensors)
+    parts = {"pytorch_model-00001-of-00002.bin": names[::2], "pytorch_model-00002-of-00002.bin": names[1::2]}
+    files = {path.name: path.read_bytes() for path in model.iterdir() if path.suffix != ".safetensors"}
+    for name, part in parts.items():
+        buffer = io.BytesIO()
+        torch.save({tensor: tensors[tensor] for tensor in part}, buffer)
+        files[name] = buffer.getvalue()
+    weight_map = {tensor: name for name, part in parts.items() for tensor in part}
+    return files | {"pytorch_model.bin.index.json": json.dumps({"weight_map": weight_map}).encode()}
+
+
+def greedy_tokens(served: Served) -> list[int]:
+    """What it says to a prompt."""
+    body = {"inputs": "one two three", "parameters": {"max_new_tokens": 12, "details": True, "do_sample": False}}
+    answer = exchange(served.base, "POST", "/generate", body).json()
+    return [token["id"] for token in answer["details"]["tokens"]]
+
+
 @pytest.mark.slow
-def test_pytorch_weights_are_converted_where_there_are_no_others(tmp_path: Path) -> None:
-    tensors = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4, dtype=torch.bfloat16)}
-    buffer = io.BytesIO()
-    torch.save(tensors, buffer)
-    files = {"config.json": b"{}", "tokenizer.json": b"{}", "pytorch_model.bin": buffer.getvalue()}
-    with FakeHub({"org/model": repository(files)}) as hub:
-        folder, _ = found(download("org/model", environment(hub.endpoint, tmp_path)))
-    converted = load_file(folder / "model.safetensors")
-    assert converted.keys() == tensors.keys()
-    assert all(torch.equal(converted[name], tensor) for name, tensor in tensors.items())
+def test_a_gated_model_in_older_form_is_served_and_then_again_offline(
+    serve: Serve, tiny_model: Path, tmp_path: Path
+) -> None:
+    repo = repository(in_older_form(tiny_model), gate_token=SECRET)
+    commit = repo.refs["release"] = repo.refs.pop("main")
+    expected = greedy_tokens(serve(tiny_model, *FLAGS))
+    with FakeHub({"org/model": repo}) as hub:
+        settings = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path)}
+        for extra in ({"HF_TOKEN": SECRET, "HF_HUB_OFFLINE": "0"}, {"HF_HUB_OFFLINE": "1"}):
+            asked = len(hub.asked)
+            served = serve(Path("org/model"), *FLAGS, "--revision", "release", env=settings | extra)
+            info = exchange(served.base, "GET", "/info").json()
+            assert (info["model_id"], info["model_sha"]) == ("org/model", commit)
+            assert greedy_tokens(served) == expected
+            assert SECRET not in served.log_file.read_text()
+        assert len(hub.asked) == asked, "the second start asked the Hub"
 
 
 INDEX = json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}).encode()
