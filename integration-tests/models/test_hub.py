@@ -60,7 +60,7 @@ def names(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_one_commit_is_served_whatever_its_branch_becomes_and_then_offline(tmp_path: Path) -> None:
+def test_one_commit_is_fetched_whatever_its_branch_becomes_and_then_needs_no_hub(tmp_path: Path) -> None:
     first, second = commit_id("first"), commit_id("second")
     repo = Repository({first: MODEL, second: MOVED}, {"main": first})
     with FakeHub({"org/model": repo}) as hub:
@@ -77,9 +77,9 @@ def test_one_commit_is_served_whatever_its_branch_becomes_and_then_offline(tmp_p
         assert all((folder / name).read_bytes() == MOVED[name] for name in names(folder))
         asked = len(hub.asked)
         offline = {**env, "HF_HUB_OFFLINE": "1"}
-        assert found(download("org/model", offline))[1] == first
         assert found(download("org/model", offline, "--revision", second)) == (folder, second)
         assert len(hub.asked) == asked
+    assert found(download("org/model", env))[1] == first, "the Hub is gone, the cache is not"
 
 
 def test_a_broken_download_goes_on_where_it_was(tmp_path: Path) -> None:

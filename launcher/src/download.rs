@@ -46,6 +46,8 @@ fn spawn(plan: &LaunchPlan, programs: &Programs) -> Result<Child, LaunchError> {
     if let Some(token) = env::legacy_hub_token() {
         command.env("HF_TOKEN", token);
     }
+    // The Hub's client would tell who asks with which libraries.
+    command.env("HF_HUB_DISABLE_TELEMETRY", "1");
     command.env_remove("LOG_LEVEL");
     process::piped(&mut command)
         .spawn()

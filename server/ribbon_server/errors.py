@@ -29,6 +29,10 @@ class Internal(ShardError):
     """Our own mistake, or the machine's."""
 
 
+class RankLost(ShardError):
+    """Another rank of the group died or hangs; the whole group has to start again."""
+
+
 class KvMemoryLost(Exception):
     """The machine refused a memory call in the middle of an operation, so that nobody knows what is mapped. Not a ShardError:
     no step can answer for it, the stream of plans ends."""
