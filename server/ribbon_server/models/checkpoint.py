@@ -30,8 +30,8 @@ class Checkpoint(Protocol):
         """Element type as safetensors spells it, F32 or BF16, say; read from the header."""
         ...
 
-    def read(self, name: str, window: tuple[slice, ...] = ()) -> torch.Tensor:
-        """The part of a tensor in `window`, one slice a leading dimension, as stored; nothing outside of it need be read."""
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor as stored. A view of the file where the format can: of its slices, what is copied is read, and no more."""
         ...
 
 
@@ -81,9 +81,9 @@ class SafetensorsCheckpoint:
         dtype: str = self._owner[name].get_slice(name).get_dtype()
         return dtype
 
-    def read(self, name: str, window: tuple[slice, ...] = ()) -> torch.Tensor:
-        """A view of the file's mapping; its pages are read when it is copied."""
-        return self._owner[name].get_tensor(name)[window]
+    def read(self, name: str) -> torch.Tensor:
+        """A view of the file's mapping; its pages are read when they are copied."""
+        return self._owner[name].get_tensor(name)
 
 
 def _open(path: Path) -> TensorFile:

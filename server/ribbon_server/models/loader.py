@@ -83,9 +83,8 @@ class RowPlan:
         self.row = row
         self._dim = CUT_DIM.get(row.role)
         self._sources = _own_sources(row, rank)
-        within = (
-            ALONE if len(self._sources) < len(row.sources) else rank
-        )  # what whole sources were dealt out is cut already
+        # Where whole sources were dealt out, they are not cut again.
+        within = ALONE if len(self._sources) < len(row.sources) else rank
         self._cuts = [_cut(source, row.role, within) for source in self._sources]
         self._parts = [self._part_shape(source, cut) for source, cut in zip(self._sources, self._cuts, strict=True)]
         self.shape = (sum(part[0] for part in self._parts), *self._parts[0][1:])
