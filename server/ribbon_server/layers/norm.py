@@ -78,8 +78,8 @@ class NativeRmsNorm:
 class LayerNorm:
     """Plain torch, with or without a bias. https://arxiv.org/abs/1607.06450"""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, eps: float) -> None:
-        """Takes `weight` and `bias` [hidden]."""
+    def __init__(self, weight: Tensor | None, bias: Tensor | None, eps: float) -> None:
+        """Takes `weight` and `bias` [hidden], where there are any."""
         self.weight = weight
         self.bias = bias
         self.eps = eps
@@ -88,7 +88,7 @@ class LayerNorm:
         """See NormLayer."""
         if delta is not None:
             stream.add_(delta)
-        output.copy_(F.layer_norm(stream, self.weight.shape, self.weight, self.bias, self.eps))
+        output.copy_(F.layer_norm(stream, stream.shape[-1:], self.weight, self.bias, self.eps))
 
 
 class NoNorm:

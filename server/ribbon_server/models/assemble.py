@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from ribbon_server.kv.device import layout_on
 from ribbon_server.kv.layout import LayerShape
@@ -88,6 +89,7 @@ def _embedding(spec: ModelSpec, weights: Weights) -> TokenEmbedding:
 
 def _head(spec: ModelSpec, weights: Weights, embedding: Tensor) -> LogitsHead:
     weight = embedding if spec.tied_embeddings else weights.take("head")
+    weight = F.normalize(weight) if spec.head.unit_rows else weight
     return LogitsHead(
         linear=weights.kernels.linear(weight, weights.optional("head_bias")),
         down=None if spec.embedding.width is None else weights.linear("embedding_down"),
@@ -100,11 +102,10 @@ def norm_layer(norm: Norm | None, name: str, weights: Weights) -> NormLayer:
     """The layer for a norm; none copies."""
     if norm is None:
         return NoNorm()
-    weight, bias = weights.take(name), weights.optional(f"{name}_bias")
-    weight = weight + norm.offset if norm.offset else weight
-    if norm.kind is NormKind.RMS:
-        return weights.kernels.rms_norm(weight, norm.eps)
-    return LayerNorm(weight, bias, norm.eps)
+    if norm.kind is NormKind.LAYER:
+        return LayerNorm(weights.optional(name), weights.optional(f"{name}_bias"), norm.eps)
+    weight = weights.take(name)
+    return weights.kernels.rms_norm(weight + norm.offset if norm.offset else weight, norm.eps)
 
 
 def _blocks(spec: ModelSpec, weights: dict[str, Tensor], places: list[LayerPlace], kernels: Kernels) -> Iterator[Block]:

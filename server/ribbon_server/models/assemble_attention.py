@@ -77,7 +77,7 @@ def alibi_slopes(alibi: Alibi, num_heads: int) -> Tensor:
     https://arxiv.org/abs/2108.12409, section 3 and its code. float32 [heads]"""
     whole = 1 << (num_heads.bit_length() - 1)
     steps = torch.arange(1, whole + 1, dtype=torch.float32) / whole
-    between = torch.arange(1, 2 * (num_heads - whole), 2, dtype=torch.float32) / (2 * whole)
+    between = (2 * torch.arange(num_heads - whole, dtype=torch.float32) + 1) / (2 * whole)
     return torch.exp2(-alibi.max_bias * torch.cat((steps, between))) * alibi.scale
 
 

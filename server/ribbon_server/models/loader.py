@@ -35,7 +35,7 @@ def load_weights(
         ModelNotSupported: A weight cannot be cut for so many ranks.
         WeightsMismatch: A tensor is missing, left over, quantized, or of another shape than the configuration says.
     """
-    table = table_for(table, checkpoint.names())
+    table = table_for(spec, table, checkpoint.names())
     rows = list(weight_rows(spec, table))
     check_names(rows, spec, table, checkpoint)
     check_headers(rows, checkpoint)

@@ -1,7 +1,7 @@
 """Which tensors of a checkpoint make which weights of ours. Knows names and shapes, no files and no values."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import torch
@@ -116,7 +116,8 @@ class NameTable:
     layer: Mapping[str, Names]
     outer: Mapping[str, Names]  # embedding, positions, final_norm, head …
     ignored: tuple[str, ...] = ()  # suffixes of tensors that carry nothing to load
-    older: tuple[tuple[str, str], ...] = field(default=())  # (beginning of a name, what older checkpoints have instead)
+    older: tuple[tuple[str, str], ...] = ()  # (beginning of a name, what older checkpoints have instead)
+    instead: tuple[Mapping[str, Names], ...] = ()  # names of a layer that some checkpoints have instead
 
     def but(self, **layer: Names) -> "NameTable":
         """The table with some names of a layer changed or added."""
@@ -133,7 +134,7 @@ class NameTable:
             return after + name.removeprefix(before) if name.startswith(before) else name
 
         outer = {ours: _map_names(theirs, rename) for ours, theirs in self.outer.items()}
-        return replace(self, stem=rename(self.stem), outer=outer, older=())
+        return replace(self, stem=rename(self.stem), outer=outer, older=(), instead=())
 
 
 def _map_names(theirs: Names, change: Callable[[str], str]) -> Tensors:
@@ -148,13 +149,19 @@ def as_tensors(theirs: Names) -> Tensors:
     return Tensors((theirs,) if isinstance(theirs, str) else theirs)
 
 
-def table_for(table: NameTable, found: Set[str]) -> NameTable:
-    """The table, or an older form of it whose embedding the checkpoint has."""
-    for candidate in (table, *(table.renamed(*change) for change in table.older)):
-        tensors = as_tensors(candidate.outer["embedding"])
-        if tensors.names[0] + tensors.weight in found:
+def table_for(spec: ModelSpec, table: NameTable, found: Set[str]) -> NameTable:
+    """The table, or the form of it that the checkpoint has every name of."""
+    for candidate in forms(table):
+        if {source.name for row in weight_rows(spec, candidate) for source in row.sources} <= found:
             return candidate
     return table
+
+
+def forms(table: NameTable) -> Iterator[NameTable]:
+    """The table as it is, then in every older and other form."""
+    for own in (table, *(table.but(**names) for names in table.instead)):
+        yield own
+        yield from (own.renamed(*change) for change in table.older)
 
 
 def weight_rows(spec: ModelSpec, table: NameTable) -> Iterator[WeightRow]:

@@ -227,6 +227,7 @@ class Head:
     scale: float = 1.0
     softcap: float | None = None
     bias: bool = False
+    unit_rows: bool = False  # every row of its weight is divided by its length
 
 
 @dataclass(frozen=True)
