@@ -63,8 +63,7 @@ class SafetensorsCheckpoint:
         """
         self.config = HfConfig(read_json(folder / "config.json"))
         self.tokenizer_files: Mapping[str, Path] = tokenizer_files(folder)
-        self._files = {path: _open(path) for path in _paths(folder)}
-        self._owner = {name: file for file in self._files.values() for name in file.keys()}  # noqa: SIM118
+        self._owner = _owners({path: _open(path) for path in _paths(folder)})
         if not (folder / SAFETENSORS.single).exists():
             _check_index(folder / SAFETENSORS.index, frozenset(self._owner))
 
@@ -92,6 +91,19 @@ def _open(path: Path) -> TensorFile:
         return file
     except (SafetensorError, OSError) as error:
         raise WeightsMismatch(f"{path} is not a readable safetensors file ({error}); download it again") from error
+
+
+def _owners(files: Mapping[Path, TensorFile]) -> dict[str, TensorFile]:
+    """The file of each tensor."""
+    places: dict[str, Path] = {}
+    for path, file in files.items():
+        for name in file.keys():  # noqa: SIM118 a file is no dict
+            if name in places:
+                raise WeightsMismatch(
+                    f"{name} is in {places[name].name} and in {path.name}; {path.parent} mixes weights of two models"
+                )
+            places[name] = path
+    return {name: files[path] for name, path in places.items()}
 
 
 def _paths(folder: Path) -> list[Path]:

@@ -81,6 +81,16 @@ def test_an_index_whose_file_is_missing_is_refused(model_copy: Path) -> None:
         SafetensorsCheckpoint(model_copy)
 
 
+def test_a_tensor_in_two_files_is_refused(model_copy: Path) -> None:
+    (model_copy / "model.safetensors").unlink()
+    for file in "ab":
+        save_file({"x": torch.zeros(2)}, model_copy / f"{file}.safetensors")
+    weight_map = {"x": "a.safetensors", "y": "b.safetensors"}
+    (model_copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(WeightsMismatch, match=r"x is in a\.safetensors and in b\.safetensors"):
+        SafetensorsCheckpoint(model_copy)
+
+
 def test_code_beside_the_weights_is_never_imported(model_copy: Path) -> None:
     mark = model_copy / "sprung"
     (model_copy / "modeling_own.py").write_text(f"import pathlib\npathlib.Path({str(mark)!r}).touch()\n")
