@@ -42,6 +42,11 @@ def log(level: int, message: str, **fields: object) -> None:
     LOGGER.log(level, message, extra={"fields": fields})
 
 
+def megabytes(num_bytes: int) -> str:
+    """A size as messages show it."""
+    return f"{num_bytes / 1e6:,.1f} MB"
+
+
 def emit_event(event: str, **fields: object) -> None:
     """Tells the launcher: one JSON line on stdout."""
     sys.stdout.write(json.dumps({"event": event, **fields}) + "\n")

@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
@@ -17,6 +17,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
 )
 from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
+from ribbon_server.download.fetch_progress import said_now_and_then
 from ribbon_server.download.refusal import refusal
 from ribbon_server.errors import BadSetting
 from ribbon_server.models.model_files import FORMATS, TOKENIZER_FILES, check_complete, weight_files, weight_format
@@ -62,24 +63,25 @@ def _fetch(model_id: str, revision: str | None) -> Snapshot:
     started = time.monotonic()
     pinned = resolve_revision(model_id, revision=revision)
     folder = Path(snapshot_download(model_id, revision=pinned, allow_patterns=list(SMALL_FILES)))
-    present = _file_names(model_id, pinned.resolved, folder)
+    present = _file_sizes(model_id, pinned.resolved, folder)
     kind = weight_format(present)
     if kind is None:
         raise BadSetting(f"{model_id} has no weights that this server reads ({' or '.join(_weight_names())})")
     names = weight_files(folder, kind)
     check_complete(names, present, f"{model_id} at {pinned.resolved}")
-    snapshot_download(model_id, revision=pinned, allow_patterns=[escape(name) for name in names])
+    with said_now_and_then(folder.parents[1] / "blobs", sum(present[name] for name in names)):
+        snapshot_download(model_id, revision=pinned, allow_patterns=[escape(name) for name in names])
     milliseconds = round((time.monotonic() - started) * 1000)
     log(logging.INFO, f"{model_id} at {pinned.resolved} is there after {milliseconds} ms", ms=milliseconds)
     return Snapshot(folder, pinned.resolved)
 
 
-def _file_names(model_id: str, commit: str, folder: Path) -> Collection[str]:
-    """All files of the commit; those in the cache where the Hub never told."""
+def _file_sizes(model_id: str, commit: str, folder: Path) -> Mapping[str, int]:
+    """Bytes of all files of the commit, by path; of those in the cache where the Hub never told."""
     try:
-        return {file.path for file in get_cached_repo_tree(model_id, revision=commit)}
+        return {file.path: file.size for file in get_cached_repo_tree(model_id, revision=commit)}
     except CachedRepoTreeNotFoundError:
-        return {path.name for path in folder.iterdir()}
+        return {path.name: path.stat().st_size for path in folder.iterdir()}
 
 
 def _weight_names() -> list[str]:

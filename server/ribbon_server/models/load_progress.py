@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
-from ribbon_server.telemetry import log
+from ribbon_server.telemetry import log, megabytes
 
 LOG_EVERY_SECONDS = 5.0
 
@@ -32,17 +32,13 @@ class LoadProgress:
         self._bar.update(num_bytes)
         if self._clock() - self._said >= LOG_EVERY_SECONDS:
             self._said = self._clock()
-            self._say(f"read {_megabytes(self._done_bytes)} of {_megabytes(self._num_bytes)}")
+            self._say(f"read {megabytes(self._done_bytes)} of {megabytes(self._num_bytes)}")
 
     def finish(self) -> None:
         """All are there."""
         self._bar.close()
-        self._say(f"read {self._num_weights} weights, {_megabytes(self._done_bytes)}")
+        self._say(f"read {self._num_weights} weights, {megabytes(self._done_bytes)}")
 
     def _say(self, message: str) -> None:
         milliseconds = round((self._clock() - self._started) * 1000)
         log(logging.INFO, f"{message} in {milliseconds} ms", bytes=self._done_bytes, ms=milliseconds)
-
-
-def _megabytes(num_bytes: int) -> str:
-    return f"{num_bytes / 1e6:,.1f} MB"
