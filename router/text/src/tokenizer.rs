@@ -10,6 +10,10 @@ use crate::{
     model_files::{LoadError, read_json, token_text},
 };
 
+/// Words whose pieces each validation thread remembers. The crate's own 10,000 took tens of thousands of requests to fill up, and
+/// the router's memory grew all the while (benchmarks/LOG.md, 2026-11-21).
+const CACHED_WORDS: usize = 2_048;
+
 /// Whether the tokenizer adds what the model expects around a text (a begin token, say).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SpecialTokens {
@@ -189,6 +193,9 @@ fn parse(json: &[u8]) -> Result<tokenizers::Tokenizer, String> {
         .with_padding(None)
         .with_truncation(None)
         .map_err(|e| e.to_string())?;
+    let mut model = inner.get_model().clone();
+    model.resize_cache(CACHED_WORDS);
+    inner.with_model(model);
     Ok(inner)
 }
 
