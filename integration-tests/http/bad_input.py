@@ -78,6 +78,7 @@ def shapes() -> Iterator[Row]:
     yield shape("a number as inputs", {"inputs": 3})
     yield shape("a list as body", b"[1, 2]")
     yield shape("text as temperature", {"inputs": "a", "parameters": {"temperature": "hot"}})
+    yield shape("text as watermark", {"inputs": "a", "parameters": {"watermark": "yes"}})
     yield shape("a negative length", {"inputs": "a", "parameters": {"max_new_tokens": -1}})
     yield shape("a fraction as length", {"inputs": "a", "parameters": {"max_new_tokens": 1.5}})
     yield shape(
@@ -109,9 +110,10 @@ def meanings() -> Iterator[Row]:
     yield native("top_n_tokens above the limit", {"top_n_tokens": 6}, "top_n_tokens")
     yield native("truncate 0", {"truncate": 0}, "truncate")
     yield native("not built: grammar", {"grammar": {"type": "regex", "value": "a+"}}, "grammar")
-    yield native("not built: watermark", {"watermark": True}, "watermark")
     yield native("unknown adapter", {"adapter_id": "nobody"}, "adapter")
     stream = {"inputs": "", "parameters": {}}
+    scored = {"inputs": "a", "parameters": {"decoder_input_details": True}}
+    yield Row("a streamed prompt, scored", "/generate_stream", scored, 422, "validation")
     yield Row("empty prompt, streamed, has its real status", "/generate_stream", stream, 422, "validation")
     yield Row("empty prompt on the root route", "/", {"inputs": "", "stream": True}, 422, "validation")
     yield Row(

@@ -228,6 +228,10 @@ def sample(
 def gumbel_noise(seed: int, position: int, choice: int, token_ids: np.ndarray, output: np.ndarray) -> None:
     """The noise of single tokens, for golden vectors: uint32 [n] -> float32 [n]."""
 
+def mark_green(last_token: np.ndarray, size: np.ndarray, green: np.ndarray) -> None:
+    """Green lists of the watermark (arXiv 2301.10226) behind each row's last token: last_token and size uint32 [rows]; green
+    uint8 [rows, vocab] becomes 1 where a token is among the row's first `size` of the permutation, else 0."""
+
 def set_num_threads(num_threads: int) -> None: ...
 def num_threads() -> int: ...
 def cpu_features() -> list[str]:

@@ -49,6 +49,15 @@ pub struct Token {
     pub top: Vec<(u32, f32)>,
 }
 
+/// What the model thought of a token that was known already.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenScore {
+    /// Log probability among the raw scores.
+    pub logprob: f32,
+    /// Most likely tokens in its place, most likely first, when asked for.
+    pub top: Vec<(u32, f32)>,
+}
+
 /// What a stream yields. The item with a `finish` is the last.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenEvent {
@@ -61,6 +70,8 @@ pub struct TokenEvent {
     pub queued: Duration,
     /// Prompt tokens that were not computed but shown from another sequence's storage; the same on every event.
     pub cached_tokens: u32,
+    /// Scores of the prompt's tokens from the second on; on the first event, where asked for.
+    pub prompt: Option<Box<[TokenScore]>>,
 }
 
 /// Why a stream ended without a finish reason.

@@ -13,7 +13,7 @@ pub mod shards;
 pub use debug::{PagesSnapshot, RibbonsSnapshot, SlotSnapshot, SpanSnapshot, StorageSnapshot};
 pub use engine::{
     DebugAnswer, Engine, EngineLoad, EngineState, Refusal, SequenceRequest, StreamError, Token,
-    TokenEvent, TokenStream, Tokens,
+    TokenEvent, TokenScore, TokenStream, Tokens,
 };
 pub use finish::FinishReason;
 pub use limits::Limits;
@@ -21,5 +21,5 @@ pub use plan::{
     Admission, GroupOp, KvGroup, KvKind, RibbonOp, RowOutcome, RowResult, ShardDescription, Slot,
     StepOutcome, StepPlan, StepTimings, Storage, Wanted, WorkItem,
 };
-pub use sampling::Sampling;
+pub use sampling::{Sampling, Watermark};
 pub use shards::{PlanSink, ShardEvent, Shards};

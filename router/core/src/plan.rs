@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::Sampling;
+use crate::{Sampling, TokenScore};
 
 /// A sequence's seat and its range of KV addresses. Slot 0 is reserved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -173,6 +173,8 @@ pub struct WorkItem {
     pub count: u32,
     /// What comes back.
     pub wanted: Wanted,
+    /// So do scores of the tokens behind those fed, as far as the prompt goes.
+    pub scores_prompt: bool,
 }
 
 /// Everything one step does.
@@ -222,6 +224,8 @@ pub struct RowOutcome {
     pub slot: Slot,
     /// What happened.
     pub result: RowResult,
+    /// Scores of prompt tokens, where wanted: of those behind the tokens fed.
+    pub prompt: Vec<TokenScore>,
 }
 
 /// Where a step's time went.

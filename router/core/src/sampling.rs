@@ -1,5 +1,14 @@
 //! How the next token is picked. Ranges are checked at the edge; a value here is always usable.
 
+/// The soft watermark of Kirchenbauer et al., <https://arxiv.org/abs/2301.10226>.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Watermark {
+    /// Share of the vocabulary that each token marks green, above 0 and at most 1.
+    pub gamma: f32,
+    /// Added to the scores of green tokens.
+    pub delta: f32,
+}
+
 /// Sampling parameters of one sequence, fully resolved: no field is absent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
@@ -23,12 +32,16 @@ pub struct Sampling {
     pub presence_penalty: f32,
     /// OpenAI's frequency penalty over generated tokens; 0 is off.
     pub count_penalty: f32,
+    /// Favours the tokens that the last one marks green.
+    pub watermark: Option<Watermark>,
     /// Key of the counter-based generator.
     pub seed: u64,
     /// Index among the sequences that share a seed.
     pub choice: u32,
     /// How many top tokens are reported for each generated token.
     pub top_tokens: u32,
+    /// Report what the model thought of the prompt's tokens, with so many top tokens beside each.
+    pub prompt_top_tokens: Option<u32>,
     /// Added to the score of a token.
     pub logit_bias: Vec<(u32, f32)>,
 }
@@ -46,9 +59,11 @@ impl Default for Sampling {
             frequency_penalty: 0.0,
             presence_penalty: 0.0,
             count_penalty: 0.0,
+            watermark: None,
             seed: 0,
             choice: 0,
             top_tokens: 0,
+            prompt_top_tokens: None,
             logit_bias: Vec::new(),
         }
     }

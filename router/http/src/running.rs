@@ -7,7 +7,9 @@ use std::{
     time::Duration,
 };
 
-use ribbon_core::{FinishReason, SequenceRequest, StreamError, Token, TokenEvent, TokenStream};
+use ribbon_core::{
+    FinishReason, SequenceRequest, StreamError, Token, TokenEvent, TokenScore, TokenStream,
+};
 use ribbon_text::{Detokenizer, StopMatcher, StopStrings, Tokenizer};
 use tokio::time::Instant;
 
@@ -37,6 +39,9 @@ pub(crate) struct Running {
     decoded: String,
     piece: String,
     pub(crate) tokenizer: Arc<Tokenizer>,
+    prompt: Arc<[u32]>,
+    /// Scores of the prompt's tokens from the second on, once the first token came, where asked for.
+    prompt_scores: Option<Box<[TokenScore]>>,
     pub(crate) prompt_tokens: u32,
     pub(crate) generated_tokens: u32,
     /// Prompt tokens that did not have to be computed.
@@ -74,6 +79,8 @@ impl Running {
             decoded: String::new(),
             piece: String::new(),
             tokenizer,
+            prompt: request.prompt.clone(),
+            prompt_scores: None,
             prompt_tokens: request.prompt.len() as u32,
             generated_tokens: 0,
             cached_tokens: 0,
@@ -115,6 +122,15 @@ impl Running {
         &self.piece
     }
 
+    /// The prompt's tokens with their scores, where asked for; the first one has none.
+    pub(crate) fn scored_prompt(&self) -> impl Iterator<Item = (u32, Option<&TokenScore>)> {
+        let scores = self.prompt_scores.as_ref().into_iter();
+        scores.flat_map(|scores| {
+            let scores = std::iter::once(None).chain(scores.iter().map(Some));
+            self.prompt.iter().copied().zip(scores)
+        })
+    }
+
     /// Prompt tokens to report, and how many of them were cached: a prompt counts once, however many sequences it has.
     pub(crate) fn reported_prompt(&self) -> (u32, u32) {
         if self.shares_prompt {
@@ -138,6 +154,9 @@ impl Running {
         self.clock.tick(event.queued);
         let stopped = self.write(event.token.id, event.finish.is_some());
         self.cached_tokens = event.cached_tokens;
+        if event.prompt.is_some() {
+            self.prompt_scores = event.prompt;
+        }
         let finish = self.finish(event.finish, stopped);
         if finish.is_some()
             && let Some(mut tokens) = self.tokens.take()

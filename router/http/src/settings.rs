@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use ribbon_core::Watermark;
+
 /// Limits and names of the HTTP side. Every value is checked before it gets here.
 #[derive(Clone, Debug)]
 pub struct HttpSettings {
@@ -17,6 +19,8 @@ pub struct HttpSettings {
     pub max_stop_sequences: usize,
     /// Largest `top_n_tokens` and `top_logprobs`.
     pub max_top_n_tokens: u32,
+    /// The mark that `watermark: true` asks for.
+    pub watermark: Watermark,
     /// Most prompts of one `/v1/completions` call.
     pub max_client_batch_size: usize,
     /// Largest body, in bytes.
@@ -49,6 +53,10 @@ impl HttpSettings {
             max_best_of: 2,
             max_stop_sequences: 4,
             max_top_n_tokens: 5,
+            watermark: Watermark {
+                gamma: 0.5,
+                delta: 2.0,
+            },
             max_client_batch_size: 4,
             payload_limit: 2_000_000,
             validation_workers: 2,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::Zoned;
 use ribbon_core::{Engine, Refusal, SequenceRequest, TokenStream};
-use ribbon_text::{Rendering, SpecialTokens, StopStrings};
+use ribbon_text::{Rendering, SpecialTokens, StopStrings, Tokenizer};
 use serde_json::Value;
 
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// What the model shall read.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Source {
     /// Plain prompts; the tokenizer adds its special tokens.
     Texts(Vec<String>),
@@ -50,6 +50,15 @@ pub(crate) struct Submitted {
 }
 
 impl Source {
+    /// The prompts as an answer echoes them; none of a conversation. The limits were checked.
+    pub(crate) fn shown(self, tokenizer: &Tokenizer) -> Vec<String> {
+        match self {
+            Self::Texts(texts) => texts,
+            Self::Ids(prompts) => prompts.iter().map(|ids| tokenizer.decode(ids)).collect(),
+            Self::Chat(_) => Vec::new(),
+        }
+    }
+
     /// Bytes of text.
     fn bytes(&self) -> u64 {
         match self {

@@ -97,6 +97,7 @@ impl Bench {
                 .wrapping_add(1_013_904_223);
             RowOutcome {
                 slot: item.slot,
+                prompt: Vec::new(),
                 result: match item.wanted {
                     Wanted::Nothing => RowResult::Fed,
                     Wanted::Sample => RowResult::Sampled {

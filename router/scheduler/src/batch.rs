@@ -16,6 +16,8 @@ pub(crate) struct Seat {
     pub(crate) fed: u32,
     /// Length at which the sequence ends by itself.
     pub(crate) total: u32,
+    /// Tokens up to here score those behind them.
+    pub(crate) scored: u32,
     /// Who gives way first when memory is short: the highest.
     pub(crate) rank: Rank,
     /// It feeds nothing more, and gives up its slot once everything in flight is in.
@@ -32,6 +34,8 @@ pub(crate) struct Run {
     pub(crate) count: u32,
     /// The run reaches the end of the known tokens: the next one is sampled.
     pub(crate) samples: bool,
+    /// So many prompt tokens are scored by those before them.
+    pub(crate) scores: u32,
 }
 
 impl Seat {
@@ -43,6 +47,7 @@ impl Seat {
             planned: cached,
             fed: cached,
             total: sequence.total(),
+            scored: sequence.scored_tokens(),
             rank: (sequence.request.priority, sequence.id()),
             leaves: false,
         }
@@ -138,10 +143,12 @@ impl Batch {
     pub(crate) fn take_run(&mut self, slot: Slot, end: u32) -> Option<Run> {
         let seat = self.get_mut(slot)?;
         let count = seat.pending().min(end.saturating_sub(seat.planned));
+        let before = seat.planned;
         (count > 0).then(|| Run {
             slot,
             count,
             samples: seat.advance(count),
+            scores: seat.scored.min(seat.planned).saturating_sub(before),
         })
     }
 }

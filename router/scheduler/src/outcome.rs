@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Instant};
 
-use ribbon_core::{RowResult, StepOutcome, StreamError, Token, Wanted};
+use ribbon_core::{RowOutcome, RowResult, StepOutcome, StreamError, Token, TokenScore, Wanted};
 
 use crate::{
     event::{Event, StepKind},
@@ -41,7 +41,7 @@ impl Scheduler {
         match outcome.failure {
             Some(_) if outcome.out_of_pages => self.on_short_step(&flight, now),
             Some(reason) => self.on_failed_step(&flight, &reason, now),
-            None => self.on_rows(flight, outcome.rows.into_iter().map(|row| row.result), now),
+            None => self.on_rows(flight, outcome.rows, now),
         }
         if outcome.pages_available.is_some() {
             self.end_misfits(now);
@@ -51,9 +51,9 @@ impl Scheduler {
         }
     }
 
-    fn on_rows(&mut self, flight: Flight, results: impl Iterator<Item = RowResult>, now: Instant) {
-        for (row, result) in flight.rows.into_iter().zip(results) {
-            if !self.on_row(row, result, now) {
+    fn on_rows(&mut self, flight: Flight, outcomes: Vec<RowOutcome>, now: Instant) {
+        for (row, outcome) in flight.rows.into_iter().zip(outcomes) {
+            if !self.on_row(row, outcome, now) {
                 self.declare_hung("a row's outcome does not match the plan", now);
                 return;
             }
@@ -61,13 +61,18 @@ impl Scheduler {
     }
 
     /// Says whether the answer can be. Rows of sequences that are gone or lost their slot say nothing any more.
-    fn on_row(&mut self, row: FlightRow, result: RowResult, now: Instant) -> bool {
+    fn on_row(&mut self, row: FlightRow, outcome: RowOutcome, now: Instant) -> bool {
         let settling = self.live.as_ref().is_some_and(|live| live.settling);
         if self.batch.held_by(row.slot, row.sequence).is_none() {
             return true;
         }
+        let RowOutcome { result, prompt, .. } = outcome;
+        let is_fed = matches!(result, RowResult::Fed | RowResult::Sampled { .. });
+        if is_fed && prompt.len() != row.scores as usize {
+            return false;
+        }
         match (result, row.wanted) {
-            (RowResult::Fed, Wanted::Nothing) => self.on_fed(row),
+            (RowResult::Fed, Wanted::Nothing) => self.on_fed(row, prompt),
             (
                 RowResult::Sampled {
                     token_id,
@@ -77,7 +82,7 @@ impl Scheduler {
                 },
                 Wanted::Sample,
             ) => {
-                self.on_fed(row);
+                self.on_fed(row, prompt);
                 let token = Token {
                     id: token_id,
                     logprob,
@@ -95,7 +100,7 @@ impl Scheduler {
     }
 
     /// A run's tokens are in the KV for sure: others may show them.
-    fn on_fed(&mut self, row: FlightRow) {
+    fn on_fed(&mut self, row: FlightRow, prompt: Vec<TokenScore>) {
         let Some(seat) = self.batch.held_by(row.slot, row.sequence) else {
             return;
         };
@@ -105,6 +110,9 @@ impl Scheduler {
             (&mut self.live, self.sequences.get_mut(&row.sequence))
         {
             live.memory.computed(row.slot, sequence.history(), fed);
+            if row.scores > 0 {
+                sequence.score_prompt(fed - row.count, prompt);
+            }
             // One that leaves was told to do without others the next time, which has not come yet.
             sequence.alone &= leaves || fed < sequence.known();
         }

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ribbon_core::{Admission, FinishReason, SequenceRequest, Slot, Token, TokenEvent};
+use ribbon_core::{Admission, FinishReason, SequenceRequest, Slot, Token, TokenEvent, TokenScore};
 
 use crate::{
     gate::{GroupId, Permit, SequenceId, kv_tokens},
@@ -39,6 +39,8 @@ pub(crate) struct Sequence {
     pub(crate) cached: Option<u32>,
     /// It must do without what others have computed: with it, it did not fit.
     pub(crate) alone: bool,
+    /// What the model thought of the prompt from its second token on, as far as outcomes are in.
+    prompt_scores: Vec<TokenScore>,
     permit: Permit,
 }
 
@@ -53,6 +55,7 @@ impl Sequence {
             suspicion: None,
             cached: None,
             alone: false,
+            prompt_scores: Vec::new(),
             permit,
         }
     }
@@ -97,10 +100,27 @@ impl Sequence {
         }
     }
 
-    /// It may begin with what others have computed. One that failed twice begins anew: wrong memory must not follow it.
+    /// It may begin with what others have computed. One that failed twice begins anew: wrong memory must not follow it. Scores
+    /// of the prompt come only with its computation.
     pub(crate) fn may_hit(&self) -> bool {
         let failures = self.suspicion.map_or(0, |suspicion| suspicion.failures);
-        !self.alone && failures < FAILURES_TO_END
+        !self.alone && failures < FAILURES_TO_END && self.scored_tokens() == 0
+    }
+
+    /// How many of its tokens have to score those behind them: its prompt but for the last, until that was delivered.
+    pub(crate) fn scored_tokens(&self) -> u32 {
+        let wanted = self.request.sampling.prompt_top_tokens.is_some();
+        if wanted && self.generated.is_empty() {
+            self.request.prompt.len() as u32 - 1
+        } else {
+            0
+        }
+    }
+
+    /// Takes the scores of the tokens behind those from `start` on; what came before a preemption comes again.
+    pub(crate) fn score_prompt(&mut self, start: u32, scores: Vec<TokenScore>) {
+        self.prompt_scores.truncate(start as usize);
+        self.prompt_scores.extend(scores);
     }
 
     /// All known tokens.
@@ -136,6 +156,7 @@ impl Sequence {
 
     /// Takes the next token; says how the client learns of it.
     pub(crate) fn accept(&mut self, token: Token, stopped: bool) -> TokenEvent {
+        let is_first = self.generated.is_empty();
         self.generated.push(token.id);
         let finish = if stopped {
             Some(FinishReason::EosToken)
@@ -147,7 +168,17 @@ impl Sequence {
             finish,
             queued: self.queued(),
             cached_tokens: self.cached.unwrap_or_default(),
+            prompt: if is_first {
+                self.delivered_scores()
+            } else {
+                None
+            },
         }
+    }
+
+    fn delivered_scores(&mut self) -> Option<Box<[TokenScore]>> {
+        let wanted = self.request.sampling.prompt_top_tokens.is_some();
+        wanted.then(|| std::mem::take(&mut self.prompt_scores).into())
     }
 
     /// It gets a slot in which `cached` of its tokens are in the KV already.

@@ -17,6 +17,8 @@ pub(crate) struct FlightRow {
     pub(crate) slot: Slot,
     pub(crate) count: u32,
     pub(crate) wanted: Wanted,
+    /// So many scores of prompt tokens are to come back.
+    pub(crate) scores: u32,
 }
 
 /// A plan whose outcome is awaited.
@@ -105,6 +107,7 @@ impl Draft {
             slot,
             count,
             samples,
+            scores,
         } = run;
         let wanted = if samples {
             Wanted::Sample
@@ -116,12 +119,14 @@ impl Draft {
             slot,
             count,
             wanted,
+            scores_prompt: scores > 0,
         });
         self.flight.rows.push(FlightRow {
             sequence,
             slot,
             count,
             wanted,
+            scores,
         });
     }
 

@@ -73,6 +73,7 @@ pub(crate) fn ready_scheduler() -> (Scheduler, Instant) {
 pub(crate) fn answer(plan: &StepPlan, token_id: u32) -> StepOutcome {
     let row = |work: &ribbon_core::WorkItem| RowOutcome {
         slot: work.slot,
+        prompt: Vec::new(),
         result: match work.wanted {
             Wanted::Nothing => RowResult::Fed,
             Wanted::Sample => RowResult::Sampled {

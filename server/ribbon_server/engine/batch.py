@@ -8,8 +8,19 @@ from torch import Tensor
 
 from ribbon_server.device import upload
 from ribbon_server.engine.sequences import Sequences
-from ribbon_server.engine.step import RowStatus, StepOutcome, StepPlan, Wanted
+from ribbon_server.engine.step import EVERYTHING, RowStatus, StepOutcome, StepPlan, Wanted
 from ribbon_server.kv.ribbons import VOID
+from ribbon_server.sampling.state import SamplingState
+
+
+@dataclass(frozen=True)
+class ScoredTokens:
+    """Known prompt tokens whose logprobs are wanted, in the order of the flat tokens that score them."""
+
+    flat: np.ndarray  # int64 [scored]: flat token before each
+    token_ids: np.ndarray  # int64 [scored]
+    rows: np.ndarray  # int64 [scored]: which of the batch's rows
+    num_top: np.ndarray  # uint32 [scored]: top tokens wanted beside each
 
 
 @dataclass(frozen=True)
@@ -25,6 +36,7 @@ class Batch:
     positions: np.ndarray  # int64 [tokens]
     sampling: np.ndarray  # int64 [sampled]: which of `rows` want a token
     sampled: np.ndarray  # int64 [sampled]: their last flat token
+    scored: ScoredTokens | None
 
     def inputs(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Token ids, positions and sampled on `device`, without waiting for it."""
@@ -53,7 +65,7 @@ def _can_run(plan: StepPlan, slots: np.ndarray, sequences: Sequences, shown: np.
     known = sequences.state.known[slots]
     end = sequences.length[slots] + plan.count
     alone = np.bincount(slots, minlength=1)[slots] == 1
-    reaches = np.where(plan.wanted == Wanted.SAMPLE, end == known, (plan.wanted == Wanted.NONE) & (end < known))
+    reaches = np.where(plan.wanted & Wanted.SAMPLE, end == known, end < known) & (plan.wanted <= EVERYTHING)
     return alone & reaches & (plan.count > 0) & (end <= shown[slots])
 
 
@@ -82,16 +94,31 @@ def make_batch(plan: StepPlan, rows: np.ndarray, sequences: Sequences) -> Batch:
     counts = plan.count[rows].astype(np.int64)
     lengths = sequences.length[slots] + counts
     ends = np.cumsum(counts)
-    positions = np.arange(int(ends[-1])) + np.repeat(lengths - ends, counts)
-    sampling = np.flatnonzero(plan.wanted[rows] == Wanted.SAMPLE)
+    of = np.repeat(np.arange(len(rows)), counts)  # the row of each flat token
+    positions = np.arange(int(ends[-1])) + (lengths - ends)[of]
+    wanted = plan.wanted[rows]
+    sampling = np.flatnonzero(wanted & Wanted.SAMPLE)
+    scoring = (wanted & Wanted.PROMPT_LOGPROBS).astype(bool)
     return Batch(
         rows=rows,
         slots=slots.astype(np.uint32),
         counts=counts,
         starts=np.concatenate(([0], ends)).astype(np.uint32),
         lengths=lengths.astype(np.uint32),
-        token_ids=sequences.state.history[np.repeat(slots, counts), positions].astype(np.int64),
+        token_ids=sequences.state.history[slots[of], positions].astype(np.int64),
         positions=positions,
         sampling=sampling,
         sampled=ends[sampling] - 1,
+        scored=_scored(scoring[of], of, slots[of], positions, sequences.state) if scoring.any() else None,
     )
+
+
+def _scored(
+    scoring: np.ndarray, of: np.ndarray, slots: np.ndarray, positions: np.ndarray, state: SamplingState
+) -> ScoredTokens | None:
+    """What the flat tokens of rows that are `scoring` say of the tokens behind them; all arguments [tokens]."""
+    flat = np.flatnonzero(scoring & (positions + 1 < state.prompt[slots]))
+    if not flat.size:
+        return None
+    token_ids = state.history[slots[flat], positions[flat] + 1].astype(np.int64)
+    return ScoredTokens(flat, token_ids, of[flat], state.params["prompt_top_tokens"][slots[flat]])

@@ -8,6 +8,7 @@ import torch
 
 from ribbon_server.engine.batch import Batch, make_batch, select_rows
 from ribbon_server.engine.fault_hook import FaultHook
+from ribbon_server.engine.forward import forward
 from ribbon_server.engine.sequences import Sequences
 from ribbon_server.engine.step import RowStatus, StepOutcome, StepPlan, new_outcome
 from ribbon_server.errors import InvalidRequest, OutOfPages, ShardError
@@ -15,7 +16,8 @@ from ribbon_server.kv.ribbons import OpKind, RibbonOps, Ribbons
 from ribbon_server.layers.attention.base import ForwardContext
 from ribbon_server.models.decoder import Decoder
 from ribbon_server.sampling.device_sampler import pick_on_device
-from ribbon_server.sampling.sampler import Picker, Picks, pick
+from ribbon_server.sampling.prompt_scores import TokenScores
+from ribbon_server.sampling.sampler import REASONS, Fault, Picker, Picks, pick
 
 # What a forward pass can raise on our or the machine's account; the step fails, the process lives.
 STEP_ERRORS = (ShardError, RuntimeError, ValueError, IndexError, OSError, MemoryError)
@@ -93,11 +95,11 @@ class Engine:
         batch = make_batch(plan, rows, self.sequences)
         context = ForwardContext(self.ribbons, batch.slots, batch.starts, batch.lengths)
         prepared_ns = time.monotonic_ns()
-        token_ids, positions, sampled = batch.inputs(self.decoder.device)
-        logits = self.decoder.forward(token_ids, positions, context, sampled)
+        logits, prompt = forward(self.decoder, batch, context, self.sequences.vocab_size)
         self.ribbons.fence()
         forwarded_ns = time.monotonic_ns()
-        self._finish(batch, logits, outcome)
+        faults = self._take_prompt(batch, prompt, outcome)
+        self._finish(batch, logits, faults, outcome)
         outcome.timings.prepare_ns = prepared_ns - began_ns
         outcome.timings.forward_ns = forwarded_ns - prepared_ns
         outcome.timings.sample_ns = time.monotonic_ns() - forwarded_ns
@@ -130,25 +132,36 @@ class Engine:
         finally:
             self.sequences.length[begins] = self.ribbons.begins[begins]
 
-    def _finish(self, batch: Batch, logits: torch.Tensor | None, outcome: StepOutcome) -> None:
-        """Samples, then advances the state of the rows that succeeded."""
-        fed = np.ones(len(batch.rows), bool)
+    @staticmethod
+    def _take_prompt(batch: Batch, prompt: TokenScores | None, outcome: StepOutcome) -> np.ndarray:
+        """Writes down what the model thought of prompt tokens. Returns the fault of each row, uint8 [active]."""
+        faults = np.zeros(len(batch.rows), np.uint8)
+        if batch.scored is not None and prompt is not None:
+            outcome.prompt = prompt
+            outcome.prompt_count[batch.rows] = np.bincount(batch.scored.rows, minlength=len(batch.rows))
+            faults[batch.scored.rows[~prompt.is_valid]] = Fault.NOT_FINITE
+        return faults
+
+    def _finish(self, batch: Batch, logits: torch.Tensor | None, faults: np.ndarray, outcome: StepOutcome) -> None:
+        """Samples, then advances the state of the rows that succeeded; those with a fault before take no part."""
         outcome.status[batch.rows] = RowStatus.FED
         if logits is not None:
             sampling_slots = batch.slots[batch.sampling].astype(np.int64)
             picks = self.pick(logits, self.sequences.state.rows(sampling_slots, logits.device))
-            fed[batch.sampling[~picks.is_valid]] = False
+            picks.fault[:] = np.maximum(picks.fault, faults[batch.sampling])
+            faults[batch.sampling] = picks.fault
             self._take(picks, batch.rows[batch.sampling], sampling_slots, outcome)
+        if faults.any():
+            bad = faults != Fault.NONE
+            outcome.status[batch.rows[bad]] = RowStatus.FAILED
+            pairs = zip(batch.rows[bad].tolist(), faults[bad].tolist(), strict=True)
+            outcome.errors += [(row, REASONS[Fault(fault)]) for row, fault in pairs]
+        fed = faults == Fault.NONE
         self.sequences.advance(batch.slots[fed].astype(np.int64), batch.counts[fed])
 
     def _take(self, picks: Picks, rows: np.ndarray, slots: np.ndarray, outcome: StepOutcome) -> None:
         """Writes the picks of the plan's `rows` down, in the outcome and in the histories."""
         valid = picks.is_valid
-        if not valid.all():
-            outcome.errors += [
-                (int(row), "the logits are not finite; the sequence cannot go on") for row in rows[~valid]
-            ]
-            outcome.status[rows[~valid]] = RowStatus.FAILED
         ended = self.sequences.append(slots[valid], picks.token_id[valid])
         outcome.status[rows[valid]] = np.where(ended, RowStatus.STOPPED, RowStatus.SAMPLED)
         outcome.token_id[rows[valid]] = picks.token_id[valid]
@@ -173,6 +186,7 @@ class Engine:
         outcome.status[~skipped] = RowStatus.FAILED
         outcome.token_id[:], outcome.logprob[:], outcome.top_count[:] = 0, 0, 0
         outcome.top_token_id, outcome.top_logprob = outcome.top_token_id[:0], outcome.top_logprob[:0]
+        outcome.prompt, outcome.prompt_count[:] = None, 0
 
     def _cancel_next(self, outcome: StepOutcome) -> None:
         """The next plan was sent before this failure was known: its rows for the same slots are answered cancelled."""

@@ -2,19 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 
 import numpy as np
 
 from ribbon_server.kv.ribbons import RibbonOps
 from ribbon_server.sampling.params import SamplingParams
+from ribbon_server.sampling.prompt_scores import TokenScores
 
 
-class Wanted(IntEnum):
+class Wanted(IntFlag):
     """What a run of tokens should yield, numbered as on the wire."""
 
     NONE = 0
     SAMPLE = 1
+    PROMPT_LOGPROBS = 2
+
+
+EVERYTHING = Wanted.SAMPLE | Wanted.PROMPT_LOGPROBS
 
 
 class RowStatus(IntEnum):
@@ -57,7 +62,7 @@ class StepPlan:
     ops: RibbonOps
     slot: np.ndarray  # uint32
     count: np.ndarray  # uint32: tokens to feed
-    wanted: np.ndarray  # uint8 of Wanted
+    wanted: np.ndarray  # uint8, sums of Wanted
 
 
 @dataclass
@@ -83,6 +88,8 @@ class StepOutcome:
     top_count: np.ndarray  # uint8
     top_token_id: np.ndarray  # uint32, flattened
     top_logprob: np.ndarray  # float32, flattened
+    prompt_count: np.ndarray  # uint32: prompt tokens that the row scored
+    prompt: TokenScores | None = None  # of all rows, one behind the other
     errors: list[tuple[int, str]] = field(default_factory=list)
     timings: Timings = field(default_factory=Timings)
     failure: str = ""
@@ -101,4 +108,5 @@ def new_outcome(plan: StepPlan) -> StepOutcome:
         top_count=np.zeros(rows, np.uint8),
         top_token_id=np.zeros(0, np.uint32),
         top_logprob=np.zeros(0, np.float32),
+        prompt_count=np.zeros(rows, np.uint32),
     )

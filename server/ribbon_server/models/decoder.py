@@ -78,22 +78,31 @@ class Decoder:
         token_ids and positions are int64 [tokens]; sampled int64 [rows] are the flat indices that want logits.
         Returns float32 [rows, vocab], None where no row wants any.
         """
+        states = self.states(token_ids, positions, context, sampled)
+        return None if states is None else self.logits(states)
+
+    def states(self, token_ids: Tensor, positions: Tensor, context: ForwardContext, wanted: Tensor) -> Tensor | None:
+        """As `forward`, up to the head: the final states [rows, hidden] of the flat indices `wanted`, int64 in rising order."""
         stream = self.parts.embedding(token_ids, positions)  # [tokens, hidden]
         context.rotations = [table.at(positions) for table in self._rotary]
         scratch = self._scratch(len(token_ids))
         delta: Tensor | None = None
         for block in self.parts.blocks:
             delta = block(stream, delta, context, scratch)
-        return self._logits(stream, delta, sampled) if len(sampled) else None
+        return self._final(stream, delta, wanted) if len(wanted) else None
 
-    def _logits(self, stream: Tensor, delta: Tensor | None, sampled: Tensor) -> Tensor:
-        """The head, over the rows that want it alone."""
-        if len(sampled) != len(stream):
-            stream = stream.index_select(0, sampled)
-            delta = None if delta is None else delta.index_select(0, sampled)
+    def logits(self, states: Tensor) -> Tensor:
+        """The head: float32 [rows, vocab] of final states [rows, hidden]."""
+        return self.parts.head(states)
+
+    def _final(self, stream: Tensor, delta: Tensor | None, wanted: Tensor) -> Tensor:
+        """The last norm, over the rows that want it alone."""
+        if len(wanted) != len(stream):
+            stream = stream.index_select(0, wanted)
+            delta = None if delta is None else delta.index_select(0, wanted)
         normed = torch.empty_like(stream)
         self.parts.final_norm(stream, delta, normed)
-        return self.parts.head(normed)
+        return normed
 
     def _scratch(self, num_tokens: int) -> Scratch:
         if num_tokens > self._workspace.max_tokens:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from ribbon_server.sampling import device_filters
-from ribbon_server.sampling.device_filters import ordered
 from ribbon_server.sampling.device_random import gumbel_rows
-from ribbon_server.sampling.sampler import Picks, process, top_room
+from ribbon_server.sampling.sampler import Fault, Picks, process, top_room
 from ribbon_server.sampling.state import SamplingRows
+from ribbon_server.sampling.top_tokens import top_tokens
 
 # In the order of the contract; each with the value that switches it off.
 FILTERS = (
@@ -20,28 +20,33 @@ FILTERS = (
     ("min_p", 0, device_filters.min_p),
     ("typical_p", 1, device_filters.typical),
 )
-LOW_WORD = 0xFFFFFFFF
 
 
 def pick_on_device(logits: Tensor, rows: SamplingRows) -> Picks:
     """Picks each row's next token; logits float32 [rows, vocab] are changed in place. `rows.device` is theirs.
 
-    A row whose logits are not finite, or that no token is left to, fails alone and is marked invalid.
+    A row whose logits are not finite, or that no token is left to, fails alone.
     """
     is_finite = torch.isfinite(logits.amax(dim=1))  # NaN and +inf survive a maximum
     logits.masked_fill_(~is_finite[:, None], 0.0)
     process(logits, rows)
-    highest = logits.amax(dim=1)
-    is_valid = is_finite & torch.isfinite(highest)
+    fault = _faults(is_finite, logits.amax(dim=1))
     scores = _filtered(logits, rows)
     tokens = _noisy(scores, rows).argmax(dim=1)  # the first of equals
     log_total = scores.logsumexp(dim=1)
     logprobs = scores.gather(1, tokens[:, None])[:, 0] - log_total
     num_top, max_top = top_room(rows)
-    columns = [tokens.int(), logprobs.view(torch.int32), is_valid.int()]
+    columns = [tokens.int(), logprobs.view(torch.int32), fault]
     tops = _top_columns(scores, log_total, rows, num_top, max_top) if num_top.any() else []
     table = torch.stack(columns + tops, dim=1).cpu().numpy()  # the step's one wait
     return _unpacked(table, max_top)
+
+
+def _faults(is_finite: Tensor, highest: Tensor) -> Tensor:
+    """Of each row, int32 [rows] of Fault; `highest` is what is left after the processors."""
+    fault = torch.where(torch.isfinite(highest), int(Fault.NONE), int(Fault.NOT_FINITE))
+    fault = torch.where(highest == float("-inf"), int(Fault.NO_TOKEN), fault)
+    return torch.where(is_finite, fault, int(Fault.NOT_FINITE)).int()
 
 
 def _filtered(logits: Tensor, rows: SamplingRows) -> Tensor:
@@ -86,16 +91,8 @@ def _top_columns(
     scores: Tensor, log_total: Tensor, rows: SamplingRows, num_top: np.ndarray, max_top: int
 ) -> list[Tensor]:
     """How many top tokens each row has, their ids, their logprobs: int32 columns, floats by their bits. Ties go by id."""
-    vocab_size = scores.shape[1]
-    ids = torch.arange(vocab_size, device=scores.device)
-    key = (ordered(scores).to(torch.int64) << 32) | (LOW_WORD - ids)
-    best = key.topk(min(max_top, vocab_size), dim=1).indices
-    top = scores.gather(1, best)
-    wanted = rows.tensor(np.minimum(num_top, vocab_size).astype(np.int64))
-    last = top.gather(1, (wanted - 1).clamp(min=0)[:, None])
-    listed = (top >= last) & (top > float("-inf")) & (wanted > 0)[:, None]
-    logprobs = (top - log_total[:, None]).view(torch.int32)
-    return [listed.sum(dim=1).int(), *best.int().unbind(1), *logprobs.unbind(1)]
+    top = top_tokens(scores, log_total, rows.tensor(num_top.astype(np.int64)), max_top)
+    return [top.count, *top.token_id.unbind(1), *top.logprob.view(torch.int32).unbind(1)]
 
 
 def _unpacked(table: np.ndarray, max_top: int) -> Picks:
@@ -111,5 +108,5 @@ def _unpacked(table: np.ndarray, max_top: int) -> Picks:
         top_count=table[:, 3].astype(np.uint32) if listed else np.zeros(num_rows, np.uint32),
         top_token_id=top_id,
         top_logprob=top_logprob,
-        is_valid=table[:, 2].astype(bool),
+        fault=table[:, 2].astype(np.uint8),
     )

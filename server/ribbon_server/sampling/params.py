@@ -24,10 +24,14 @@ PARAMETERS = np.dtype(
         ("choice", np.uint32),
         ("top_tokens", np.uint32),
         ("min_tokens", np.uint32),
+        ("watermark_gamma", np.float32),
+        ("watermark_delta", np.float32),
+        ("prompt_top_tokens", np.uint32),
     ]
 )
 
 UNIT_RANGE = ("top_p", "typical_p")  # above 0, at most 1
+CLOSED_UNIT_RANGE = ("min_p", "watermark_gamma")  # 0 is off
 NO_TOKENS = np.zeros(0, np.uint32)
 NO_VALUES = np.zeros(0, np.float32)
 
@@ -76,8 +80,9 @@ def check(record: np.void) -> None:
     for name in UNIT_RANGE:
         if not 0 < record[name] <= 1:
             raise InvalidRequest(f"`{name}` is {record[name]}; it must be above 0 and at most 1")
-    if not 0 <= record["min_p"] <= 1:
-        raise InvalidRequest(f"`min_p` is {record['min_p']}; it must be between 0 and 1")
+    for name in CLOSED_UNIT_RANGE:
+        if not 0 <= record[name] <= 1:
+            raise InvalidRequest(f"`{name}` is {record[name]}; it must be between 0 and 1")
 
 
 class RaggedTable:

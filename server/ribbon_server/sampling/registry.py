@@ -9,10 +9,11 @@ from ribbon_server.sampling.processors.logit_bias import LogitBias
 from ribbon_server.sampling.processors.min_tokens import MinTokens
 from ribbon_server.sampling.processors.presence import Presence
 from ribbon_server.sampling.processors.repetition import Repetition
+from ribbon_server.sampling.processors.watermark import Watermark
 
 PROCESSORS: tuple[Processor[Any], ...] = tuple(
     sorted(
-        (Repetition(), Frequency(), Presence(), Count(), LogitBias(), MinTokens()),
+        (Watermark(), Repetition(), Frequency(), Presence(), Count(), LogitBias(), MinTokens()),
         key=lambda processor: processor.ORDER,
     )
 )

@@ -21,6 +21,9 @@ SAME_NAME = (
     "seed",
     "choice",
     "top_tokens",
+    "watermark_gamma",
+    "watermark_delta",
+    "prompt_top_tokens",
 )
 NEUTRAL_WHEN_ABSENT = (
     "temperature",
@@ -114,8 +117,8 @@ def _params(message: pb.Admission) -> SamplingParams:
 
 def outcome_to_wire(outcome: StepOutcome) -> pb.StepOutcome:
     """Builds the answer; one `tobytes` a column."""
-    timings = outcome.timings
-    return pb.StepOutcome(
+    timings, prompt = outcome.timings, outcome.prompt
+    answer = pb.StepOutcome(
         step_id=outcome.step_id,
         slot=outcome.slot.tobytes(),
         status=outcome.status.tobytes(),
@@ -135,6 +138,13 @@ def outcome_to_wire(outcome: StepOutcome) -> pb.StepOutcome:
         failure=outcome.failure,
         out_of_pages=outcome.is_out_of_pages,
     )
+    if prompt is not None:
+        answer.prompt_count = outcome.prompt_count.tobytes()
+        answer.prompt_logprob = prompt.logprob.tobytes()
+        answer.prompt_top_count = prompt.top_count.tobytes()
+        answer.prompt_top_token_id = prompt.top_token_id.tobytes()
+        answer.prompt_top_logprob = prompt.top_logprob.tobytes()
+    return answer
 
 
 def describe(model: Model, warm: WarmShard | None) -> pb.DescribeResponse:
@@ -148,7 +158,7 @@ def describe(model: Model, warm: WarmShard | None) -> pb.DescribeResponse:
         max_positions=spec.max_positions,
         eos_token_ids=model.eos_token_ids,
         prompt_runs=pb.PROMPT_RUNS_CAUSAL,
-        abilities=["sample", "top_tokens"],
+        abilities=["sample", "top_tokens", "prompt_logprobs"],
         kv_groups=[] if warm is None else [_kv_group(model, group) for group in warm.engine.ribbons.groups],
         num_parameters_millions=round(model.decoder.parts.num_parameters / 1e6),
     )

@@ -16,8 +16,9 @@ from test_sampler import CASES, ROWS, make_rows
 from ribbon_server.sampling.device_filters import heaviest, ordered
 from ribbon_server.sampling.device_random import gumbel_rows
 from ribbon_server.sampling.device_sampler import pick_on_device
+from ribbon_server.sampling.params import SamplingParams, parameters
 from ribbon_server.sampling.random import gumbel
-from ribbon_server.sampling.sampler import pick
+from ribbon_server.sampling.sampler import Fault, pick
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 GOLDEN = json.loads((Path(__file__).parents[1] / "native" / "philox_golden.json").read_text())["gumbel"]
@@ -77,7 +78,14 @@ def test_picks_are_those_of_the_reference(name: str) -> None:
 
 
 def test_a_mixed_batch_gets_the_native_tokens_and_processors() -> None:
-    penalties = {"repetition_penalty": 1.3, "frequency_penalty": 0.4, "presence_penalty": 0.2, "count_penalty": 0.1}
+    penalties = {
+        "watermark_gamma": 0.5,
+        "watermark_delta": 1.5,
+        "repetition_penalty": 1.3,
+        "frequency_penalty": 0.4,
+        "presence_penalty": 0.2,
+        "count_penalty": 0.1,
+    }
     cases = [{**case, **(penalties if index % 2 else {})} for index, case in enumerate(CASES.values())]
     cases[3]["top_tokens"] = 5
     logits, state, slots = make_rows(cases)
@@ -129,6 +137,13 @@ def test_rows_without_numbers_are_marked_and_the_others_are_not_touched() -> Non
     picks = picked(logits, state, slots)
     assert picks.is_valid.tolist() == [True, False, False, True, False]
     assert picks.token_id[[0, 3]].tolist() == expected[[0, 3]].tolist()
+
+
+def test_a_row_that_no_token_is_left_to_fails_alone() -> None:
+    logits, state, slots = make_rows([{}, {"greedy": 0}, {}])
+    everything = SamplingParams(parameters(min_tokens=60, greedy=0), np.arange(logits.shape[1], dtype=np.uint32))
+    state.put(2, np.arange(3), 3, everything)
+    assert picked(logits, state, slots).fault.tolist() == [Fault.NONE, Fault.NO_TOKEN, Fault.NONE]
 
 
 def test_keys_are_in_the_order_of_the_numbers() -> None:

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import reference
 
 from ribbon_server.sampling.params import SamplingParams, parameters
-from ribbon_server.sampling.sampler import pick
+from ribbon_server.sampling.sampler import Fault, pick
 from ribbon_server.sampling.state import SamplingState
 
 VOCAB = 500
@@ -100,3 +100,20 @@ def test_rows_without_numbers_are_marked_and_the_others_are_not_touched() -> Non
     picks = pick(logits, state.rows(slots))
     assert picks.is_valid.tolist() == [True, False, False, True]
     assert picks.token_id[[0, 3]].tolist() == expected[[0, 3]].tolist()
+
+
+def test_a_row_that_no_token_is_left_to_fails_alone() -> None:
+    logits, state, slots = make_rows([{}] * 3)
+    expected = pick(logits.clone(), state.rows(slots)).token_id
+    everything = SamplingParams(parameters(min_tokens=60), np.arange(VOCAB, dtype=np.uint32))
+    state.put(2, np.arange(3), 3, everything)
+    picks = pick(logits, state.rows(slots))
+    assert picks.fault.tolist() == [Fault.NONE, Fault.NO_TOKEN, Fault.NONE]
+    assert picks.token_id[[0, 2]].tolist() == expected[[0, 2]].tolist()
+
+
+def test_a_mask_does_not_hide_that_the_logits_are_no_numbers() -> None:
+    logits, state, slots = make_rows([{}, {}])
+    state.put(2, np.arange(3), 3, SamplingParams(parameters(min_tokens=60), np.array([8], np.uint32)))
+    logits[1, 8] = float("nan")
+    assert pick(logits, state.rows(slots)).fault.tolist() == [Fault.NONE, Fault.NOT_FINITE]

@@ -258,6 +258,22 @@ def test_stop_tokens_and_top_tokens_cross_the_wire(stub: shard_pb2_grpc.ShardStu
     close_and_end(stream, 4, 1)
 
 
+def test_prompt_logprobs_cross_the_wire(stub: shard_pb2_grpc.ShardStub) -> None:
+    stream = Stream(stub)
+    plan = opening(1, 1, PROMPT, sampling=pb.Sampling(greedy=True, prompt_top_tokens=2))
+    plan.work.wanted = bytes([Wanted.SAMPLE | Wanted.PROMPT_LOGPROBS])
+    stream.send(plan, decoding(2, 1))
+    first, second = stream.receive(), stream.receive()
+    assert np.frombuffer(first.prompt_count, np.uint32).tolist() == [len(PROMPT) - 1]
+    assert (np.frombuffer(first.prompt_logprob, np.float32) < 0).all()
+    assert list(first.prompt_top_count) == [2] * (len(PROMPT) - 1)
+    sizes = (first.prompt_logprob, first.prompt_top_token_id, first.prompt_top_logprob)
+    assert [len(column) for column in sizes] == [4 * 4, 8 * 4, 8 * 4]
+    assert first.status == bytes([RowStatus.SAMPLED])
+    assert second.prompt_count == b""
+    close_and_end(stream, 3, 1)
+
+
 def test_the_step_log_tells_pipelined_plans_from_patient_ones(
     stub: shard_pb2_grpc.ShardStub, shard: ShardProcess
 ) -> None:

@@ -114,7 +114,7 @@ impl<'a> Call<'a> {
         let is_full = parameters.return_full_text.unwrap_or(full_by_default);
         Ok(Asked {
             full_text: is_full.then(|| request.inputs.clone()),
-            with_details: parameters.details.unwrap_or(false),
+            with_details: parameters.shows_details(),
             submission: Submission {
                 wish,
                 source: Source::Texts(vec![request.inputs]),

@@ -21,7 +21,7 @@ use crate::{
     schema::{
         message::messages,
         openai::{OpenAiRequest, Prompt},
-        openai_answer::{Head, Kind, body},
+        openai_answer::{Head, Kind, Look, body},
         openai_stream::OpenAiWriter,
     },
     settings::HttpSettings,
@@ -60,8 +60,11 @@ async fn chat(
     let call = Call {
         state: &state,
         tally,
-        kind: Kind::Chat,
-        with_logprobs: logprobs.is_some(),
+        look: Look {
+            kind: Kind::Chat,
+            logprobs,
+            echo: Vec::new(),
+        },
         request,
     };
     Ok(call.answer(submitted).await?)
@@ -73,9 +76,13 @@ async fn completions(
     headers: HeaderMap,
     OpenAiJson(mut request): OpenAiJson<OpenAiRequest>,
 ) -> Handled {
-    let wish = request.wish(&state.settings)?;
+    let mut wish = request.wish(&state.settings)?;
+    let logprobs = request.completion_logprobs(state.settings.max_top_n_tokens)?;
+    wish.sampling.top_tokens = logprobs.unwrap_or(0);
+    wish.sampling.prompt_top_tokens = logprobs.filter(|_| request.echoes());
     request.check_completion_fields()?;
     let source = prompts(request.prompt.take(), &state.settings)?;
+    let texts = request.echoes().then(|| source.clone());
     let submission = Submission {
         wish,
         source,
@@ -84,11 +91,15 @@ async fn completions(
         user: request.user.take(),
     };
     let submitted = submit(&state, &tally, submission).await?;
+    let echo = texts.map_or_else(Vec::new, |source| source.shown(&state.text.tokenizer));
     let call = Call {
         state: &state,
         tally,
-        kind: Kind::Completion,
-        with_logprobs: false,
+        look: Look {
+            kind: Kind::Completion,
+            logprobs,
+            echo,
+        },
         request,
     };
     Ok(call.answer(submitted).await?)
@@ -128,8 +139,7 @@ fn one_or_more<T>(
 struct Call<'a> {
     state: &'a AppState,
     tally: Arc<Tally>,
-    kind: Kind,
-    with_logprobs: bool,
+    look: Look,
     request: OpenAiRequest,
 }
 
@@ -137,7 +147,7 @@ impl Call<'_> {
     async fn answer(self, submitted: Submitted) -> Result<Response, ApiError> {
         let is_stream = self.request.is_stream();
         let head = Head::new(
-            self.kind,
+            self.look.kind,
             is_stream,
             self.request.model.as_deref(),
             &self.state.settings,
@@ -145,12 +155,8 @@ impl Call<'_> {
         if !is_stream {
             return self.complete(head, submitted).await;
         }
-        let writer = OpenAiWriter::new(
-            head,
-            self.kind,
-            self.request.usage_report(),
-            self.with_logprobs,
-        );
+        let run = submitted.choices.run;
+        let writer = OpenAiWriter::new(head, self.look, self.request.usage_report(), run);
         sse::respond(self.state, self.tally, submitted, writer).await
     }
 
@@ -158,10 +164,10 @@ impl Call<'_> {
         let collecting = submitted
             .sequences
             .into_iter()
-            .map(|running| collect(running, self.with_logprobs));
+            .map(|running| collect(running, self.look.logprobs.is_some()));
         let choices = submitted.choices;
         let collected = choices.ranked(try_join_all(collecting).await?);
-        let body = body(&head, self.kind, self.with_logprobs, (choices, &collected));
+        let body = body(&head, &self.look, (choices, &collected));
         let sequences: Vec<Running> = collected
             .into_iter()
             .map(|collected| collected.running)
@@ -173,7 +179,7 @@ impl Call<'_> {
             submitted.characters,
             &sequences,
         );
-        if let (Kind::Chat, Some(sequence)) = (self.kind, sequences.first()) {
+        if let (Kind::Chat, Some(sequence)) = (self.look.kind, sequences.first()) {
             compute_time(response.headers_mut(), sequence);
         }
         self.tally

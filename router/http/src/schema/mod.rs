@@ -1,5 +1,6 @@
 //! The wire structs of request bodies, and what they mean once their values are in range.
 
+mod completion_logprobs;
 pub(crate) mod message;
 pub(crate) mod native;
 pub(crate) mod native_answer;

@@ -9,7 +9,7 @@ use crate::{
     checks,
     choices::{self, Choices, Noise},
     error::ApiError,
-    fields::{FALSE, FieldRules, NONE},
+    fields::{FieldRules, NONE},
     settings::HttpSettings,
     wish::{Dialect, Wish},
 };
@@ -40,9 +40,11 @@ pub(crate) struct Parameters {
     pub(crate) return_full_text: Option<bool>,
     stop: Option<StopField>,
     truncate: Option<u64>,
-    pub(crate) details: Option<bool>,
+    details: Option<bool>,
+    decoder_input_details: Option<bool>,
     seed: Option<u64>,
     top_n_tokens: Option<u64>,
+    watermark: Option<bool>,
     ignore_eos: Option<bool>,
     min_tokens: Option<u64>,
     stop_token_ids: Option<Vec<u32>>,
@@ -74,20 +76,17 @@ const PARAMETERS: FieldRules = FieldRules {
         "stop",
         "truncate",
         "details",
+        "decoder_input_details",
         "seed",
         "top_n_tokens",
+        "watermark",
         "ignore_eos",
         "min_tokens",
         "stop_token_ids",
         "priority",
         "cache_salt",
     ],
-    unsupported: &[
-        ("watermark", FALSE),
-        ("decoder_input_details", FALSE),
-        ("grammar", NONE),
-        ("adapter_id", NONE),
-    ],
+    unsupported: &[("grammar", NONE), ("adapter_id", NONE)],
     harmless: &[],
 };
 
@@ -115,6 +114,7 @@ impl GenerateRequest {
         let sample_by_default = self.parameters.is_none();
         let parameters = self.parameters.get_or_insert_default();
         let choices = parameters.choices(settings, is_stream)?;
+        parameters.check_prompt_details(is_stream)?;
         let sampling = parameters.sampling(sample_by_default)?;
         let wish = Wish {
             choices,
@@ -177,6 +177,21 @@ impl Parameters {
         Err(ApiError::invalid("best_of", message))
     }
 
+    /// Whether the answer says more than its text.
+    pub(crate) fn shows_details(&self) -> bool {
+        self.details == Some(true) || self.decoder_input_details == Some(true)
+    }
+
+    /// A stream's events are of generated tokens alone.
+    fn check_prompt_details(&self, is_stream: bool) -> Result<(), ApiError> {
+        if is_stream && self.decoder_input_details == Some(true) {
+            let message =
+                "`decoder_input_details` is true; a stream does not show the prompt, use /generate";
+            return Err(ApiError::invalid("decoder_input_details", message));
+        }
+        Ok(())
+    }
+
     fn asks_for_sampling(&self) -> bool {
         let filters = [self.temperature, self.top_p, self.typical_p, self.min_p];
         self.do_sample == Some(true) || self.top_k.is_some() || filters.iter().any(Option::is_some)
@@ -235,6 +250,8 @@ impl Parameters {
         Ok(Wish {
             sampling: Sampling {
                 top_tokens,
+                prompt_top_tokens: (self.decoder_input_details == Some(true)).then_some(0),
+                watermark: (self.watermark == Some(true)).then_some(settings.watermark),
                 seed: self.seed.unwrap_or_else(rand::random),
                 ..sampling
             },

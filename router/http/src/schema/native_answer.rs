@@ -20,6 +20,14 @@ struct TokenObject<'a> {
     special: bool,
 }
 
+/// A token of the prompt; the first has no logprob.
+#[derive(Debug, Serialize)]
+struct PrefillToken {
+    id: u32,
+    text: String,
+    logprob: Option<f32>,
+}
+
 #[derive(Debug, Serialize)]
 struct TopToken {
     id: u32,
@@ -38,6 +46,17 @@ fn top_tokens(tokenizer: &Tokenizer, top: &[(u32, f32)]) -> Vec<TopToken> {
     top.iter().map(object).collect()
 }
 
+fn prefill(running: &Running) -> Vec<PrefillToken> {
+    let scored = running.scored_prompt();
+    scored
+        .map(|(id, score)| PrefillToken {
+            id,
+            text: running.tokenizer.text_of(id),
+            logprob: score.map(|score| score.logprob),
+        })
+        .collect()
+}
+
 /// Body of a complete answer.
 #[derive(Debug, Serialize)]
 pub(crate) struct Answer<'a> {
@@ -51,7 +70,7 @@ struct Details<'a> {
     finish_reason: FinishReason,
     generated_tokens: u32,
     seed: Option<u64>,
-    prefill: [(); 0],
+    prefill: Vec<PrefillToken>,
     tokens: Vec<TokenObject<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     top_tokens: Option<Vec<Vec<TopToken>>>,
@@ -111,7 +130,7 @@ impl<'a> Details<'a> {
             finish_reason: *finish,
             generated_tokens: running.generated_tokens,
             seed: running.seed,
-            prefill: [],
+            prefill: prefill(running),
             tokens: tokens.iter().map(object).collect(),
             top_tokens: has_top.then(|| {
                 tokens

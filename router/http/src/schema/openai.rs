@@ -36,6 +36,7 @@ pub(crate) struct OpenAiRequest {
     stream_options: Option<StreamOptions>,
     logprobs: Option<Value>,
     top_logprobs: Option<u64>,
+    echo: Option<bool>,
     ignore_eos: Option<bool>,
     min_tokens: Option<u64>,
     stop_token_ids: Option<Vec<u32>>,
@@ -136,6 +137,30 @@ impl OpenAiRequest {
         Ok(wanted.then_some(top))
     }
 
+    /// How many top tokens completions report with each token; `None` where they report no logprobs.
+    ///
+    /// # Errors
+    /// `logprobs` is no number, or too large.
+    pub(crate) fn completion_logprobs(&self, limit: u32) -> Result<Option<u32>, ApiError> {
+        match &self.logprobs {
+            None | Some(Value::Bool(false)) => Ok(None),
+            Some(Value::Number(number)) if number.is_u64() => {
+                checks::top_tokens("logprobs", number.as_u64(), limit).map(Some)
+            }
+            Some(other) => Err(ApiError::invalid(
+                "logprobs",
+                format!(
+                    "`logprobs` is {other}; here it is a number of top tokens, from 0 to {limit}"
+                ),
+            )),
+        }
+    }
+
+    /// Whether completions begin with their prompts.
+    pub(crate) fn echoes(&self) -> bool {
+        self.echo == Some(true)
+    }
+
     /// Refuses what only completions have.
     pub(crate) fn check_chat_fields(&self) -> Result<(), ApiError> {
         let belongs = |name: &'static str, instead| {
@@ -145,22 +170,22 @@ impl OpenAiRequest {
         match (&self.prompt, self.best_of) {
             (Some(_), _) => belongs("prompt", "messages"),
             (_, Some(best_of)) if best_of != 1 => belongs("best_of", "n"),
+            _ if self.echoes() => Err(ApiError::invalid(
+                "echo",
+                "`echo` belongs to /v1/completions; leave it out",
+            )),
             _ => Ok(()),
         }
     }
 
     /// Refuses what only chat has.
     pub(crate) fn check_completion_fields(&self) -> Result<(), ApiError> {
-        let refused = |name| {
-            Err(ApiError::invalid(
-                name,
-                format!("`{name}` is not supported by this version on this route; leave it out"),
-            ))
-        };
-        match (&self.logprobs, self.top_logprobs, &self.messages) {
-            (Some(value), ..) if *value != Value::Bool(false) => refused("logprobs"),
-            (_, Some(1..), _) => refused("top_logprobs"),
-            (.., Some(_)) => Err(ApiError::invalid(
+        match (self.top_logprobs, &self.messages) {
+            (Some(1..), _) => Err(ApiError::invalid(
+                "top_logprobs",
+                "`top_logprobs` belongs to /v1/chat/completions; here it is `logprobs`",
+            )),
+            (_, Some(_)) => Err(ApiError::invalid(
                 "messages",
                 "`messages` belongs to /v1/chat/completions; here it is `prompt`",
             )),

@@ -1,6 +1,6 @@
 //! Answers of the OpenAI routes, and the objects that their events share.
 
-use std::time::SystemTime;
+use std::{borrow::Cow, time::SystemTime};
 
 use ribbon_core::{FinishReason, Token};
 use ribbon_text::Tokenizer;
@@ -8,8 +8,9 @@ use serde::Serialize;
 
 use crate::{
     choices::Choices,
-    collect::{Collected, TokenText},
+    collect::Collected,
     running::Running,
+    schema::completion_logprobs::{CompletionLogprobs, likeliest},
     settings::HttpSettings,
 };
 
@@ -93,9 +94,30 @@ impl Usage {
     }
 }
 
+/// What the choices of an answer show beside what was generated.
+#[derive(Clone, Debug)]
+pub(crate) struct Look {
+    pub(crate) kind: Kind,
+    /// Logprobs, with so many top tokens beside each token.
+    pub(crate) logprobs: Option<u32>,
+    /// The prompts, where the choices begin with them.
+    pub(crate) echo: Vec<String>,
+}
+
+impl Look {
+    /// What the choice of a sequence begins with; `run` sequences have one prompt.
+    pub(super) fn echoed(&self, index: usize, run: u32) -> &str {
+        let prompt = self.echo.get(index / run.max(1) as usize);
+        prompt.map_or("", String::as_str)
+    }
+}
+
+/// `logprobs` of a choice.
 #[derive(Debug, Serialize)]
-pub(super) struct Logprobs {
-    pub(super) content: Vec<TokenLogprob>,
+#[serde(untagged)]
+pub(super) enum Logprobs {
+    Chat { content: Vec<TokenLogprob> },
+    Completion(CompletionLogprobs),
 }
 
 #[derive(Debug, Serialize)]
@@ -114,7 +136,7 @@ struct TopLogprob {
 }
 
 impl TokenLogprob {
-    pub(super) fn new(tokenizer: &Tokenizer, token: &Token) -> Self {
+    pub(super) fn new(tokenizer: &Tokenizer, token: &Token, num_top: u32) -> Self {
         let bytes = |id| tokenizer.bytes_of(id).map(<[u8]>::to_vec);
         let top = |&(id, logprob): &(u32, f32)| TopLogprob {
             token: tokenizer.text_of(id),
@@ -125,7 +147,7 @@ impl TokenLogprob {
             token: tokenizer.text_of(token.id),
             logprob: token.logprob,
             bytes: bytes(token.id),
-            top_logprobs: token.top.iter().map(top).collect(),
+            top_logprobs: likeliest(&token.top, num_top).iter().map(top).collect(),
         }
     }
 }
@@ -143,7 +165,7 @@ pub(super) struct Message<'a> {
 pub(super) enum Said<'a> {
     Message(Message<'a>),
     Delta(Message<'a>),
-    Text(&'a str),
+    Text(Cow<'a, str>),
 }
 
 #[derive(Debug, Serialize)]
@@ -163,11 +185,26 @@ pub(super) struct Object<'a> {
     pub(super) usage: Option<Usage>,
 }
 
-fn logprobs(collected: &Collected) -> Logprobs {
-    let logprob = |t: &TokenText| TokenLogprob::new(&collected.running.tokenizer, &t.token);
-    Logprobs {
-        content: collected.tokens.iter().map(logprob).collect(),
+/// Logprobs of all tokens, those of an echoed prompt first.
+fn logprobs(collected: &Collected, look: &Look, echoed: &str) -> Option<Logprobs> {
+    let num_top = look.logprobs?;
+    let tokenizer = &collected.running.tokenizer;
+    let tokens = collected.tokens.iter();
+    if look.kind == Kind::Chat {
+        let content = tokens.map(|t| TokenLogprob::new(tokenizer, &t.token, num_top));
+        return Some(Logprobs::Chat {
+            content: content.collect(),
+        });
     }
+    let mut lists = CompletionLogprobs::default();
+    lists.push_prompt(&collected.running, num_top, echoed);
+    let mut offset = echoed.chars().count();
+    for t in tokens {
+        lists.push(tokenizer, &t.token, num_top, offset);
+        let shown = if t.is_special { "" } else { &t.text };
+        offset += shown.chars().count();
+    }
+    Some(Logprobs::Completion(lists))
 }
 
 pub(super) fn spelled(finish: FinishReason) -> &'static str {
@@ -180,26 +217,14 @@ pub(super) fn spelled(finish: FinishReason) -> &'static str {
 /// The body of a complete answer, choices in the order of their prompts. `choices` says which of `ranked` are shown.
 pub(crate) fn body(
     head: &Head,
-    kind: Kind,
-    with_logprobs: bool,
+    look: &Look,
     (choices, ranked): (Choices, &[Collected]),
 ) -> Vec<u8> {
     let kept = ranked.iter().enumerate();
-    let kept = kept.filter_map(|(place, one)| choices.keeps(place).then_some(one));
+    let kept = kept.filter(|(place, _)| choices.keeps(*place));
     let choices: Vec<Choice<'_>> = kept
         .enumerate()
-        .map(|(index, one)| Choice {
-            index,
-            said: match kind {
-                Kind::Chat => Said::Message(Message {
-                    role: Some("assistant"),
-                    content: &one.text,
-                }),
-                Kind::Completion => Said::Text(&one.text),
-            },
-            logprobs: with_logprobs.then(|| logprobs(one)),
-            finish_reason: Some(spelled(one.finish)),
-        })
+        .map(|(index, (place, one))| choice(index, one, look, look.echoed(place, choices.run)))
         .collect();
     let usage = Some(Usage::of(ranked.iter().map(|one| &one.running)));
     let mut bytes = Vec::with_capacity(512);
@@ -214,4 +239,28 @@ pub(crate) fn body(
     )
     .unwrap_or_default();
     bytes
+}
+
+fn choice<'a>(index: usize, one: &'a Collected, look: &Look, echoed: &str) -> Choice<'a> {
+    Choice {
+        index,
+        said: match look.kind {
+            Kind::Chat => Said::Message(Message {
+                role: Some("assistant"),
+                content: &one.text,
+            }),
+            Kind::Completion => Said::Text(behind(echoed, &one.text)),
+        },
+        logprobs: logprobs(one, look, echoed),
+        finish_reason: Some(spelled(one.finish)),
+    }
+}
+
+/// A text behind its prompt, if that is echoed.
+pub(super) fn behind<'a>(echoed: &str, text: &'a str) -> Cow<'a, str> {
+    if echoed.is_empty() {
+        text.into()
+    } else {
+        (echoed.to_owned() + text).into()
+    }
 }

@@ -21,6 +21,7 @@ pub(super) const RULES: FieldRules = FieldRules {
         "stop",
         "stream",
         "stream_options",
+        "echo",
         "logprobs",
         "top_logprobs",
         "ignore_eos",
@@ -33,7 +34,6 @@ pub(super) const RULES: FieldRules = FieldRules {
         "user",
     ],
     unsupported: &[
-        ("echo", FALSE),
         ("suffix", NONE),
         ("logit_bias", EMPTY),
         ("tools", EMPTY),

@@ -1,6 +1,6 @@
 //! Events of the OpenAI routes.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use bytes::{BufMut, BytesMut};
 
@@ -8,9 +8,11 @@ use crate::{
     error::ApiError,
     running::{Running, Step},
     schema::{
+        completion_logprobs::CompletionLogprobs,
         openai::UsageReport,
         openai_answer::{
-            Choice, Head, Kind, Logprobs, Message, Object, Said, TokenLogprob, Usage, spelled,
+            Choice, Head, Kind, Logprobs, Look, Message, Object, Said, TokenLogprob, Usage, behind,
+            spelled,
         },
     },
     sse::{EventWriter, event},
@@ -19,38 +21,69 @@ use crate::{
 /// Writes an OpenAI stream.
 pub(crate) struct OpenAiWriter {
     head: Head,
-    kind: Kind,
+    look: Look,
     usage: UsageReport,
-    with_logprobs: bool,
-    /// Choices that have begun.
-    begun: BTreeSet<usize>,
+    /// Sequences with one prompt.
+    run: u32,
+    /// Choices that have begun, and the characters of each one's text.
+    begun: BTreeMap<usize, usize>,
 }
 
 impl OpenAiWriter {
-    pub(crate) fn new(head: Head, kind: Kind, usage: UsageReport, with_logprobs: bool) -> Self {
+    pub(crate) fn new(head: Head, look: Look, usage: UsageReport, run: u32) -> Self {
         Self {
             head,
-            kind,
+            look,
             usage,
-            with_logprobs,
-            begun: BTreeSet::new(),
+            run,
+            begun: BTreeMap::new(),
         }
     }
 
-    fn said<'a>(&self, index: usize, text: &'a str) -> Said<'a> {
-        match self.kind {
+    fn said<'a>(&self, index: usize, echoed: &str, text: &'a str) -> Said<'a> {
+        match self.look.kind {
             Kind::Chat => Said::Delta(Message {
-                role: (!self.begun.contains(&index)).then_some("assistant"),
+                role: (!self.begun.contains_key(&index)).then_some("assistant"),
                 content: text,
             }),
-            Kind::Completion => Said::Text(text),
+            Kind::Completion => Said::Text(behind(echoed, text)),
         }
+    }
+
+    /// Of one token; `echoed` is the prompt, if the choice begins with it and now.
+    fn logprobs(
+        &self,
+        index: usize,
+        echoed: &str,
+        (sequence, step): (&Running, &Step),
+    ) -> Option<Logprobs> {
+        let num_top = self.look.logprobs?;
+        let tokenizer = &sequence.tokenizer;
+        if self.look.kind == Kind::Chat {
+            let content = vec![TokenLogprob::new(tokenizer, &step.token, num_top)];
+            return Some(Logprobs::Chat { content });
+        }
+        let mut lists = CompletionLogprobs::default();
+        let before = if let Some(characters) = self.begun.get(&index) {
+            *characters
+        } else {
+            lists.push_prompt(sequence, num_top, echoed);
+            echoed.chars().count()
+        };
+        lists.push(tokenizer, &step.token, num_top, before);
+        Some(Logprobs::Completion(lists))
+    }
+
+    /// The choice has begun and shows so much more.
+    fn grow(&mut self, index: usize, echoed: &str, text: &str) {
+        let characters = echoed.chars().count() + text.chars().count();
+        *self.begun.entry(index).or_default() += characters;
     }
 
     fn usage(&self, sequence: &Running, is_last: bool) -> Option<Usage> {
         let shown = match self.usage {
             UsageReport::Always => true,
-            UsageReport::Default => is_last && self.kind == Kind::Completion,
+            UsageReport::Default => is_last && self.look.kind == Kind::Completion,
             UsageReport::AtEnd => false,
         };
         shown.then(|| Usage::of([sequence]))
@@ -59,18 +92,21 @@ impl OpenAiWriter {
 
 impl EventWriter for OpenAiWriter {
     fn step(&mut self, index: usize, sequence: &Running, step: &Step, out: &mut BytesMut) {
+        let is_first = !self.begun.contains_key(&index);
         let says_something =
-            !sequence.piece().is_empty() || step.finish.is_some() || self.with_logprobs;
-        if self.begun.contains(&index) && !says_something {
+            !sequence.piece().is_empty() || step.finish.is_some() || self.look.logprobs.is_some();
+        if !is_first && !says_something {
             return;
         }
-        let logprob = || Logprobs {
-            content: vec![TokenLogprob::new(&sequence.tokenizer, &step.token)],
+        let echoed = if is_first {
+            self.look.echoed(index, self.run).to_owned()
+        } else {
+            String::new()
         };
         let choice = Choice {
             index,
-            said: self.said(index, sequence.piece()),
-            logprobs: self.with_logprobs.then(logprob),
+            said: self.said(index, &echoed, sequence.piece()),
+            logprobs: self.logprobs(index, &echoed, (sequence, step)),
             finish_reason: step.finish.map(spelled),
         };
         let usage = self.usage(sequence, step.finish.is_some());
@@ -82,7 +118,7 @@ impl EventWriter for OpenAiWriter {
                 usage,
             },
         );
-        self.begun.insert(index);
+        self.grow(index, &echoed, sequence.piece());
     }
 
     fn end(&mut self, sequences: &[Running], out: &mut BytesMut) {

@@ -15,7 +15,8 @@ use futures_core::Stream;
 use futures_util::stream;
 use ribbon_core::{
     DebugAnswer, Engine, EngineLoad, EngineState, FinishReason, Limits, Refusal, RibbonsSnapshot,
-    SequenceRequest, ShardDescription, StreamError, Token, TokenEvent, TokenStream, Tokens,
+    SequenceRequest, ShardDescription, StreamError, Token, TokenEvent, TokenScore, TokenStream,
+    Tokens,
 };
 
 /// One thing the script does.
@@ -93,13 +94,26 @@ impl Drop for Playing {
 }
 
 impl Playing {
+    /// With the first token, where asked for: the more certain the farther.
+    fn prompt_scores(&self) -> Option<Box<[TokenScore]>> {
+        let count = self
+            .request
+            .sampling
+            .prompt_top_tokens
+            .filter(|_| self.generated == 1)?;
+        let scored = self.request.prompt.iter().enumerate().skip(1);
+        let score = |(place, id): (usize, &u32)| TokenScore {
+            logprob: -8.0 / place as f32,
+            top: top(*id, count),
+        };
+        Some(scored.map(score).collect())
+    }
+
     fn token(&mut self, id: u32) -> TokenEvent {
         self.generated += 1;
         let is_stop = self.request.stop_token_ids.contains(&id);
         let is_last = self.generated == self.request.max_new_tokens;
-        let top = (0..self.request.sampling.top_tokens)
-            .map(|i| (id + i, -0.5 - i as f32))
-            .collect();
+        let top = top(id, self.request.sampling.top_tokens);
         TokenEvent {
             token: Token {
                 id,
@@ -113,8 +127,14 @@ impl Playing {
             },
             queued: Duration::from_millis(3),
             cached_tokens: 2,
+            prompt: self.prompt_scores(),
         }
     }
+}
+
+/// So many of the likeliest, `id` first.
+fn top(id: u32, count: u32) -> Vec<(u32, f32)> {
+    (0..count).map(|i| (id + i, -0.5 - i as f32)).collect()
 }
 
 /// A script on its way to a client.

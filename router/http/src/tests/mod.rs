@@ -3,6 +3,7 @@
 mod bad_input;
 mod callers;
 mod choices;
+mod details;
 mod docs;
 mod fake_engine;
 mod fields;

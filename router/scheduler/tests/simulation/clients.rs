@@ -6,10 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ribbon_core::{FinishReason, Sampling, SequenceRequest, StreamError, TokenEvent};
+use ribbon_core::{FinishReason, Sampling, SequenceRequest, StreamError, TokenEvent, TokenScore};
 use ribbon_scheduler::SequenceId;
 
-use super::model::{FAILS_STEPS, History, KILLS_SHARDS, Rng, STOP};
+use super::model::{FAILS_STEPS, History, KILLS_SHARDS, Rng, STOP, score};
 
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -21,6 +21,8 @@ pub(crate) struct Client {
     left: u32,
     /// The stop token ends it.
     stops: bool,
+    /// What comes with its first token.
+    scores: Option<Box<[TokenScore]>>,
     /// Failures it was in flight at.
     pub(crate) failures: u32,
     pub(crate) submitted_at_step: u64,
@@ -58,6 +60,10 @@ impl Clients {
             deadline: request.deadline,
             left: request.max_new_tokens,
             stops: !request.stop_token_ids.is_empty(),
+            scores: request.sampling.prompt_top_tokens.map(|_| {
+                let scored = request.prompt.get(1..).unwrap_or_default();
+                scored.iter().map(|token| score(*token)).collect()
+            }),
             failures: 0,
             submitted_at_step: step,
             got_a_token: false,
@@ -75,6 +81,11 @@ impl Clients {
             event.token.id,
             client.history.next(client.seed),
             "a gap, a repeat, or another's token"
+        );
+        assert_eq!(
+            event.prompt,
+            client.scores.take(),
+            "scores of another prompt, too few, or twice"
         );
         assert!(
             event.cached_tokens < client.prompt,
@@ -177,11 +188,13 @@ pub(crate) fn request(
     let max_new_tokens = (rng.between(1, most) as u32).min(256 - prompt.len() as u32);
     let stops = rng.chance(800);
     let salted = rng.chance(100);
+    let scored = rng.chance(100);
     let choice = |choice: u64| SequenceRequest {
         prompt: prompt.clone().into(),
         max_new_tokens,
         sampling: Arc::new(Sampling {
             seed: seed.wrapping_mul(choice),
+            prompt_top_tokens: scored.then_some(1),
             ..Sampling::default()
         }),
         stop_token_ids: if stops {

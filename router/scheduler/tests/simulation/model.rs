@@ -1,5 +1,15 @@
 //! The simulated model: the next token is a hash of the whole history, so a gap, a repeat or a mix-up shows at once.
 
+use ribbon_core::TokenScore;
+
+/// What the model thinks of a prompt token: something that tells which one it was.
+pub(crate) fn score(token: u32) -> TokenScore {
+    TokenScore {
+        logprob: -(token as f32),
+        top: vec![(token, -0.5)],
+    }
+}
+
 /// Ends a sequence.
 pub(crate) const STOP: u32 = 2;
 /// A prompt that begins with it fails every step in which it has five generated tokens or more.

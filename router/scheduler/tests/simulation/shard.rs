@@ -10,12 +10,12 @@ use std::{
 use _native::region::{Layout, PagePool, Region, RegionError, Row};
 use ribbon_core::{
     Admission, GroupOp, KvGroup, RibbonOp, RowOutcome, RowResult, Slot, StepOutcome, StepPlan,
-    StepTimings, Wanted, WorkItem,
+    StepTimings, TokenScore, Wanted, WorkItem,
 };
 
 use super::{
     memory::Memory,
-    model::{FAILS_STEPS, History, KILLS_SHARDS, POISON_AFTER, Rng},
+    model::{self, FAILS_STEPS, History, KILLS_SHARDS, POISON_AFTER, Rng},
 };
 
 #[derive(Debug)]
@@ -242,6 +242,7 @@ impl Shard {
         let rows = failed.map(|slot| RowOutcome {
             slot,
             result: result.clone(),
+            prompt: Vec::new(),
         });
         StepOutcome {
             step_id: plan.step_id,
@@ -271,6 +272,7 @@ impl Shard {
 
     fn row(&mut self, item: &WorkItem, rng: &mut Rng) -> RowOutcome {
         let seat = self.seats.get(&item.slot).expect("works on an empty slot");
+        let prompt = seat.scores(item);
         let result = if seat.ended {
             RowResult::Ended
         } else if self.failed.contains(&item.slot) {
@@ -281,6 +283,7 @@ impl Shard {
         RowOutcome {
             slot: item.slot,
             result,
+            prompt,
         }
     }
 
@@ -372,6 +375,17 @@ impl Seat {
             ended: false,
             checked: false,
         }
+    }
+
+    /// What the tokens to be fed say of those behind them: their ids, made negative.
+    fn scores(&self, item: &WorkItem) -> Vec<TokenScore> {
+        let (begin, end) = (self.fed + 1, (self.fed + item.count + 1).min(self.prompt));
+        let behind = self
+            .tokens
+            .get(begin as usize..end as usize)
+            .unwrap_or_default();
+        let wanted = if item.scores_prompt { behind } else { &[] };
+        wanted.iter().map(|token| model::score(*token)).collect()
     }
 
     fn finish(&mut self, wanted: Wanted, history: History) -> RowResult {

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use ribbon_core::{RowOutcome, RowResult, Slot, StepOutcome, StepTimings};
+use ribbon_core::{RowOutcome, RowResult, Slot, StepOutcome, StepTimings, TokenScore};
 
 use super::column::{read_f32s, read_u8s, read_u32s};
 use crate::{ShardError, wire};
@@ -38,16 +38,61 @@ fn rows(outcome: &mut wire::StepOutcome) -> Result<Vec<RowOutcome>, ShardError> 
     let slots = read_u32s("slot", &outcome.slot, num_rows)?;
     let statuses = read_u8s("status", &outcome.status, num_rows)?;
     let samples = samples(outcome, num_rows)?;
-    let columns = slots.zip(statuses).zip(samples).enumerate();
+    let prompts = prompts(outcome, num_rows)?;
+    let columns = slots.zip(statuses).zip(samples.zip(prompts)).enumerate();
     columns
-        .map(|(row, ((slot, status), sample))| {
+        .map(|(row, ((slot, status), (sample, prompt)))| {
             let result = result(*status, sample, errors.remove(&row))?;
             Ok(RowOutcome {
                 slot: Slot(slot),
                 result,
+                prompt,
             })
         })
         .collect()
+}
+
+/// The scores of prompt tokens, row by row. Without any row that wanted them, all columns are empty.
+fn prompts(
+    outcome: &wire::StepOutcome,
+    rows: usize,
+) -> Result<impl Iterator<Item = Vec<TokenScore>>, ShardError> {
+    let counts: Vec<usize> = if outcome.prompt_count.is_empty() {
+        vec![0; rows]
+    } else {
+        let counts = read_u32s("prompt_count", &outcome.prompt_count, rows)?;
+        counts.map(|count| count as usize).collect()
+    };
+    let num_tokens = counts
+        .iter()
+        .fold(0, |sum: usize, count| sum.saturating_add(*count));
+    let logprobs = read_f32s("prompt_logprob", &outcome.prompt_logprob, num_tokens)?;
+    let tops = tops(
+        ("prompt_top_count", &outcome.prompt_top_count, num_tokens),
+        ("prompt_top_token_id", &outcome.prompt_top_token_id),
+        ("prompt_top_logprob", &outcome.prompt_top_logprob),
+    )?;
+    let mut scores = logprobs
+        .zip(tops)
+        .map(|(logprob, top)| TokenScore { logprob, top });
+    Ok(counts
+        .into_iter()
+        .map(move |count| scores.by_ref().take(count).collect()))
+}
+
+/// Lists of top tokens, one an entry of `count`, from columns given by name.
+fn tops<'a>(
+    (count_name, counts, rows): (&str, &'a [u8], usize),
+    (id_name, ids): (&str, &'a [u8]),
+    (logprob_name, logprobs): (&str, &'a [u8]),
+) -> Result<impl Iterator<Item = Vec<(u32, f32)>> + use<'a>, ShardError> {
+    let counts = read_u8s(count_name, counts, rows)?;
+    let num_top = counts.iter().map(|count| usize::from(*count)).sum();
+    let ids = read_u32s(id_name, ids, num_top)?;
+    let mut pairs = ids.zip(read_f32s(logprob_name, logprobs, num_top)?);
+    Ok(counts
+        .iter()
+        .map(move |count| pairs.by_ref().take(usize::from(*count)).collect()))
 }
 
 fn result(status: u8, sample: Sample, message: Option<String>) -> Result<RowResult, ShardError> {
@@ -93,21 +138,18 @@ fn samples(
     outcome: &wire::StepOutcome,
     rows: usize,
 ) -> Result<impl Iterator<Item = Sample>, ShardError> {
-    let top_counts = read_u8s("top_count", &outcome.top_count, rows)?;
-    let num_top = top_counts.iter().map(|count| usize::from(*count)).sum();
-    let top_ids = read_u32s("top_token_id", &outcome.top_token_id, num_top)?;
-    let top_logprobs = read_f32s("top_logprob", &outcome.top_logprob, num_top)?;
-    let mut top = top_ids.zip(top_logprobs);
+    let tops = tops(
+        ("top_count", &outcome.top_count, rows),
+        ("top_token_id", &outcome.top_token_id),
+        ("top_logprob", &outcome.top_logprob),
+    )?;
     let token_ids = read_u32s("token_id", &outcome.token_id, rows)?;
     let logprobs = read_f32s("logprob", &outcome.logprob, rows)?;
-    let columns = token_ids.zip(logprobs).zip(top_counts);
-    Ok(columns.map(move |((token_id, logprob), count)| {
-        let top = top.by_ref().take(usize::from(*count)).collect();
-        Sample {
-            token_id,
-            logprob,
-            top,
-        }
+    let columns = token_ids.zip(logprobs).zip(tops);
+    Ok(columns.map(|((token_id, logprob), top)| Sample {
+        token_id,
+        logprob,
+        top,
     }))
 }
 

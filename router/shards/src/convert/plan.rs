@@ -49,6 +49,9 @@ fn sampling(sampling: &Sampling) -> wire::Sampling {
         top_tokens: sampling.top_tokens,
         bias_token_ids: u32s(sampling.logit_bias.iter().map(|(token, _)| *token)),
         bias_values: f32s(sampling.logit_bias.iter().map(|(_, value)| *value)),
+        watermark_gamma: sampling.watermark.map_or(0.0, |mark| mark.gamma),
+        watermark_delta: sampling.watermark.map_or(0.0, |mark| mark.delta),
+        prompt_top_tokens: sampling.prompt_top_tokens.unwrap_or(0),
     }
 }
 
@@ -82,9 +85,16 @@ fn ops(ops: &[GroupOp]) -> wire::RibbonOps {
 }
 
 fn work(work: &[WorkItem]) -> wire::Work {
-    let wanted = |item: &WorkItem| match item.wanted {
-        Wanted::Nothing => wire::Wanted::None as u8,
-        Wanted::Sample => wire::Wanted::Sample as u8,
+    let wanted = |item: &WorkItem| {
+        let scores = if item.scores_prompt {
+            wire::Wanted::PromptLogprobs as u8
+        } else {
+            wire::Wanted::None as u8
+        };
+        match item.wanted {
+            Wanted::Nothing => scores,
+            Wanted::Sample => scores | wire::Wanted::Sample as u8,
+        }
     };
     wire::Work {
         slot: u32s(work.iter().map(|item| item.slot.0)),

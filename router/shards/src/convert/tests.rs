@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
 use ribbon_core::{
-    Admission, GroupOp, KvKind, RibbonOp, RowResult, Sampling, Slot, StepPlan, Storage, Wanted,
-    WorkItem,
+    Admission, GroupOp, KvKind, RibbonOp, RowResult, Sampling, Slot, StepPlan, Storage, TokenScore,
+    Wanted, Watermark, WorkItem,
 };
 
 use super::*;
@@ -15,11 +15,41 @@ fn bytes(values: &[u32]) -> Vec<u8> {
         .collect()
 }
 
+fn floats(values: &[f32]) -> Vec<u8> {
+    bytes(
+        &values
+            .iter()
+            .map(|value| value.to_bits())
+            .collect::<Vec<_>>(),
+    )
+}
+
+/// Runs that want nothing, a token, scores of the prompt, or both.
+fn work_items() -> Vec<WorkItem> {
+    let item = |slot, count, wanted, scores_prompt| WorkItem {
+        slot: Slot(slot),
+        count,
+        wanted,
+        scores_prompt,
+    };
+    vec![
+        item(2, 2, Wanted::Sample, true),
+        item(9, 64, Wanted::Nothing, false),
+        item(3, 5, Wanted::Nothing, true),
+        item(4, 1, Wanted::Sample, false),
+    ]
+}
+
 #[test]
 fn a_plan_becomes_columns() {
     let sampling = Sampling {
         seed: u64::MAX,
         logit_bias: vec![(7, -1.5)],
+        watermark: Some(Watermark {
+            gamma: 0.25,
+            delta: 3.0,
+        }),
+        prompt_top_tokens: Some(4),
         ..Sampling::default()
     };
     let plan = StepPlan {
@@ -72,18 +102,7 @@ fn a_plan_becomes_columns() {
             op,
         })
         .collect(),
-        work: vec![
-            WorkItem {
-                slot: Slot(2),
-                count: 2,
-                wanted: Wanted::Sample,
-            },
-            WorkItem {
-                slot: Slot(9),
-                count: 64,
-                wanted: Wanted::Nothing,
-            },
-        ],
+        work: work_items(),
     };
     let wire = super::plan(&plan);
     let ops = wire.ops.unwrap();
@@ -93,8 +112,9 @@ fn a_plan_becomes_columns() {
     assert_eq!(ops.storage, bytes(&[0, 2, 3, 0, 0, 5, 7]));
     assert_eq!(ops.tokens, bytes(&[0, 0, 64, 300, 1, 6, 0]));
     let work = wire.work.unwrap();
-    assert_eq!((work.slot, work.count), (bytes(&[2, 9]), bytes(&[2, 64])));
-    assert_eq!(work.wanted, [1, 0]);
+    assert_eq!(work.slot, bytes(&[2, 9, 3, 4]));
+    assert_eq!(work.count, bytes(&[2, 64, 5, 1]));
+    assert_eq!(work.wanted, [3, 0, 2, 1]);
     let admitted = &wire.admitted[0];
     assert_eq!(admitted.token_ids, bytes(&[1, 70_000]));
     assert_eq!((admitted.prompt_tokens, admitted.min_tokens), (1, 4));
@@ -102,6 +122,11 @@ fn a_plan_becomes_columns() {
     let sampling = admitted.sampling.as_ref().unwrap();
     assert_eq!(sampling.seed, u64::MAX);
     assert_eq!(sampling.bias_values, (-1.5f32).to_le_bytes());
+    assert_eq!(
+        (sampling.watermark_gamma, sampling.watermark_delta),
+        (0.25, 3.0)
+    );
+    assert_eq!(sampling.prompt_top_tokens, 4);
 }
 
 fn good_outcome() -> wire::StepOutcome {
@@ -110,16 +135,15 @@ fn good_outcome() -> wire::StepOutcome {
         slot: bytes(&[1, 2, 3, 4]),
         status: vec![1, 2, 3, 6],
         token_id: bytes(&[0, 70_000, 2, 0]),
-        logprob: [0.0f32, -0.5, -1.0, 0.0]
-            .iter()
-            .flat_map(|value| value.to_le_bytes())
-            .collect(),
+        logprob: floats(&[0.0, -0.5, -1.0, 0.0]),
         top_count: vec![0, 2, 1, 0],
         top_token_id: bytes(&[8, 9, 2]),
-        top_logprob: [-0.1f32, -0.2, -0.3]
-            .iter()
-            .flat_map(|value| value.to_le_bytes())
-            .collect(),
+        top_logprob: floats(&[-0.1, -0.2, -0.3]),
+        prompt_count: bytes(&[2, 1, 0, 0]),
+        prompt_logprob: floats(&[-1.5, -2.5, -3.5]),
+        prompt_top_count: vec![0, 1, 2],
+        prompt_top_token_id: bytes(&[5, 6, 7]),
+        prompt_top_logprob: floats(&[-0.4, -0.5, -0.6]),
         errors: vec![wire::RowError {
             row: 3,
             message: "not finite".into(),
@@ -139,6 +163,20 @@ fn an_outcome_is_read_row_by_row() {
     let outcome = super::outcome(good_outcome()).unwrap();
     assert_eq!((outcome.step_id, outcome.pages_available), (4, Some(77)));
     assert_eq!(outcome.timings.total.as_nanos(), 1_500);
+    let score = |logprob, top: &[(u32, f32)]| TokenScore {
+        logprob,
+        top: top.to_vec(),
+    };
+    let prompts: Vec<_> = outcome.rows.iter().map(|row| row.prompt.clone()).collect();
+    assert_eq!(
+        prompts,
+        [
+            vec![score(-1.5, &[]), score(-2.5, &[(5, -0.4)])],
+            vec![score(-3.5, &[(6, -0.5), (7, -0.6)])],
+            vec![],
+            vec![],
+        ]
+    );
     let results: Vec<_> = outcome.rows.into_iter().map(|row| row.result).collect();
     let sampled = |token_id, logprob, top, stopped| RowResult::Sampled {
         token_id,
@@ -160,6 +198,19 @@ fn an_outcome_is_read_row_by_row() {
 }
 
 #[test]
+fn without_scores_of_prompts_their_columns_are_empty() {
+    let mut outcome = good_outcome();
+    outcome.prompt_count.clear();
+    outcome.prompt_logprob.clear();
+    outcome.prompt_top_count.clear();
+    outcome.prompt_top_token_id.clear();
+    outcome.prompt_top_logprob.clear();
+    let rows = super::outcome(outcome).unwrap().rows;
+    assert_eq!(rows.len(), 4);
+    assert!(rows.iter().all(|row| row.prompt.is_empty()));
+}
+
+#[test]
 fn of_a_failed_step_only_the_reason_counts() {
     let failed = wire::StepOutcome {
         failure: "out of pages".into(),
@@ -174,7 +225,7 @@ fn of_a_failed_step_only_the_reason_counts() {
 #[test]
 fn every_broken_column_is_refused_by_name() {
     type Spoil = fn(&mut wire::StepOutcome);
-    let spoils: [(&str, Spoil); 8] = [
+    let spoils: [(&str, Spoil); 13] = [
         ("slot", |outcome| outcome.slot.truncate(3)),
         ("status", |outcome| outcome.status.push(1)),
         ("token_id", |outcome| outcome.token_id.truncate(3)),
@@ -182,6 +233,17 @@ fn every_broken_column_is_refused_by_name() {
         ("top_count", |outcome| outcome.top_count.truncate(3)),
         ("top_token_id", |outcome| outcome.top_count[0] = 3),
         ("top_logprob", |outcome| outcome.top_logprob.truncate(3)),
+        ("prompt_count", |outcome| outcome.prompt_count.truncate(4)),
+        ("prompt_logprob", |outcome| outcome.prompt_count[0] = 9),
+        ("prompt_top_count", |outcome| {
+            outcome.prompt_top_count.truncate(2);
+        }),
+        ("prompt_top_token_id", |outcome| {
+            outcome.prompt_top_count[0] = 1;
+        }),
+        ("prompt_top_logprob", |outcome| {
+            outcome.prompt_top_logprob.clear();
+        }),
         ("status 9", |outcome| outcome.status[0] = 9),
     ];
     for (name, spoil) in spoils {

@@ -202,6 +202,7 @@ fn plan(step_id: u64) -> StepPlan {
         slot: Slot(4),
         count: 2,
         wanted: Wanted::Nothing,
+        scores_prompt: false,
     }];
     StepPlan {
         step_id,

@@ -54,6 +54,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(kernels::silu_mul, module)?)?;
     module.add_function(wrap_pyfunction!(sampling::sample, module)?)?;
     module.add_function(wrap_pyfunction!(sampling::gumbel_noise, module)?)?;
+    module.add_function(wrap_pyfunction!(sampling::mark_green, module)?)?;
     module.add_function(wrap_pyfunction!(kernels::set_num_threads, module)?)?;
     module.add_function(wrap_pyfunction!(kernels::num_threads, module)?)?;
     module.add_function(wrap_pyfunction!(kernels::cpu_features, module)?)?;

@@ -1,11 +1,11 @@
-//! `sample` and `gumbel_noise` as Python sees them.
+//! `sample`, `gumbel_noise` and `mark_green` as Python sees them.
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::bindings::arguments::{Column, keyword_record};
-use crate::sampling::{Choice, RowFault, Stream};
+use crate::sampling::{Choice, RowFault, Stream, watermark};
 use crate::tensor::Pieces;
 use crate::threads;
 
@@ -189,5 +189,28 @@ pub fn gumbel_noise(
         .iter_mut()
         .zip(tokens)
         .for_each(|(out, token)| *out = stream.noise(*token));
+    Ok(())
+}
+
+#[pyfunction]
+pub fn mark_green(
+    py: Python<'_>,
+    last_token: Column<u32>,
+    size: Column<u32>,
+    mut green: Column<u8>,
+) -> PyResult<()> {
+    let &[rows, vocab] = green.shape() else {
+        return Err(PyValueError::new_err("green must have shape [rows, vocab]"));
+    };
+    let last_token = last_token.input("last_token", &[rows])?;
+    let size = size.input("size", &[rows])?;
+    let green = Pieces::new(green.output("green", &[rows, vocab])?);
+    py.detach(|| {
+        threads::for_each(rows, |row| {
+            // SAFETY: each row is written by one call only.
+            let green = unsafe { green.piece(row * vocab, vocab) };
+            watermark::mark_green(last_token[row], size[row] as usize, green);
+        });
+    });
     Ok(())
 }

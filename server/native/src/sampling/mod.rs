@@ -4,6 +4,7 @@
 mod filters;
 pub mod philox;
 mod scan;
+pub mod watermark;
 
 use crate::scratch::with_scratch;
 pub use philox::Stream;
