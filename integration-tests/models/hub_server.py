@@ -25,6 +25,7 @@ class Repository:
     refs: dict[str, str]
     gate_token: str | None = None  # files need this token
     is_private: bool = False  # and so does everything else
+    is_broken: bool = False  # the Hub fails over it
 
     def commit(self, revision: str) -> str | None:
         """What a branch, tag or commit resolves to."""
@@ -156,6 +157,8 @@ class HubHandler(BaseHTTPRequestHandler):
         repo = self.hub.repositories.get(name)
         if token == "hf_invalid":
             self._refuse(401, None, "Invalid credentials in Authorization header")
+        elif repo is not None and repo.is_broken:
+            self._refuse(500, None, "Internal Error")
         elif repo is None or (repo.is_private and token != repo.gate_token):
             self._refuse(401 if token is None else 404, None if token is None else "RepoNotFound")
         else:

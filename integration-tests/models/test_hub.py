@@ -62,7 +62,7 @@ def names(folder: Path) -> set[str]:
 
 def test_one_commit_is_fetched_whatever_its_branch_becomes_and_then_needs_no_hub(tmp_path: Path) -> None:
     first, second = commit_id("first"), commit_id("second")
-    repo = Repository({first: MODEL, second: MOVED}, {"main": first})
+    repo = Repository({first: MODEL, second: MOVED}, {"main": first, "refs/pr/1": second})
     with FakeHub({"org/model": repo}) as hub:
         hub.after_info = lambda: repo.refs.update(main=second)  # moves while the files are still to come
         env = environment(hub.endpoint, tmp_path)
@@ -72,12 +72,12 @@ def test_one_commit_is_fetched_whatever_its_branch_becomes_and_then_needs_no_hub
         assert all((folder / name).read_bytes() == MODEL[name] for name in names(folder))
         assert {revision for revision, _ in hub.files_asked()} == {first}
 
-        folder, commit = found(download("org/model", env, "--revision", second))
+        folder, commit = found(download("org/model", env, "--revision", "refs/pr/1"))
         assert commit == second
         assert all((folder / name).read_bytes() == MOVED[name] for name in names(folder))
         asked = len(hub.asked)
         offline = {**env, "HF_HUB_OFFLINE": "1"}
-        assert found(download("org/model", offline, "--revision", second)) == (folder, second)
+        assert found(download("org/model", offline, "--revision", "refs/pr/1")) == (folder, second)
         assert len(hub.asked) == asked
     assert found(download("org/model", env))[1] == first, "the Hub is gone, the cache is not"
 
@@ -153,6 +153,7 @@ REPOSITORIES = {
     "org/gated": repository(MODEL, gate_token=SECRET),
     "org/private": repository(MODEL, gate_token=SECRET, is_private=True),
     "org/half": repository(HALF),
+    "org/broken": repository(MODEL, is_broken=True),
     "org/bare": repository({"config.json": b"{}"}),
     "org/open": repository(MODEL),
 }
@@ -165,6 +166,7 @@ REFUSALS = {
     "missing": ("org/missing", (), SECRET, ["org/missing does not exist", "check the id"]),
     "invalid token": ("org/open", (), "hf_invalid", ["does not accept the token", "HF_TOKEN"]),
     "no such revision": ("org/open", ("--revision", "v9"), None, ["org/open has no revision v9", "--revision"]),
+    "a Hub that fails": ("org/broken", (), None, ["org/broken cannot be downloaded", "answered 500", "start again"]),
     "half": ("org/half", (), None, ["org/half", "lacks model-2.safetensors"]),
     "no weights": ("org/bare", (), None, ["org/bare has no weights", "model.safetensors"]),
 }

@@ -1,5 +1,7 @@
 """Why a model cannot be had from the Hub, in one line that says what to do. Knows the Hub's client's errors."""
 
+import errno
+
 from huggingface_hub import constants, get_token
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -10,6 +12,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 LATER = "whole files are kept, start again when it is back"
 
 
@@ -20,12 +23,14 @@ def refusal(model_id: str, revision: str | None, error: Exception) -> str:
         return _answered(model_id, revision, answer)
     if isinstance(error, HFValidationError):
         return f"{model_id} is neither a directory nor a Hub model ({_first_line(error)})"
+    cause = _chain(error)[-1]
+    if isinstance(cause, OSError) and cause.errno in UNWRITABLE:
+        return f"{model_id} cannot be kept in the local cache {constants.HF_HUB_CACHE} ({cause}); make room and give permission, or set HF_HOME"
     if constants.HF_HUB_OFFLINE or any(isinstance(link, OfflineModeIsEnabled) for link in _chain(error)):
         return (
             f"{model_id} at {revision or 'main'} is not complete in the local cache {constants.HF_HUB_CACHE}, "
             "and HF_HUB_OFFLINE forbids to download it; fetch it once without"
         )
-    cause = list(_chain(error))[-1]
     return f"{model_id} cannot be downloaded from {constants.ENDPOINT} ({_first_line(cause)}); {LATER}"
 
 

@@ -1,12 +1,14 @@
 """Slow tokenizers: tokenizer.json gives their tokens, and none runs code of the repository."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import sentencepiece
 from tokenizers import ByteLevelBPETokenizer, Tokenizer
 
+import ribbon_server
 from ribbon_server.download.complete import complete
 from ribbon_server.errors import BadSetting, ModelNotSupported
 
@@ -90,3 +92,8 @@ def test_a_vocabulary_that_is_damaged_is_refused(folder: Path) -> None:
 def test_no_vocabulary_at_all_is_refused(folder: Path) -> None:
     with pytest.raises(BadSetting, match=r"lacks tokenizer\.json, and a vocabulary to make it from"):
         complete(folder)
+
+
+def test_nothing_here_trusts_remote_code() -> None:
+    sources = Path(ribbon_server.__file__).parent.rglob("*.py")
+    assert [path.name for path in sources if re.search(r"trust_remote_code\s*=\s*(?!False)", path.read_text())] == []
