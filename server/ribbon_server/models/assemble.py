@@ -10,10 +10,11 @@ from ribbon_server.kv.device import layout_on
 from ribbon_server.kv.layout import LayerShape
 from ribbon_server.layers.embedding import LogitsHead, PositionTable, TokenEmbedding
 from ribbon_server.layers.linear import LinearLayer
-from ribbon_server.layers.mlp import Change, Changed, DenseFeedForward, FeedForwardLayer, multiply, normalize
+from ribbon_server.layers.mlp import Change, Changed, FeedForwardLayer, multiply, normalize
 from ribbon_server.layers.norm import LayerNorm, NoNorm, NormLayer
 from ribbon_server.layers.registry import Kernels
 from ribbon_server.models.assemble_attention import LayerPlace, RotaryRecipe, attention_layer, qkv_changes
+from ribbon_server.models.assemble_experts import feed_forward
 from ribbon_server.models.blocks import (
     Block,
     BlockParts,
@@ -23,7 +24,7 @@ from ribbon_server.models.blocks import (
     SharedNormBlock,
 )
 from ribbon_server.models.decoder import Decoder, Parts, Widths
-from ribbon_server.models.spec import Dense, LayerSpec, ModelSpec, Norm, NormKind, Residual, Rope
+from ribbon_server.models.spec import Dense, FeedForward, LayerSpec, ModelSpec, Norm, NormKind, Residual, Rope
 from ribbon_server.models.weights import Weights
 
 
@@ -72,8 +73,14 @@ def spec_widths(spec: ModelSpec) -> Widths:
     return Widths(
         hidden=spec.hidden,
         query=max(layer.attention.qkv_dims[0] for layer in spec.layers),
-        intermediate=max(layer.feed_forward.intermediate for layer in spec.layers),
+        intermediate=max(_dense_width(layer.feed_forward) for layer in spec.layers),
     )
+
+
+def _dense_width(part: FeedForward) -> int:
+    """Experts make their own activations; what they share uses the workspace."""
+    dense = part if isinstance(part, Dense) else part.shared
+    return 1 if dense is None else dense.intermediate
 
 
 def _embedding(spec: ModelSpec, weights: Weights) -> TokenEmbedding:
@@ -136,19 +143,9 @@ def block_type(layer: LayerSpec) -> type[Block]:
 
 
 def _feed_forward(layer: LayerSpec, weights: Weights) -> FeedForwardLayer:
-    part = dense_feed_forward(layer.feed_forward, weights)
+    part = feed_forward(layer.feed_forward, weights)
     changes = _output_changes(layer, layer.feed_forward_output_norm, "feed_forward", weights)
     return Changed(part, changes) if changes else part
-
-
-def dense_feed_forward(dense: Dense, weights: Weights) -> DenseFeedForward:
-    """Two linear layers around an activation."""
-    return DenseFeedForward(
-        gate_up=weights.linear("gate_up"),
-        activation=weights.activation(dense.activation.value, gated=dense.gated),
-        down=weights.linear("down"),
-        intermediate=dense.intermediate,
-    )
 
 
 def _output_changes(layer: LayerSpec, norm: Norm | None, part: str, weights: Weights) -> list[Change]:

@@ -117,7 +117,7 @@ def _own_sources(row: WeightRow, rank: Rank) -> tuple[Source, ...]:
     """Those of the rank's own experts, where each has tensors of its own; else all of them."""
     if row.role is not Role.EXPERT or len(row.sources) == 1:
         return row.sources
-    own = even_cut(len(row.sources), Units(len(row.sources)), rank)
+    own = even_cut(len(row.sources), Units(row.experts), rank)
     return row.sources[own.begin : own.end]
 
 

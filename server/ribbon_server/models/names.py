@@ -76,6 +76,7 @@ class WeightRow:
     name: str
     sources: tuple[Source, ...]
     role: Role
+    experts: int = 0  # whose rows these are, one expert after the other
 
     @property
     def shape(self) -> Shape:
@@ -185,10 +186,14 @@ def _rows(pieces: Pieces, names: Mapping[str, Names], ours: str, stem: str, grou
         tensors = as_tensors(names[name.removesuffix("_bias") if is_bias else name])
         suffix = tensors.bias if is_bias else tensors.weight
         full = [stem + theirs + suffix for theirs in tensors.names]
-        yield WeightRow(ours + name, tuple(_sources(full, tensors, parts, groups)), role_of(name))
+        sources = tuple(_sources(full, tensors, parts, groups))
+        yield WeightRow(ours + name, sources, role_of(name), parts[0].experts)
 
 
 def _sources(names: list[str], tensors: Tensors, parts: tuple[Piece, ...], groups: int) -> Iterator[Source]:
+    if parts[0].experts:
+        yield from expert_sources(names, tensors, parts[0])
+        return
     each = list(_expanded(names, parts))
     if len(each) == len(parts) and tensors.fused is not Fused.STACKED:
         for name, part in zip(each, parts, strict=True):
@@ -199,11 +204,10 @@ def _sources(names: list[str], tensors: Tensors, parts: tuple[Piece, ...], group
 
 
 def _expanded(names: list[str], parts: tuple[Piece, ...]) -> Iterable[str]:
-    """One name for each part, where each expert or head has tensors of its own."""
-    if not any("{expert}" in name or "{head}" in name for name in names):
+    """One name for each part, where each head has tensors of its own."""
+    if not any("{head}" in name for name in names):
         return names
-    owners = range(len(parts) // len(names))
-    return (name.format(expert=owner, head=owner) for owner in owners for name in names)
+    return (name.format(head=head) for head in range(len(parts)) for name in names)
 
 
 def _alone(name: str, tensors: Tensors, part: Piece) -> Source:
@@ -227,6 +231,39 @@ def _from_one(name: str, tensors: Tensors, parts: tuple[Piece, ...], groups: int
         rows = _part_rows(part, begin, total, turns)
         yield Source(name, shape, part.shape, rows, is_transposed, units=part.units)
         begin += part.rows
+
+
+def expert_sources(names: list[str], tensors: Tensors, part: Piece) -> Iterator[Source]:
+    """The rows of all experts: from tensors of their own, from one tensor for all, or from one for each matrix of theirs."""
+    count, columns = part.experts, part.shape[1:]
+    rows = part.rows // count // len(names)
+    size = (rows, *columns)
+    is_transposed = tensors.is_transposed and part.columns is not None
+    if "{expert}" in names[0]:
+        shape = size[::-1] if is_transposed else size
+        for expert in range(count):
+            for name in names:
+                yield Source(name.format(expert=expert), shape, size, None, is_transposed)
+    elif len(names) == 1:
+        yield _from_all_experts(names[0], tensors, part, is_transposed=is_transposed)
+    else:
+        for expert in range(count):
+            for name in names:
+                yield Source(name, (count * rows, *columns), size, slice(expert * rows, (expert + 1) * rows))
+
+
+def _from_all_experts(name: str, tensors: Tensors, part: Piece, *, is_transposed: bool) -> Source:
+    """[experts, out, in] or [experts, in, out], or the experts one below the other in two dimensions."""
+    count, rows = part.experts, part.rows // part.experts
+    inner = (rows, *part.shape[1:])
+    inner = inner[::-1] if is_transposed else inner
+    shape = (count * inner[0], *inner[1:]) if tensors.blocks else (count, *inner)
+    order = None
+    if tensors.fused is Fused.ALTERNATING:
+        turns = torch.cat((torch.arange(0, rows, 2), torch.arange(1, rows, 2)))
+        order = (torch.arange(count)[:, None] * rows + turns).flatten()
+    blocks = count if tensors.blocks else 1
+    return Source(name, shape, part.shape, order, is_transposed, blocks, part.units)
 
 
 def _part_rows(part: Piece, begin: int, total: int, turns: int) -> slice | Tensor:

@@ -1,18 +1,18 @@
 """The weights that a spec asks for, by our name, with their shapes. Knows no checkpoint.
 
-Of a layer: attention_norm, qkv, q_norm, k_norm, sinks, output, attention_output_norm, feed_forward_norm, gate_up, down,
-feed_forward_output_norm; outside: embedding, positions, embedding_norm, embedding_up, final_norm, embedding_down, head. A bias is
+Of a layer: attention_norm, qkv, q_norm, k_norm, sinks, output, attention_output_norm, feed_forward_norm, gate_up, down, router,
+router_correction, experts_gate_up, experts_down, shared_gate_up, shared_down, shared_gate, feed_forward_output_norm; outside: embedding, positions, embedding_norm, embedding_up, final_norm, embedding_down, head. A bias is
 the name with `_bias` behind it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ribbon_server.distributed.sharding import Units
 from ribbon_server.layers.rotary import head_order
-from ribbon_server.models.spec import Dense, Grouped, LayerSpec, ModelSpec, Norm, NormScope, Rope
+from ribbon_server.models.spec import Dense, FeedForward, Grouped, LayerSpec, ModelSpec, Norm, NormScope, Rope
 
 Shape = tuple[int, ...]
 
@@ -25,6 +25,7 @@ class Piece:
     columns: int | None = None
     order: Tensor | None = None  # the checkpoint's rows in our order, int64 [rows]; None: as they are
     units: Units | None = None  # what a cut may not split; None: single rows or columns
+    experts: int = 0  # the rows are those of so many experts, one after the other
 
     @property
     def shape(self) -> Shape:
@@ -42,7 +43,7 @@ def layer_pieces(layer: LayerSpec, hidden: int) -> Pieces:
         **attention_pieces(layer.attention, hidden),
         **norm_pieces("attention_output_norm", layer.attention_output_norm, hidden),
         **norm_pieces("feed_forward_norm", layer.feed_forward_norm, hidden),
-        **dense_pieces(layer.feed_forward, hidden),
+        **feed_forward_pieces(layer.feed_forward, hidden),
         **norm_pieces("feed_forward_output_norm", layer.feed_forward_output_norm, hidden),
     }
 
@@ -74,7 +75,7 @@ def norm_pieces(name: str, norm: Norm | None, dim: int) -> Pieces:
 
 def linear_pieces(name: str, parts: tuple[Piece, ...], *, bias: bool) -> Pieces:
     """A weight and, where there is one, a bias with the same rows."""
-    biases = tuple(Piece(part.rows, order=part.order, units=part.units) for part in parts)
+    biases = tuple(replace(part, columns=None) for part in parts)
     return {name: parts, **({f"{name}_bias": biases} if bias else {})}
 
 
@@ -120,8 +121,31 @@ def heads_order(heads: int, head_dim: int, rope: Rope | None) -> Tensor | None:
     return (torch.arange(heads)[:, None] * head_dim + order).flatten()
 
 
-def dense_pieces(dense: Dense, hidden: int) -> Pieces:
+def feed_forward_pieces(part: FeedForward, hidden: int) -> Pieces:
+    """Of a dense part, or of a router, its experts and what they share."""
+    if isinstance(part, Dense):
+        return dense_pieces(part, hidden)
+    count, inner = part.num_experts, part.intermediate
+    gate_up = (Piece(count * 2 * inner, hidden, units=Units(count), experts=count),)
+    down = (Piece(count * hidden, inner, units=Units(count), experts=count),)
+    shared = {} if part.shared is None else dense_pieces(part.shared, hidden, "shared_")
+    return {
+        **linear_pieces("router", (Piece(count, hidden),), bias=part.router.bias),
+        **({"router_correction": (Piece(count),)} if part.router.correction else {}),
+        **linear_pieces("experts_gate_up", gate_up, bias=part.bias),
+        **linear_pieces("experts_down", down, bias=part.bias),
+        **shared,
+        **({"shared_gate": (Piece(1, hidden),)} if part.shared_gate else {}),
+    }
+
+
+def dense_pieces(dense: Dense, hidden: int, prefix: str = "") -> Pieces:
     """Gate and up joined, then down."""
     gate_up = tuple(Piece(rows, hidden) for rows in dense.up_dims)
     down = (Piece(hidden, dense.intermediate),)
-    return {**linear_pieces("gate_up", gate_up, bias=dense.bias), **linear_pieces("down", down, bias=dense.bias)}
+    parts = {"gate_up": gate_up, "down": down}
+    return {
+        ours: piece
+        for name, pieces in parts.items()
+        for ours, piece in linear_pieces(prefix + name, pieces, bias=dense.bias).items()
+    }

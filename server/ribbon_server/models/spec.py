@@ -186,7 +186,61 @@ class Dense:
         return (self.intermediate,) * (2 if self.gated else 1)
 
 
-FeedForward = Dense  # Experts joins when a family needs it
+class RouterScore(Enum):
+    """How a router's numbers become scores."""
+
+    SOFTMAX = "softmax"  # over all experts
+    SIGMOID = "sigmoid"  # of each expert by itself
+    SPARSE_MIXER = (
+        "sparse_mixer"  # one expert after the other, among those near the best. https://arxiv.org/abs/2409.12136
+    )
+
+
+@dataclass(frozen=True)
+class ExpertGroups:
+    """Only experts of the best groups can be chosen. https://arxiv.org/abs/2412.19437, section 2.1.2"""
+
+    count: int
+    chosen: int
+    counted: int  # best experts of a group whose scores make its own
+
+
+@dataclass(frozen=True)
+class Router:
+    """Which experts a token sees, and how much each of them counts."""
+
+    top_k: int
+    score: RouterScore = RouterScore.SOFTMAX
+    is_renormalized: bool = False  # the chosen ones' weights sum to one
+    bias: bool = False
+    correction: bool = False  # a learned number for each expert that takes part in the choice alone
+    groups: ExpertGroups | None = None
+    scale: float = 1.0
+    tolerance: float = 0.0  # of the sparse mixer: relative distance from the best within which experts count
+
+
+@dataclass(frozen=True)
+class ClampedGate:
+    """The gate becomes g * sigmoid(slope * g), and gate and up are cut at `limit` before. https://arxiv.org/abs/2508.10925"""
+
+    slope: float
+    limit: float
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Gated parts of which each token sees a few. https://arxiv.org/abs/2101.03961"""
+
+    num_experts: int
+    intermediate: int
+    activation: Activation | ClampedGate
+    router: Router
+    bias: bool = False
+    shared: Dense | None = None  # seen by every token
+    shared_gate: bool = False  # how much the shared part counts is learned
+
+
+FeedForward = Dense | Experts
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,15 @@ from stage import Stage, family_in, loaded
 from torch import Tensor
 
 from ribbon_server.models.names import NameTable, Source, table_for, weight_rows
-from ribbon_server.models.spec import ModelSpec
+from ribbon_server.models.spec import Experts, ModelSpec
 
 TOLERANCE = 5e-5  # of the reference's spread over all logits, float32
 MARGIN = 1e-3  # where the reference's two best tokens are nearer, either may win
 BROKEN = 20 * TOLERANCE  # what a reset field must move
 BFLOAT16 = 0.08  # mean error of bfloat16, of the spread
+BFLOAT16_EXPERTS = (
+    0.5  # a router near a tie picks other experts; logits that have nothing to do with each other differ by 1.1
+)
 CHUNK, DECODED = 7, 12
 
 
@@ -91,9 +94,13 @@ def batch(expected: Expected) -> str:
 
 def bfloat16(expected: Expected) -> str:
     """Near float32 on average."""
-    logits = expected.stage(torch.bfloat16).feed({1: expected.tokens})
+    stage = expected.stage(torch.bfloat16)
+    logits = stage.feed({1: expected.tokens})
     error = float((logits - expected.logits).abs().mean()) / expected.spread
-    assert error < BFLOAT16, f"off by {error:.3f} of the spread on average; {BFLOAT16} is allowed"
+    family, checkpoint = family_in(expected.folder)
+    has_experts = any(isinstance(layer.feed_forward, Experts) for layer in family.build(checkpoint.config).layers)
+    allowed = BFLOAT16_EXPERTS if has_experts else BFLOAT16
+    assert error < allowed, f"off by {error:.3f} of the spread on average; {allowed} is allowed"
     return f"{error:.3f}"
 
 
