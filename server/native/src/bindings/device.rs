@@ -15,9 +15,11 @@ use crate::region::cuda::library::Library;
 use crate::region::cuda::{Geometry, Memory, bench};
 use crate::region::{self, Layout, PagePool};
 
-/// The constructor's keyword arguments about a device.
+/// The constructor's optional keyword arguments: most are about a device.
 #[derive(Debug)]
 pub struct Options {
+    /// Spans of other storages a slot may show at once.
+    pub max_spans: Option<u32>,
     device: Option<u32>,
     num_bands: u64,
     page_bytes: Option<u64>,
@@ -30,6 +32,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            max_spans: None,
             device: None,
             num_bands: 1,
             page_bytes: None,
@@ -52,6 +55,7 @@ impl Options {
         for (key, value) in given.into_iter().flatten() {
             let key: String = key.extract()?;
             match key.as_str() {
+                "max_spans" => options.max_spans = value.extract()?,
                 "device" => options.device = value.extract()?,
                 "num_bands" => options.num_bands = value.extract()?,
                 "page_bytes" => options.page_bytes = value.extract()?,
@@ -64,7 +68,7 @@ impl Options {
                     return Err(PyTypeError::new_err(message));
                 }
             }
-            if key != "device" {
+            if !matches!(key.as_str(), "device" | "max_spans") {
                 without_device = Some(key);
             }
         }

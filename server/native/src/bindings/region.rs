@@ -91,22 +91,17 @@ const VOID: i64 = -1;
 #[pymethods]
 impl Region {
     #[new]
-    #[pyo3(signature = (*, num_slots, num_storages, slot_tokens, stride_bytes, num_pages, max_spans=None, pool_of=None, **on_device))]
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "a constructor's keyword arguments"
-    )]
+    #[pyo3(signature = (*, num_slots, num_storages, slot_tokens, stride_bytes, num_pages, pool_of=None, **options))]
     fn new(
         num_slots: u32,
         num_storages: u32,
         slot_tokens: u32,
         stride_bytes: u32,
         num_pages: u64,
-        max_spans: Option<u32>,
         pool_of: Option<&Region>,
-        on_device: Option<&Bound<'_, PyDict>>,
+        options: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
-        let options = device::Options::read(on_device)?;
+        let options = device::Options::read(options)?;
         if options.is_on_device() && pool_of.is_some() {
             return Ok(invalid(
                 "pool_of: a region on a device has a pool of its own",
@@ -118,7 +113,7 @@ impl Region {
             slot_tokens,
             stride_bytes,
             page_bytes: memfd::page_bytes(),
-            max_spans: max_spans.unwrap_or_else(|| {
+            max_spans: options.max_spans.unwrap_or_else(|| {
                 if options.is_on_device() {
                     num_storages // a device has no limit of its own
                 } else {
