@@ -35,11 +35,14 @@ SECRET = "hf_secretsecretsecret"
 
 
 def environment(endpoint: str, home: Path, **extra: str) -> dict[str, str]:
-    """Ours without what the Hub's client would read of it."""
+    """Ours without what the Hub's client would read of it; a busy machine must not look like a slow Hub."""
     kept = {
-        name: value for name, value in os.environ.items() if not name.startswith("HF_") and "proxy" not in name.lower()
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("HF_", "HUGGING")) and "proxy" not in name.lower()
     }
-    return {**kept, "PYTHONPATH": str(SERVER), "HF_ENDPOINT": endpoint, "HF_HOME": str(home), **extra}
+    patient = {"HF_HUB_DOWNLOAD_TIMEOUT": "120", "HF_HUB_ETAG_TIMEOUT": "120"}
+    return {**kept, **patient, "PYTHONPATH": str(SERVER), "HF_ENDPOINT": endpoint, "HF_HOME": str(home), **extra}
 
 
 def download(model_id: str, env: dict[str, str], *flags: str) -> subprocess.CompletedProcess[str]:

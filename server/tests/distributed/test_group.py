@@ -21,7 +21,7 @@ from ribbon_server.distributed.sharding import Rank
 from ribbon_server.distributed.single import SingleGroup
 from ribbon_server.errors import RankLost
 
-LIMIT_SECONDS = 120
+LIMIT_SECONDS = 300
 SERVER = Path(__file__).resolve().parents[2]
 
 
