@@ -1,6 +1,7 @@
 //! Complete answers: all tokens of a sequence, put together.
 
 use ribbon_core::{FinishReason, Token};
+use ribbon_text::Part;
 
 use crate::{
     error::{ApiError, Cause},
@@ -11,6 +12,8 @@ use crate::{
 pub(crate) struct Collected {
     pub(crate) running: Running,
     pub(crate) text: String,
+    /// Absent where an answer is text and nothing else.
+    pub(crate) parts: Option<Vec<Part>>,
     /// Each token with the text it completed; empty unless asked for.
     pub(crate) tokens: Vec<TokenText>,
     pub(crate) finish: FinishReason,
@@ -40,10 +43,14 @@ pub(crate) async fn collect(
     keep_tokens: bool,
 ) -> Result<Collected, ApiError> {
     let mut text = String::new();
+    let mut parts = running.answer.as_ref().map(|_| Vec::new());
     let mut tokens = Vec::new();
     let mut logprobs = 0.0;
     while let Some(step) = running.next().await? {
         text.push_str(running.piece());
+        if let (Some(parts), Some(answer)) = (&mut parts, &running.answer) {
+            parts.extend_from_slice(answer.parts());
+        }
         logprobs += f64::from(step.token.logprob);
         if keep_tokens {
             let text = if step.is_special {
@@ -61,6 +68,7 @@ pub(crate) async fn collect(
             return Ok(Collected {
                 running,
                 text,
+                parts,
                 tokens,
                 finish,
                 logprobs,

@@ -24,6 +24,8 @@ pub enum Cause {
     TooLong,
     /// The chat template is missing or refused the messages.
     Template,
+    /// The tools cannot be used as asked.
+    Tool,
     /// Too many requests.
     Overloaded,
     /// No shard has been live yet.
@@ -121,6 +123,7 @@ static TABLE: &[Row] = &[
     row(Cause::Validation, (422, Some("validation")), (422, INVALID, Some("invalid_value")), "validation", "Input validation error: "),
     row(Cause::TooLong, (422, Some("validation")), (422, INVALID, Some("context_length_exceeded")), "validation", "Input validation error: "),
     row(Cause::Template, (422, Some("template_error")), (422, INVALID, Some("template_error")), "template", "Template error: "),
+    row(Cause::Tool, (422, Some("tool_error")), (422, INVALID, Some("tool_error")), "tool", "Tool error: "),
     row(Cause::Overloaded, (429, Some("overloaded")), (429, "rate_limit_error", Some("overloaded")), "overloaded", "Model is overloaded: ").retry(1),
     row(Cause::NotReady, (503, Some("not_ready")), (503, SERVER, Some("not_ready")), "not_ready", "").retry(5),
     row(Cause::ShuttingDown, (503, Some("shutting_down")), (503, SERVER, Some("shutting_down")), "shutting_down", "").retry(5),

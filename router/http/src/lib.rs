@@ -13,12 +13,14 @@
 //! axum::serve(listener.tap_io(|tcp| { let _ = tcp.set_nodelay(true); }), ribbon_http::router(state)).await?;
 //! ```
 
+mod answer;
 mod api_error;
 mod beginning;
 mod caller;
 mod checks;
 mod choices;
 mod collect;
+mod conversation;
 pub mod error;
 mod estimate;
 mod extract;

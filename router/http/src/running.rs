@@ -10,10 +10,11 @@ use std::{
 use ribbon_core::{
     FinishReason, SequenceRequest, StreamError, Token, TokenEvent, TokenScore, TokenStream,
 };
-use ribbon_text::{Detokenizer, StopMatcher, StopStrings, Tokenizer};
+use ribbon_text::{AnswerRules, Detokenizer, StopMatcher, StopStrings, Tokenizer};
 use tokio::time::Instant;
 
 use crate::{
+    answer::Answer,
     error::{ApiError, Cause},
     instruments::{Instruments, Timings},
     state::AppState,
@@ -27,6 +28,10 @@ pub(crate) struct Origin {
     pub(crate) arrived: Instant,
     /// It is not the first sequence of its prompt.
     pub(crate) shares_prompt: bool,
+    /// What to look for in the answer.
+    pub(crate) rules: AnswerRules,
+    /// The prompt ends inside of what the model thinks.
+    pub(crate) is_thinking: bool,
 }
 
 /// A sequence that the engine took.
@@ -38,6 +43,8 @@ pub(crate) struct Running {
     dialect: Dialect,
     decoded: String,
     piece: String,
+    /// Absent where an answer is text and nothing else.
+    pub(crate) answer: Option<Answer>,
     pub(crate) tokenizer: Arc<Tokenizer>,
     prompt: Arc<[u32]>,
     /// Scores of the prompt's tokens from the second on, once the first token came, where asked for.
@@ -73,7 +80,9 @@ impl Running {
     ) -> Self {
         let tokenizer = state.text.tokenizer.clone();
         Self {
-            detokenizer: Detokenizer::new(tokenizer.clone(), &request.prompt),
+            detokenizer: Detokenizer::new(tokenizer.clone(), &request.prompt)
+                .showing(origin.rules.marker_tokens(&tokenizer)),
+            answer: Answer::new(&origin.rules, origin.is_thinking),
             stops: StopMatcher::new(origin.stops, origin.dialect.stop_text()),
             dialect: origin.dialect,
             decoded: String::new(),
@@ -131,6 +140,14 @@ impl Running {
         })
     }
 
+    /// Whether the last token completed anything that a chat answer shows.
+    pub(crate) fn says_something(&self) -> bool {
+        match &self.answer {
+            Some(answer) => !answer.parts().is_empty(),
+            None => !self.piece.is_empty(),
+        }
+    }
+
     /// Prompt tokens to report, and how many of them were cached: a prompt counts once, however many sequences it has.
     pub(crate) fn reported_prompt(&self) -> (u32, u32) {
         if self.shares_prompt {
@@ -157,7 +174,10 @@ impl Running {
         if event.prompt.is_some() {
             self.prompt_scores = event.prompt;
         }
-        let finish = self.finish(event.finish, stopped);
+        let mut finish = self.finish(event.finish, stopped);
+        if let Some(answer) = &mut self.answer {
+            finish = answer.take(&self.piece, finish);
+        }
         if finish.is_some()
             && let Some(mut tokens) = self.tokens.take()
         {

@@ -2,19 +2,17 @@
 
 use std::sync::Arc;
 
-use jiff::Zoned;
 use ribbon_core::{Engine, Refusal, SequenceRequest, TokenStream};
-use ribbon_text::{Rendering, SpecialTokens, StopStrings, Tokenizer};
-use serde_json::Value;
+use ribbon_text::{AnswerRules, ChatTemplate, SpecialTokens, StopStrings, Tokenizer};
 
 use crate::{
     beginning::exceeds,
     caller::Caller,
     choices::Choices,
+    conversation::Conversation,
     error::{ApiError, Cause},
     instruments::Tally,
     running::{Origin, Running},
-    schema::message::continued,
     state::{AppState, ModelText},
     wish::{Longest, Model, Wish, check_token_id},
 };
@@ -27,7 +25,7 @@ pub(crate) enum Source {
     /// Prompts that are tokens already.
     Ids(Vec<Vec<u32>>),
     /// A conversation, for the chat template.
-    Chat(Vec<Value>),
+    Chat(Box<Conversation>),
 }
 
 /// A request on its way to the engine.
@@ -64,7 +62,15 @@ impl Source {
         match self {
             Self::Texts(texts) => texts.iter().map(|text| text.len() as u64).sum(),
             Self::Ids(_) => 0,
-            Self::Chat(messages) => messages.iter().map(text_bytes).sum(),
+            Self::Chat(conversation) => conversation.bytes(),
+        }
+    }
+
+    /// What to look for in the answers.
+    fn rules(&self, template: Option<&ChatTemplate>) -> AnswerRules {
+        match self {
+            Self::Texts(_) | Self::Ids(_) => AnswerRules::default(),
+            Self::Chat(conversation) => conversation.rules(template),
         }
     }
 
@@ -94,15 +100,6 @@ fn explained(refusal: Refusal, bytes: u64, expected: u64) -> ApiError {
     error
 }
 
-fn text_bytes(value: &Value) -> u64 {
-    match value {
-        Value::String(text) => text.len() as u64,
-        Value::Array(list) => list.iter().map(text_bytes).sum(),
-        Value::Object(map) => map.values().map(text_bytes).sum(),
-        _ => 0,
-    }
-}
-
 /// Hands a request to its engine.
 ///
 /// # Errors
@@ -122,6 +119,7 @@ pub(crate) async fn submit(
     room.map_err(|refusal| explained(refusal, bytes, expected))?;
     request.wish.check(&model.limits)?;
     let text = state.text.clone();
+    let rules = request.source.rules(text.template.as_ref());
     let longest = request.wish.longest_text(&model.limits);
     let Submission {
         wish,
@@ -144,6 +142,7 @@ pub(crate) async fn submit(
         wish: &wish,
         model: &model,
     };
+    let is_thinking = prepared.is_thinking(&rules);
     let group = asked.group(prepared.prompts)?;
     let streams = engine.submit(group.clone())?;
     let stops = StopStrings::new(wish.stops.iter().map(String::as_str));
@@ -154,6 +153,8 @@ pub(crate) async fn submit(
             stops: stops.clone(),
             arrived: tally.arrived,
             shares_prompt: index % wish.choices.run.max(1) as usize > 0,
+            rules: rules.clone(),
+            is_thinking,
         };
         Running::new(state, request, tokens, origin)
     };
@@ -213,7 +214,21 @@ pub(crate) fn ready_model(engine: &dyn Engine) -> Result<Model, ApiError> {
 struct Prepared {
     prompts: Vec<Vec<u32>>,
     characters: usize,
+    /// The end of a rendered prompt.
+    ending: String,
 }
+
+impl Prepared {
+    /// Whether the prompt ends inside of what the model thinks.
+    fn is_thinking(&self, rules: &AnswerRules) -> bool {
+        rules
+            .reasoning
+            .is_some_and(|format| format.is_open(&self.ending))
+    }
+}
+
+/// Bytes of a prompt's end that are kept.
+const ENDING_BYTES: usize = 64;
 
 /// Runs on a worker.
 fn prepare(
@@ -221,74 +236,44 @@ fn prepare(
     source: Source,
     longest: Option<&Longest>,
 ) -> Result<Prepared, ApiError> {
-    let (texts, special) = match source {
-        Source::Ids(prompts) => {
-            return Ok(Prepared {
-                prompts,
-                characters: 0,
-            });
+    match source {
+        Source::Ids(prompts) => Ok(Prepared {
+            prompts,
+            characters: 0,
+            ending: String::new(),
+        }),
+        Source::Texts(texts) => {
+            let encode = |prompt: &String| {
+                check_length(text, prompt, longest)?;
+                Ok(text.tokenizer.encode(prompt, SpecialTokens::Add)?)
+            };
+            let prompts: Result<_, ApiError> = texts.iter().map(encode).collect();
+            Ok(Prepared {
+                prompts: prompts?,
+                characters: texts.iter().map(|text| text.chars().count()).sum(),
+                ending: String::new(),
+            })
         }
-        Source::Texts(texts) => (texts, SpecialTokens::Add),
-        Source::Chat(messages) => (vec![render(text, &messages)?], SpecialTokens::Skip),
-    };
-    for prompt in &texts {
-        if let Some(longest) = longest
-            && exceeds(&text.tokenizer, prompt, longest.tokens)?
-        {
-            return Err(longest.exceeded_by(prompt));
+        Source::Chat(conversation) => {
+            let prompt = conversation.render(text.template.as_ref())?;
+            let shown = prompt.text();
+            check_length(text, &shown, longest)?;
+            let end = shown.ceil_char_boundary(shown.len().saturating_sub(ENDING_BYTES));
+            Ok(Prepared {
+                prompts: vec![prompt.encode(&text.tokenizer)?],
+                characters: shown.chars().count(),
+                ending: shown.get(end..).unwrap_or_default().to_owned(),
+            })
         }
     }
-    let characters = texts.iter().map(|text| text.chars().count()).sum();
-    let prompts = texts
-        .iter()
-        .map(|prompt| text.tokenizer.encode(prompt, special))
-        .collect::<Result<_, _>>()?;
-    Ok(Prepared {
-        prompts,
-        characters,
-    })
 }
 
-/// The conversation as a prompt; a last message from the assistant is continued.
-fn render(text: &ModelText, messages: &[Value]) -> Result<String, ApiError> {
-    let template = text.template.as_ref().ok_or_else(|| {
-        ApiError::new(
-            Cause::Template,
-            "template not found: the model has no chat template",
-        )
-    })?;
-    let marked = continued(messages).map(|content| mark_end(messages, content));
-    let prompt = template.render(&Rendering {
-        messages: marked.as_deref().unwrap_or(messages),
-        add_generation_prompt: marked.is_none(),
-        now: Zoned::now(),
-    })?;
-    match marked {
-        Some(_) => cut_at_mark(prompt),
-        None => Ok(prompt),
+/// Refuses a text that certainly has too many tokens.
+fn check_length(text: &ModelText, prompt: &str, longest: Option<&Longest>) -> Result<(), ApiError> {
+    match longest {
+        Some(longest) if exceeds(&text.tokenizer, prompt, longest.tokens)? => {
+            Err(longest.exceeded_by(prompt))
+        }
+        _ => Ok(()),
     }
-}
-
-/// Where a message to continue ends: a private-use character, since the text itself may also stand in the closing tokens.
-const END_MARK: char = '\u{F8FE}';
-
-/// The messages with the last one's text ending in the mark, spaces before it cut as TGI cuts them.
-fn mark_end(messages: &[Value], content: &str) -> Vec<Value> {
-    let mut marked = messages.to_vec();
-    if let Some(text) = marked.last_mut().and_then(|last| last.get_mut("content")) {
-        *text = Value::String(format!("{}{END_MARK}", content.trim_end()));
-    }
-    marked
-}
-
-/// The prompt up to the mark, without the turn's closing tokens.
-fn cut_at_mark(mut prompt: String) -> Result<String, ApiError> {
-    let end = prompt.rfind(END_MARK).ok_or_else(|| {
-        ApiError::new(
-            Cause::Template,
-            "the chat template does not show the last message, so it cannot be continued",
-        )
-    })?;
-    prompt.truncate(end);
-    Ok(prompt)
 }

@@ -15,6 +15,8 @@ const REPLACEMENT: char = '\u{FFFD}';
 pub struct Detokenizer {
     tokenizer: Arc<Tokenizer>,
     state: State,
+    /// Special tokens whose text is shown.
+    shown: Vec<u32>,
 }
 
 #[derive(Debug)]
@@ -43,12 +45,26 @@ impl Detokenizer {
         } else {
             State::Window(Window::new(&tokenizer, prompt))
         };
-        Self { tokenizer, state }
+        Self {
+            tokenizer,
+            state,
+            shown: Vec::new(),
+        }
+    }
+
+    /// Shows the text of these special tokens too.
+    pub fn showing(mut self, special: Vec<u32>) -> Self {
+        self.shown = special;
+        self
     }
 
     /// Appends the text that `id` completes to `out`; special tokens add none.
     pub fn push(&mut self, id: u32, out: &mut String) {
         if self.tokenizer.is_special(id) {
+            if self.shown.contains(&id) {
+                self.finish(out);
+                out.push_str(&self.tokenizer.text_of(id));
+            }
             return;
         }
         match &mut self.state {

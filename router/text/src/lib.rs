@@ -1,16 +1,25 @@
-//! Text in and out: tokenizer, chat template, incremental detokenizer, stop strings.
+//! Text in and out: tokenizer, chat template, incremental detokenizer, stop strings, tool calls and reasoning in answers.
 //!
 //! Pure: knows no runtime, no clock, no HTTP. What the time is, is passed in.
 
+pub mod answer;
 pub mod chat_template;
 pub mod detokenize;
+mod markers;
 pub mod model_files;
+mod python_text;
+pub mod reasoning;
+mod shield;
 pub mod stop_match;
 mod template_filters;
 pub mod tokenizer;
+pub mod tools;
 
-pub use chat_template::{ChatTemplate, Rendering, TemplateError};
+pub use answer::{AnswerParser, AnswerRules};
+pub use chat_template::{ChatTemplate, Ending, Prompt, Rendering, TemplateError};
 pub use detokenize::Detokenizer;
 pub use model_files::LoadError;
+pub use reasoning::{Phase, ReasoningFormat};
 pub use stop_match::{StopMatcher, StopStrings, StopText};
 pub use tokenizer::{EncodeError, SpecialTokens, TokenSpan, Tokenizer};
+pub use tools::{Part, ToolFormat, ToolUse};

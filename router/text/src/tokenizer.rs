@@ -3,7 +3,10 @@
 use std::{collections::HashSet, path::Path};
 
 use thiserror::Error;
-use tokenizers::DecoderWrapper;
+use tokenizers::{
+    DecoderWrapper, Model, NormalizedString, Normalizer, OffsetType, PreTokenizedString,
+    PreTokenizer,
+};
 
 use crate::{
     detokenize::ByteTable,
@@ -45,9 +48,19 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     bytes: Option<ByteTable>,
     special: HashSet<u32>,
-    bos_token: Option<String>,
-    eos_token: Option<String>,
+    named: Vec<(&'static str, String)>,
 }
+
+/// Special tokens that have a name, which chat templates may write.
+const NAMED: [&str; 7] = [
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+];
 
 impl Tokenizer {
     /// Reads `tokenizer.json`, and the names of the special tokens from its neighbours.
@@ -60,14 +73,14 @@ impl Tokenizer {
         let map = read_json(&model_path.join("special_tokens_map.json"))?;
         let named =
             |name| token_text(config.as_ref(), name).or_else(|| token_text(map.as_ref(), name));
-        Ok(Self::new(inner, named("bos_token"), named("eos_token")))
+        let named = NAMED
+            .iter()
+            .filter_map(|name| Some((*name, named(name)?)))
+            .collect();
+        Ok(Self::new(inner, named))
     }
 
-    fn new(
-        inner: tokenizers::Tokenizer,
-        bos_token: Option<String>,
-        eos_token: Option<String>,
-    ) -> Self {
+    fn new(inner: tokenizers::Tokenizer, named: Vec<(&'static str, String)>) -> Self {
         let added = inner.get_added_tokens_decoder();
         let special = added
             .iter()
@@ -80,8 +93,7 @@ impl Tokenizer {
             inner,
             bytes,
             special,
-            bos_token,
-            eos_token,
+            named,
         }
     }
 
@@ -91,7 +103,7 @@ impl Tokenizer {
     /// It is not one.
     pub fn from_json(json: &str) -> Result<Self, EncodeError> {
         parse(json.as_bytes())
-            .map(|inner| Self::new(inner, None, None))
+            .map(|inner| Self::new(inner, Vec::new()))
             .map_err(EncodeError)
     }
 
@@ -156,12 +168,88 @@ impl Tokenizer {
 
     /// Text of the begin token.
     pub fn bos_token(&self) -> Option<&str> {
-        self.bos_token.as_deref()
+        self.named("bos_token")
     }
 
     /// Text of the end token.
     pub fn eos_token(&self) -> Option<&str> {
-        self.eos_token.as_deref()
+        self.named("eos_token")
+    }
+
+    fn named(&self, name: &str) -> Option<&str> {
+        let mut named = self.named.iter();
+        named.find_map(|(known, text)| (*known == name).then_some(text.as_str()))
+    }
+
+    /// Special tokens by the names that chat templates have for them.
+    pub(crate) fn named_tokens(&self) -> &[(&'static str, String)] {
+        &self.named
+    }
+
+    /// Id of a token, by its text as the vocabulary has it.
+    pub fn id_of(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// Texts of the special tokens.
+    pub(crate) fn special_texts(&self) -> impl Iterator<Item = String> {
+        self.special
+            .iter()
+            .filter_map(|&id| self.inner.id_to_token(id))
+    }
+
+    /// Token ids of a text that stands inside of another, so that no space is put before it. In a plain one no special
+    /// token takes effect.
+    pub(crate) fn encode_inside(
+        &self,
+        text: &str,
+        is_plain: bool,
+    ) -> Result<Vec<u32>, EncodeError> {
+        let encode = |text: &str| {
+            if is_plain {
+                self.encode_plain(text)
+            } else {
+                self.encode(text, SpecialTokens::Skip)
+            }
+        };
+        let before = encode("\n")?;
+        let both = encode(&format!("\n{text}"))?;
+        let ids = match both.strip_prefix(before.as_slice()) {
+            Some(ids) => ids.to_vec(),
+            None => encode(text)?,
+        };
+        let is_special = |id: &u32| is_plain && self.is_special(*id);
+        match text.char_indices().nth(1) {
+            // Some vocabularies have the special tokens among the words; in two pieces they are none.
+            Some((first, _)) if ids.iter().any(is_special) => {
+                let (head, tail) = text.split_at(first);
+                Ok([
+                    self.encode_inside(head, true)?,
+                    self.encode_inside(tail, true)?,
+                ]
+                .concat())
+            }
+            _ => Ok(ids),
+        }
+    }
+
+    /// Token ids of a text by normalizer, pre-tokenizer and model alone, without the added tokens.
+    fn encode_plain(&self, text: &str) -> Result<Vec<u32>, EncodeError> {
+        let refused = |error: tokenizers::Error| EncodeError(error.to_string());
+        let mut normalized = NormalizedString::from(text);
+        if let Some(normalizer) = self.inner.get_normalizer() {
+            normalizer.normalize(&mut normalized).map_err(refused)?;
+        }
+        let mut words = PreTokenizedString::from(normalized);
+        if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
+            pre_tokenizer.pre_tokenize(&mut words).map_err(refused)?;
+        }
+        let model = self.inner.get_model();
+        words
+            .tokenize(|word| model.tokenize(word.get()))
+            .map_err(refused)?;
+        let encoding = words.into_encoding(None, 0, OffsetType::Byte);
+        Ok(encoding.map_err(refused)?.get_ids().to_vec())
     }
 
     /// Decoding only fails on a broken decoder, where no text is the best answer.

@@ -19,7 +19,6 @@ use crate::{
     instruments::Tally,
     running::Running,
     schema::{
-        message::messages,
         openai::{OpenAiRequest, Prompt},
         openai_answer::{Head, Kind, Look, body},
         openai_stream::OpenAiWriter,
@@ -48,7 +47,9 @@ async fn chat(
     let logprobs = request.chat_logprobs(state.settings.max_top_n_tokens)?;
     wish.sampling.top_tokens = logprobs.unwrap_or(0);
     request.check_chat_fields()?;
-    let source = Source::Chat(messages(request.messages.take())?);
+    let messages = request.messages.take();
+    let template = state.text.template.as_ref();
+    let source = Source::Chat(Box::new(request.chat.conversation(messages, template)?));
     let submission = Submission {
         wish,
         source,

@@ -1,14 +1,14 @@
-//! Chat messages: what clients send, brought to the form that chat templates read (`content` a string).
+//! Chat messages: what clients send, checked, with the arguments of tool calls as objects.
 
 use serde_json::{Map, Value};
 
 use crate::error::ApiError;
 
-/// Messages of a chat request, checked and flattened; `None` is a missing field.
+/// Messages of a chat request, checked; `None` is a missing field.
 ///
 /// # Errors
 /// Names the message and the field that no template could read.
-pub(crate) fn messages(messages: Option<Vec<Map<String, Value>>>) -> Result<Vec<Value>, ApiError> {
+pub(super) fn messages(messages: Option<Vec<Map<String, Value>>>) -> Result<Vec<Value>, ApiError> {
     let messages =
         messages.ok_or_else(|| ApiError::invalid("messages", "`messages` is missing"))?;
     if messages.is_empty() {
@@ -28,7 +28,8 @@ fn normalized(mut message: Map<String, Value>, at: &str) -> Result<Value, ApiErr
     let calls = message
         .remove("tool_calls")
         .filter(|calls| !calls.is_null());
-    let content = flattened(message.remove("content").unwrap_or_default(), at)?;
+    let content = message.remove("content").unwrap_or_default();
+    check_content(&content, at)?;
     if content.is_null() && calls.is_none() {
         return Err(refused(
             format!("{at}.content"),
@@ -42,17 +43,12 @@ fn normalized(mut message: Map<String, Value>, at: &str) -> Result<Value, ApiErr
     Ok(Value::Object(message))
 }
 
-/// Text parts become one text.
-fn flattened(content: Value, at: &str) -> Result<Value, ApiError> {
+fn check_content(content: &Value, at: &str) -> Result<(), ApiError> {
     match content {
-        Value::String(_) | Value::Null => Ok(content),
+        Value::String(_) | Value::Null => Ok(()),
         Value::Array(parts) => {
-            let texts: Result<String, _> = parts
-                .iter()
-                .enumerate()
-                .map(|(i, part)| part_text(part, &format!("{at}.content[{i}]")))
-                .collect();
-            texts.map(Value::String)
+            let mut parts = parts.iter().enumerate();
+            parts.try_for_each(|(i, part)| check_part(part, &format!("{at}.content[{i}]")))
         }
         _ => Err(refused(
             format!("{at}.content"),
@@ -61,12 +57,10 @@ fn flattened(content: Value, at: &str) -> Result<Value, ApiError> {
     }
 }
 
-fn part_text<'a>(part: &'a Value, at: &str) -> Result<&'a str, ApiError> {
+fn check_part(part: &Value, at: &str) -> Result<(), ApiError> {
     match part.get("type").and_then(Value::as_str) {
-        Some("text") => part
-            .get("text")
-            .and_then(Value::as_str)
-            .ok_or_else(|| refused(format!("{at}.text"), "must be a string")),
+        Some("text") if part.get("text").is_some_and(Value::is_string) => Ok(()),
+        Some("text") => Err(refused(format!("{at}.text"), "must be a string")),
         Some(kind) => Err(refused(
             format!("{at}.type"),
             &format!("is `{kind}`; only `text` is supported by this version"),
@@ -104,12 +98,18 @@ fn refused(param: String, message: &str) -> ApiError {
     ApiError::invalid(param, message)
 }
 
-/// The text of a last message that the model shall continue: one from the assistant, with text.
-pub(crate) fn continued(messages: &[Value]) -> Option<&str> {
-    let last = messages.last()?;
-    let is_assistant =
-        last.get("role")?.as_str()? == "assistant" && last.get("tool_calls").is_none();
-    last.get("content")?
-        .as_str()
-        .filter(|text| is_assistant && !text.trim().is_empty())
+/// Whether the last message is one that the model can continue: from the assistant, with text.
+pub(super) fn is_continuable(messages: &[Value]) -> bool {
+    let is_text = |text: Option<&Value>| {
+        let text = text.and_then(Value::as_str);
+        text.is_some_and(|text| !text.trim().is_empty())
+    };
+    messages.last().is_some_and(|last| {
+        let has_text = match last.get("content") {
+            Some(Value::Array(parts)) => parts.iter().any(|part| is_text(part.get("text"))),
+            content => is_text(content),
+        };
+        let role = last.get("role").and_then(Value::as_str);
+        has_text && role == Some("assistant") && last.get("tool_calls").is_none()
+    })
 }

@@ -1,13 +1,16 @@
 //! The wire structs of request bodies, and what they mean once their values are in range.
 
+pub(crate) mod chat;
+mod chat_message;
 mod completion_logprobs;
-pub(crate) mod message;
+mod message;
 pub(crate) mod native;
 pub(crate) mod native_answer;
 pub(crate) mod openai;
 pub(crate) mod openai_answer;
 mod openai_fields;
 pub(crate) mod openai_stream;
+mod tools;
 
 use serde::Deserialize;
 

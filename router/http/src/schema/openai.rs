@@ -4,7 +4,7 @@ use ribbon_core::Sampling;
 use serde::Deserialize;
 use serde_json::{Map, Number, Value};
 
-use super::StopField;
+use super::{StopField, chat::ChatFields};
 use crate::{
     checks,
     choices::{self, Choices, Noise},
@@ -45,6 +45,8 @@ pub(crate) struct OpenAiRequest {
     priority: Option<i64>,
     cache_salt: Option<String>,
     pub(crate) user: Option<String>,
+    #[serde(flatten)]
+    pub(crate) chat: ChatFields,
     #[serde(flatten)]
     extra: Map<String, Value>,
 }
@@ -180,6 +182,7 @@ impl OpenAiRequest {
 
     /// Refuses what only chat has.
     pub(crate) fn check_completion_fields(&self) -> Result<(), ApiError> {
+        self.chat.check_absent()?;
         match (self.top_logprobs, &self.messages) {
             (Some(1..), _) => Err(ApiError::invalid(
                 "top_logprobs",

@@ -6,7 +6,9 @@ use ribbon_core::{FinishReason, Token};
 use ribbon_text::Tokenizer;
 use serde::Serialize;
 
+use super::chat_message::Message;
 use crate::{
+    answer::Answer,
     choices::Choices,
     collect::Collected,
     running::Running,
@@ -66,6 +68,29 @@ pub(super) struct Usage {
     completion_tokens: u32,
     total_tokens: u32,
     prompt_tokens_details: PromptDetails,
+    /// Where the model is known to think.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    completion_tokens_details: Option<CompletionDetails>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+struct CompletionDetails {
+    reasoning_tokens: u32,
+}
+
+impl CompletionDetails {
+    /// With what one more sequence thought.
+    fn plus(sum: Option<Self>, sequence: &Running) -> Option<Self> {
+        let answer = sequence
+            .answer
+            .as_ref()
+            .filter(|answer| answer.has_reasoning);
+        let before = sum.map(|sum| sum.reasoning_tokens);
+        let tokens = answer.map(|answer| answer.reasoning_tokens + before.unwrap_or(0));
+        tokens
+            .or(before)
+            .map(|reasoning_tokens| Self { reasoning_tokens })
+    }
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -80,6 +105,7 @@ impl Usage {
             completion_tokens: 0,
             total_tokens: 0,
             prompt_tokens_details: PromptDetails { cached_tokens: 0 },
+            completion_tokens_details: None,
         };
         sequences.into_iter().fold(zero, |sum, sequence| {
             let (prompt_tokens, cached_tokens) = sequence.reported_prompt();
@@ -89,6 +115,10 @@ impl Usage {
                 completion_tokens: sum.completion_tokens + sequence.generated_tokens,
                 total_tokens: sum.total_tokens + prompt_tokens + sequence.generated_tokens,
                 prompt_tokens_details: PromptDetails { cached_tokens },
+                completion_tokens_details: CompletionDetails::plus(
+                    sum.completion_tokens_details,
+                    sequence,
+                ),
             }
         })
     }
@@ -152,19 +182,12 @@ impl TokenLogprob {
     }
 }
 
-#[derive(Debug, Serialize)]
-pub(super) struct Message<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) role: Option<&'static str>,
-    pub(super) content: &'a str,
-}
-
 /// The part of a choice that differs: chat says it in a message (or delta), completions in `text`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Said<'a> {
-    Message(Message<'a>),
-    Delta(Message<'a>),
+    Message(Message),
+    Delta(Message),
     Text(Cow<'a, str>),
 }
 
@@ -207,9 +230,12 @@ fn logprobs(collected: &Collected, look: &Look, echoed: &str) -> Option<Logprobs
     Some(Logprobs::Completion(lists))
 }
 
-pub(super) fn spelled(finish: FinishReason) -> &'static str {
+/// A sequence that ended by itself after it had called tools is said to have ended for them.
+pub(super) fn spelled(finish: FinishReason, sequence: &Running) -> &'static str {
+    let has_calls = sequence.answer.as_ref().is_some_and(Answer::has_calls);
     match finish {
         FinishReason::Length => "length",
+        FinishReason::EosToken | FinishReason::StopSequence if has_calls => "tool_calls",
         FinishReason::EosToken | FinishReason::StopSequence => "stop",
     }
 }
@@ -245,14 +271,11 @@ fn choice<'a>(index: usize, one: &'a Collected, look: &Look, echoed: &str) -> Ch
     Choice {
         index,
         said: match look.kind {
-            Kind::Chat => Said::Message(Message {
-                role: Some("assistant"),
-                content: &one.text,
-            }),
+            Kind::Chat => Said::Message(Message::whole(one)),
             Kind::Completion => Said::Text(behind(echoed, &one.text)),
         },
         logprobs: logprobs(one, look, echoed),
-        finish_reason: Some(spelled(one.finish)),
+        finish_reason: Some(spelled(one.finish, &one.running)),
     }
 }
 

@@ -8,11 +8,11 @@ use crate::{
     error::ApiError,
     running::{Running, Step},
     schema::{
+        chat_message::Message,
         completion_logprobs::CompletionLogprobs,
         openai::UsageReport,
         openai_answer::{
-            Choice, Head, Kind, Logprobs, Look, Message, Object, Said, TokenLogprob, Usage, behind,
-            spelled,
+            Choice, Head, Kind, Logprobs, Look, Object, Said, TokenLogprob, Usage, behind, spelled,
         },
     },
     sse::{EventWriter, event},
@@ -40,13 +40,10 @@ impl OpenAiWriter {
         }
     }
 
-    fn said<'a>(&self, index: usize, echoed: &str, text: &'a str) -> Said<'a> {
+    fn said<'a>(&self, index: usize, echoed: &str, sequence: &'a Running) -> Said<'a> {
         match self.look.kind {
-            Kind::Chat => Said::Delta(Message {
-                role: (!self.begun.contains_key(&index)).then_some("assistant"),
-                content: text,
-            }),
-            Kind::Completion => Said::Text(behind(echoed, text)),
+            Kind::Chat => Said::Delta(Message::delta(sequence, !self.begun.contains_key(&index))),
+            Kind::Completion => Said::Text(behind(echoed, sequence.piece())),
         }
     }
 
@@ -94,7 +91,7 @@ impl EventWriter for OpenAiWriter {
     fn step(&mut self, index: usize, sequence: &Running, step: &Step, out: &mut BytesMut) {
         let is_first = !self.begun.contains_key(&index);
         let says_something =
-            !sequence.piece().is_empty() || step.finish.is_some() || self.look.logprobs.is_some();
+            sequence.says_something() || step.finish.is_some() || self.look.logprobs.is_some();
         if !is_first && !says_something {
             return;
         }
@@ -105,9 +102,9 @@ impl EventWriter for OpenAiWriter {
         };
         let choice = Choice {
             index,
-            said: self.said(index, &echoed, sequence.piece()),
+            said: self.said(index, &echoed, sequence),
             logprobs: self.logprobs(index, &echoed, (sequence, step)),
-            finish_reason: step.finish.map(spelled),
+            finish_reason: step.finish.map(|finish| spelled(finish, sequence)),
         };
         let usage = self.usage(sequence, step.finish.is_some());
         event(

@@ -14,6 +14,7 @@ mod plumbing;
 mod same_text;
 mod speed;
 mod streams;
+mod tools;
 
 use std::{
     path::PathBuf,
@@ -79,10 +80,18 @@ impl Server {
     }
 
     pub(super) fn with(engine: FakeEngine, settings: HttpSettings) -> Self {
+        let template = ChatTemplate::load(&model_path(), &tokenizer()).unwrap();
+        Self::with_template(engine, settings, template)
+    }
+
+    pub(super) fn with_template(
+        engine: FakeEngine,
+        settings: HttpSettings,
+        template: Option<ChatTemplate>,
+    ) -> Self {
         let engine = Arc::new(engine);
         let recorder = crate::metrics::builder(&[]).unwrap().build_recorder();
         let metrics = recorder.handle();
-        let template = ChatTemplate::load(&model_path(), &tokenizer()).unwrap();
         let text = ModelText {
             tokenizer: tokenizer(),
             template,

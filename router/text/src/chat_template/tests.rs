@@ -14,11 +14,8 @@ fn now() -> Zoned {
 
 fn render(source: &str, messages: &Json) -> Result<String, TemplateError> {
     let template = ChatTemplate::new(source, "<s>", "</s>").unwrap();
-    template.render(&Rendering {
-        messages: messages.as_array().unwrap(),
-        add_generation_prompt: true,
-        now: now(),
-    })
+    let rendering = Rendering::new(messages.as_array().unwrap(), now());
+    template.render(&rendering).map(|prompt| prompt.text())
 }
 
 fn rendered(source: &str) -> String {
@@ -111,7 +108,10 @@ fn a_template_may_refuse() {
     );
     assert_eq!(
         refused,
-        Err(TemplateError::Raised("no system role".to_owned()))
+        Err(TemplateError::Raised {
+            message: "no system role".to_owned(),
+            line: Some(1)
+        })
     );
 }
 
@@ -141,17 +141,6 @@ fn failures_name_their_line_and_loops_end() {
 }
 
 #[test]
-fn named_templates_and_files_are_found_in_order() {
-    let named = json!({"chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]});
-    assert_eq!(template_source(&named).as_deref(), Some("d"));
-    assert_eq!(
-        template_source(&json!({"chat_template": "s"})).as_deref(),
-        Some("s")
-    );
-    assert_eq!(template_source(&json!({})), None);
-}
-
-#[test]
 fn the_bundled_template_renders_as_transformers_does() {
     let path =
         std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../demo-model/weights");
@@ -162,10 +151,6 @@ fn the_bundled_template_renders_as_transformers_does() {
         {"role": "assistant", "content": null, "tool_calls": [{"function": {"name": "add", "arguments": {"b": 2, "a": 1}}}]},
         {"role": "tool", "content": "3"},
     ]);
-    let rendering = Rendering {
-        messages: messages.as_array().unwrap(),
-        add_generation_prompt: true,
-        now: now(),
-    };
-    insta::assert_snapshot!(template.render(&rendering).unwrap(), @r#"<|begin|><|system|>Be brief.<|end|><|user|>What is 1 + 2?<|end|><|assistant|>{"name": "add", "arguments": {"b": 2, "a": 1}}<|end|><|tool|>3<|end|><|assistant|>"#);
+    let rendering = Rendering::new(messages.as_array().unwrap(), now());
+    insta::assert_snapshot!(template.render(&rendering).unwrap().text(), @r#"<|begin|><|system|>Be brief.<|end|><|user|>What is 1 + 2?<|end|><|assistant|>{"name": "add", "arguments": {"b": 2, "a": 1}}<|end|><|tool|>3<|end|><|assistant|>"#);
 }
