@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import runpy
+from pathlib import Path
 
-from conftest import ROOT
-
-TEMPLATES = ROOT / "router" / "text" / "tests" / "templates"
+TEMPLATES = Path(__file__).resolve().parents[2] / "router" / "text" / "tests" / "templates"
 
 
 def test_the_expected_prompts_are_what_transformers_renders() -> None:

@@ -76,10 +76,10 @@ def test_no_tool_is_called_where_none_may_be(client: openai.OpenAI) -> None:
     assert choice.message.content
 
 
-def test_a_question_beside_the_tools_is_answered_in_words(client: openai.OpenAI) -> None:
-    messages = [{"role": "user", "content": "Repeat: red apple"}]
-    choice = ask(client, messages=messages, tools=[]).choices[0]
-    assert (choice.finish_reason, choice.message.content) == ("stop", "red apple")
+def test_an_empty_list_of_tools_is_none(client: openai.OpenAI) -> None:
+    empty, absent = (ask(client, tools=tools).choices[0] for tools in ([], openai.NOT_GIVEN))
+    assert empty.message == absent.message
+    assert empty.message.tool_calls is None
 
 
 def test_an_unknown_tool_is_refused(client: openai.OpenAI) -> None:
