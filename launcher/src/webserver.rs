@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use crate::{
-    env::HUB_TOKENS,
+    env::{HUB_TOKENS, no_huge_pages},
     error::LaunchError,
     lines::Lines,
     link::{FromRouter, ToRouter},
@@ -26,9 +26,6 @@ use crate::{
 const NAME: &str = "ribbon-router";
 /// A router that does not read its messages for so long is not told more.
 const WRITE_LIMIT: Duration = Duration::from_secs(2);
-/// The router's allocator asks for huge pages unless told not to: its memory then doubled, and grew with the machine's load
-/// (benchmarks/LOG.md, 2026-11-21).
-const ALLOW_HUGE_PAGES: &str = "MIMALLOC_ALLOW_THP";
 
 /// What the router tells, through its socket or by ending.
 #[derive(Debug)]
@@ -98,8 +95,8 @@ fn spawn(program: &Path, arguments: &[OsString], link: OwnedFd) -> io::Result<Ch
     for name in HUB_TOKENS {
         command.env_remove(name);
     }
-    if std::env::var_os(ALLOW_HUGE_PAGES).is_none() {
-        command.env(ALLOW_HUGE_PAGES, "0");
+    if let Some((name, value)) = no_huge_pages() {
+        command.env(name, value);
     }
     command.stdin(Stdio::from(link)).spawn()
 }
