@@ -115,6 +115,7 @@ parity: setup native ## Every family against its reference: the table family × 
 .PHONY: parity
 docs: setup build ## Generated reference pages; leaves no diff when they are current
 	target/debug/ribbon-launcher print-flags > docs/reference/flags.md
+	$(BIN)/python server/models_doc.py > docs/reference/models.md
 
 wheel: setup proto build-release ## One wheel: package, native module, launcher and router
 	mkdir -p dist/ribbon_server.data/scripts

@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class FrequencyBands:
-    """Where Llama 3.1's scaling begins and ends, in turns over the original context."""
+    """Where the blend of a `llama3` scaling begins and ends, in turns over the original context."""
 
     factor: float
     low: float
@@ -47,7 +47,7 @@ def frequencies(base: float, dim: int) -> Tensor:
 
 
 def banded(unscaled: Tensor, bands: FrequencyBands) -> Tensor:
-    """Divides low frequencies by the factor, keeps high ones, blends between. Llama 3.1 model card, `rope_scaling`."""
+    """Divides low frequencies by the factor, keeps high ones, blends between: `rope_type` llama3."""
     turns = bands.original_positions * unscaled / (2 * math.pi)
     keep = ((turns - bands.low) / (bands.high - bands.low)).clamp(0.0, 1.0)
     return keep * unscaled + (1.0 - keep) * unscaled / bands.factor

@@ -103,7 +103,7 @@ class HfConfig:
         """The class name that picks the family."""
         names = self._fields.get("architectures")
         if not isinstance(names, list) or not names or not isinstance(names[0], str):
-            raise self._wrong("architectures", names, "a list with a class name, e.g. LlamaForCausalLM")
+            raise self._wrong("architectures", names, "a list with a class name, as `transformers` writes it")
         return names[0]
 
     def _value(self, name: str, default: object) -> Any:

@@ -108,7 +108,7 @@ def _yarn(section: HfConfig, config: HfConfig) -> RopeScaling:
 
 
 def _yarn_gain(section: HfConfig, factor: float) -> float:
-    """https://arxiv.org/abs/2309.00071, section 3.4; `mscale` and `mscale_all_dim` as DeepSeek-V2's files mean them."""
+    """https://arxiv.org/abs/2309.00071, section 3.4; `mscale` and `mscale_all_dim` as in https://arxiv.org/abs/2405.04434."""
     if "attention_factor" in section:
         return section.number("attention_factor")
     if "mscale" in section and "mscale_all_dim" in section:
@@ -156,5 +156,5 @@ SCALINGS = {
     "llama3": _llama3,
     "yarn": _yarn,
     "longrope": _long,
-    "su": _long,  # its name in the first Phi-3 files
+    "su": _long,  # its first name
 }

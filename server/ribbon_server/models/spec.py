@@ -74,7 +74,7 @@ class DynamicRope:
 
 @dataclass(frozen=True)
 class Llama3Rope:
-    """Low frequencies divided by `factor`, high ones kept, smooth between. Llama 3.1 model card, `rope_scaling`."""
+    """Low frequencies divided by `factor`, high ones kept, smooth between: `rope_type` llama3."""
 
     factor: float
     low_freq_factor: float

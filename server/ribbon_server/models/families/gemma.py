@@ -7,7 +7,7 @@ from ribbon_server.models.hf_config import HfConfig
 from ribbon_server.models.hf_layers import FULL, WINDOWED, activation, decoder, window, windowed_layers
 from ribbon_server.models.hf_rope import rope_of
 from ribbon_server.models.registry import TinyConfig, family
-from ribbon_server.models.spec import Dense, Embedding, Head, LayerSpec, ModelSpec, Norm, QkNorm, Rope
+from ribbon_server.models.spec import Activation, Dense, Embedding, Head, LayerSpec, ModelSpec, Norm, QkNorm, Rope
 
 SANDWICH = NAMES.but(
     attention_output_norm="post_attention_layernorm",
@@ -39,6 +39,7 @@ def gemma(config: HfConfig) -> ModelSpec:
     norm = Norm.rms(config.number("rms_norm_eps", 1e-6), offset=1.0)
     name = config.name_of("hidden_activation", "hidden_act")
     function = activation(config, name, "gelu_pytorch_tanh")
+    function = Activation.GELU_TANH if function is Activation.GELU else function
     feed_forward = Dense(config.integer("intermediate_size"), function, bias=False)
     scale = Embedding(scale=config.integer("hidden_size") ** 0.5)
     layer = LayerSpec(norm, grouped(config), norm, feed_forward)
