@@ -57,7 +57,7 @@ pub struct ShardDescription {
     pub max_positions: u32,
     /// Tokens that end a sequence by themselves.
     pub eos_token_ids: Vec<u32>,
-    /// KV groups; the first version has one.
+    /// KV groups: each slot and storage is in all of them.
     pub kv_groups: Vec<KvGroup>,
     /// Resolved step budget, in tokens.
     pub max_batch_prefill_tokens: u32,

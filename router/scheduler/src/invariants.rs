@@ -135,6 +135,13 @@ fn check_pages(live: &Live) -> Result<(), Violation> {
             "storage {} is shown beyond its end: {extent:?}",
             storage.0
         );
+        let is_cut = extent.state == State::Cached;
+        let fits = |front: &u32| *front >= extent.start && (is_cut || *front <= extent.end);
+        hold!(
+            extent.fronts.iter().all(fits),
+            "storage {} has a front outside of it: {extent:?}",
+            storage.0
+        );
     }
     hold!(
         owners.is_empty(),

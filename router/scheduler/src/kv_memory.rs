@@ -82,11 +82,11 @@ pub(crate) struct KvMemory {
 }
 
 impl KvMemory {
-    /// An empty memory of which at most `max_slots` slots are used at once.
-    pub(crate) fn new(groups: &[KvGroup], max_slots: u32) -> Self {
+    /// See [`Ribbons::new`].
+    pub(crate) fn new(groups: &[KvGroup], max_slots: u32, fed_ahead: u32) -> Self {
         let max_spans = groups.iter().map(|group| group.max_spans).min();
         Self {
-            ribbons: Ribbons::new(groups, max_slots),
+            ribbons: Ribbons::new(groups, max_slots, fed_ahead),
             tree: PrefixTree::default(),
             writers: HashMap::new(),
             by_age: BTreeSet::new(),
@@ -127,11 +127,13 @@ impl KvMemory {
     fn offer(&self, domain: &Domain, history: History<'_>) -> Offer {
         let most = history.len().saturating_sub(1);
         let mut hit = self.tree.look_up(domain, history, most);
+        hit.spans.truncate(self.ribbons.servable(&hit.spans));
         let mut adopts = self.adoptable(&hit);
         // The adopted one is the slot's own, not a span.
         let spans = hit.spans.len() - usize::from(adopts.is_some());
         if spans > self.max_spans {
-            hit.spans.truncate(self.max_spans);
+            let first = hit.spans.get(..self.max_spans).unwrap_or_default();
+            hit.spans.truncate(self.ribbons.servable(first));
             adopts = None;
         }
         Offer { hit, adopts }
@@ -142,7 +144,7 @@ impl KvMemory {
         let last = hit.spans.last()?;
         let extent = self.ribbons.extent(last.storage)?;
         let is_whole = extent.state == State::Cached && extent.end == last.end;
-        is_whole.then_some(last.storage)
+        (is_whole && self.ribbons.goes_on(extent)).then_some(last.storage)
     }
 
     /// Whether a seat and pages are there beside `reserve` pages; nothing changes.
@@ -175,11 +177,15 @@ impl KvMemory {
             .iter()
             .filter(|span| Some(span.storage) != offer.adopts);
         let claimed: u64 = claims.map(|span| self.ribbons.claim_takes(*span)).sum();
-        let own = self.ribbons.paging().pages(start, ahead.max(start));
-        // What others show of an adopted storage is taken already.
+        let paging = self.ribbons.paging();
         let adopted = offer
             .adopts
             .and_then(|storage| self.ribbons.extent(storage));
+        let own = match adopted {
+            Some(extent) => paging.goal_pages(&extent.fronts, extent.end, ahead.max(extent.end)),
+            None => paging.most_pages(start, ahead.max(start)),
+        };
+        // What others show of an adopted storage is taken already.
         let shared = adopted.map_or(0, |extent| {
             self.ribbons.claimed_pages(extent, extent.claimed())
         });
@@ -234,12 +240,8 @@ impl KvMemory {
             return None;
         }
         // One span after the other begins a copy of its last page.
-        let copies = offer
-            .hit
-            .spans
-            .iter()
-            .map(|span| self.ribbons.paging().pages(span.end, span.end));
-        let needed = copies.max().unwrap_or(0);
+        let ends = offer.hit.spans.iter().map(|span| span.end);
+        let needed = self.ribbons.paging().copied_pages(&ends);
         if !self.make_room(needed, &kept, ops) {
             return None;
         }
@@ -249,7 +251,7 @@ impl KvMemory {
     /// A plan feeds the slot up to `tokens`; soon it may want `goal`.
     ///
     /// # Errors
-    /// The pages that are missing, though all that can be was evicted; the slot is as it was.
+    /// The pages that are missing, though all that can be was evicted; the slot has as many tokens as before.
     pub(crate) fn feed(
         &mut self,
         slot: Slot,
@@ -257,6 +259,7 @@ impl KvMemory {
         goal: u32,
         ops: &mut Vec<GroupOp>,
     ) -> Result<(), u64> {
+        self.ribbons.trim(slot, ops);
         let needed = self.ribbons.growth(slot, tokens);
         if !self.make_room(needed, &[], ops) {
             return Err(needed - self.ribbons.free_pages());
@@ -267,6 +270,7 @@ impl KvMemory {
 
     /// The outcome of what the slot fed up to `fed` is in: others may show it from now on.
     pub(crate) fn computed(&mut self, slot: Slot, history: History<'_>, fed: u32) {
+        self.ribbons.computed(slot, fed);
         if let Some(writer) = self.writers.get_mut(&slot) {
             let claims = self.tree.extend(writer, history, fed);
             self.ribbons.claim(slot, &claims);

@@ -42,7 +42,7 @@ impl Live {
     /// Slots and pages that a long sequence leaves for short ones.
     pub(crate) fn room_for_short(&self) -> (usize, u64) {
         let usage = self.memory.usage();
-        let short = self.memory.ribbons().paging().pages(0, SHORT_TOKENS);
+        let short = self.memory.ribbons().paging().most_pages(0, SHORT_TOKENS);
         let pages = u64::from(ROOM_FOR_SHORT) * short;
         let is_wide = usage.slots >= 8 * ROOM_FOR_SHORT;
         // Where the memory is small, so much room would be a large part of it.
@@ -79,7 +79,7 @@ impl Scheduler {
         let own = |live: &Live| {
             let extent = live.memory.ribbons().own(slot)?;
             let ribbons = live.memory.ribbons();
-            let all = ribbons.paging().pages(extent.start, extent.end);
+            let all = ribbons.paging().pages(&extent.fronts, extent.end);
             Some(all - ribbons.claimed_pages(extent, extent.claimed()))
         };
         self.live.as_ref().and_then(own).unwrap_or_default()

@@ -75,7 +75,7 @@ impl Scheduler {
                 .sequences
                 .get(&suspect.id)
                 .map_or(0, Sequence::kv_tokens);
-            let rest = pages.checked_sub(ribbons.paging().pages(0, tokens));
+            let rest = pages.checked_sub(ribbons.paging().most_pages(0, tokens));
             pages = rest.unwrap_or_default();
             rest.is_some()
         });
@@ -234,7 +234,7 @@ impl Scheduler {
             return false;
         };
         let ribbons = live.memory.ribbons();
-        let needed = ribbons.paging().pages(0, look_ahead(sequence)) + live.reserve(false);
+        let needed = ribbons.paging().most_pages(0, look_ahead(sequence)) + live.reserve(false);
         ribbons.free_slots() > 0 && needed <= ribbons.uncommitted_pages()
     }
 

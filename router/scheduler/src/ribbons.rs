@@ -1,7 +1,9 @@
 //! Page accounting: which slot shows what, which storage owns which pages, what is free. The counts are the shard's own, as
 //! soon as a plan is sent. Knows tokens and pages; not requests, and not what the tokens are.
 
+mod seats;
 mod sums;
+mod windows;
 
 use std::collections::BTreeSet;
 
@@ -27,8 +29,10 @@ pub(crate) enum State {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Extent {
     pub(crate) state: State,
-    /// First token it owns.
+    /// First token it owned when it was new.
     pub(crate) start: u32,
+    /// By group: the first token it owns still. A window that moves on leaves it behind, past `end` where that was cut.
+    pub(crate) fronts: Vec<u32>,
     /// Token after the last that is fed or named in a plan.
     pub(crate) end: u32,
     /// While live: how far it may soon grow.
@@ -51,8 +55,12 @@ pub(crate) struct Ribbon {
     pub(crate) own: Storage,
     /// What it shows before that, oldest first.
     pub(crate) spans: Vec<Span>,
+    /// By group: the first token it shows still.
+    fronts: Vec<u32>,
     /// By group: tokens it may hold before it must grow again.
     granted: Vec<u32>,
+    /// Tokens that are in the KV for sure: windows move on behind them alone.
+    fed: u32,
     /// Storages on which it has a claim.
     claims: Vec<Storage>,
 }
@@ -74,15 +82,16 @@ pub(crate) struct Ribbons {
 }
 
 impl Ribbons {
-    /// An empty memory of which at most `max_slots` slots are used at once.
-    pub(crate) fn new(groups: &[KvGroup], max_slots: u32) -> Self {
+    /// An empty memory of which at most `max_slots` slots are used at once. `fed_ahead`: tokens that plans may carry before the
+    /// outcome of the first is in.
+    pub(crate) fn new(groups: &[KvGroup], max_slots: u32, fed_ahead: u32) -> Self {
         let least = |number: fn(&KvGroup) -> u32| groups.iter().map(number).min().unwrap_or(0);
         let slots = least(|group| group.num_slots)
             .saturating_sub(1)
             .min(max_slots);
         let storages = least(|group| group.num_storages).max(1);
         Self {
-            paging: Paging::new(groups),
+            paging: Paging::new(groups, fed_ahead),
             slots: vec![None; slots as usize + 1],
             storages: vec![Extent::default(); storages as usize],
             free_slots: (1..=slots).rev().map(Slot).collect(),
@@ -163,124 +172,14 @@ impl Ribbons {
 
     /// Pages of a storage that others show of it when they show it up to `claimed`.
     pub(crate) fn claimed_pages(&self, extent: &Extent, claimed: u32) -> u64 {
-        if claimed <= extent.start {
-            return 0;
-        }
-        self.paging.pages(extent.start, claimed.min(extent.end))
-    }
-
-    /// A free slot, if there is one, whose own number is free as a storage, if possible: then nothing has to be mapped.
-    fn take_slot(&mut self, wanted: Option<Storage>) -> Option<Slot> {
-        let suits = |slot: &Slot| match wanted {
-            Some(storage) => storage.0 == slot.0,
-            None => self.free_storages.contains(&Storage(slot.0)),
-        };
-        let last = self.free_slots.len().checked_sub(1)?;
-        let index = self.free_slots.iter().rposition(suits).unwrap_or(last);
-        Some(self.free_slots.remove(index))
-    }
-
-    /// Seats a new storage behind `spans`, of which it begins a copy of the last page. The caller has made sure of a free slot,
-    /// a free storage and the pages.
-    pub(crate) fn open_new(
-        &mut self,
-        spans: &[Span],
-        goal: u32,
-        ops: &mut Vec<GroupOp>,
-    ) -> Option<Slot> {
-        let slot = self.take_slot(None)?;
-        let own = Storage(slot.0);
-        let storage = if self.free_storages.contains(&own) {
-            own
-        } else {
-            *self.free_storages.last()?
-        };
-        self.free_storages.remove(&storage);
-        let start = spans.last().map_or(0, |span| span.end);
-        self.change(storage, |extent| {
-            *extent = Extent {
-                state: State::Live,
-                start,
-                end: start,
-                goal,
-                claims: Vec::new(),
-            };
-        });
-        self.seat(slot, storage, spans, 0, ops);
-        Some(slot)
-    }
-
-    /// Seats a cached storage that nobody writes, with all its tokens. `spans` end where it begins.
-    pub(crate) fn open_cached(
-        &mut self,
-        storage: Storage,
-        spans: &[Span],
-        goal: u32,
-        ops: &mut Vec<GroupOp>,
-    ) -> Option<Slot> {
-        let tokens = self.extent(storage)?.end;
-        let slot = self.take_slot(Some(storage))?;
-        self.change(storage, |extent| {
-            extent.state = State::Live;
-            extent.goal = goal;
-        });
-        self.seat(slot, storage, spans, tokens, ops);
-        Some(slot)
-    }
-
-    fn seat(
-        &mut self,
-        slot: Slot,
-        storage: Storage,
-        spans: &[Span],
-        tokens: u32,
-        ops: &mut Vec<GroupOp>,
-    ) {
-        for group in self.paging.groups() {
-            ops.push(GroupOp {
-                group,
-                op: RibbonOp::Open {
-                    slot,
-                    storage,
-                    tokens,
-                },
-            });
-            let shares = spans.iter().map(|span| RibbonOp::Share {
-                slot,
-                storage: span.storage,
-                end: span.end,
-            });
-            ops.extend(shares.map(|op| GroupOp { group, op }));
-        }
-        let shown = spans.last().map_or(tokens, |span| span.end.max(tokens));
-        let granted = self.paging.groups().map(|_| shown).collect();
-        self.sums.slots_used += 1;
-        let ribbon = Ribbon {
-            own: storage,
-            spans: spans.to_vec(),
-            granted,
-            claims: Vec::new(),
-        };
-        if let Some(place) = self.slots.get_mut(slot.0 as usize) {
-            *place = Some(ribbon);
-        }
-        self.claim(slot, spans);
-    }
-
-    /// The slot relies on these spans until it is closed.
-    pub(crate) fn claim(&mut self, slot: Slot, spans: &[Span]) {
-        for span in spans {
-            self.change(span.storage, |extent| extent.claims.push((slot, span.end)));
-            if let Some(ribbon) = self.slots.get_mut(slot.0 as usize).and_then(Option::as_mut) {
-                ribbon.claims.push(span.storage);
-            }
-        }
+        let shown = claimed.min(extent.end);
+        self.paging.claimed_pages(&extent.fronts, shown)
     }
 
     /// Pages that feeding the slot up to `tokens` adds.
     pub(crate) fn growth(&self, slot: Slot, tokens: u32) -> u64 {
         self.own(slot).map_or(0, |extent| {
-            let pages = |end| self.paging.pages(extent.start, end);
+            let pages = |end| self.paging.pages(&extent.fronts, end);
             pages(tokens.max(extent.end)) - pages(extent.end)
         })
     }
@@ -337,10 +236,23 @@ impl Ribbons {
         }
     }
 
-    /// A storage gives back what lies behind `end`, which is behind its start.
+    /// A storage gives back what lies behind `end`, which is behind its start. Where a window has left more behind, all that is
+    /// left goes.
     pub(crate) fn truncate(&mut self, storage: Storage, end: u32, ops: &mut Vec<GroupOp>) {
         self.change(storage, |extent| extent.end = extent.end.min(end));
-        self.each_group(ops, RibbonOp::Truncate { storage, end });
+        let Some(extent) = self.extent(storage) else {
+            return;
+        };
+        ops.extend(
+            self.paging
+                .groups()
+                .zip(&extent.fronts)
+                .map(|(group, front)| {
+                    let end = end.max(*front);
+                    let op = RibbonOp::Truncate { storage, end };
+                    GroupOp { group, op }
+                }),
+        );
     }
 
     /// A cached storage that nobody shows gives back everything.

@@ -186,7 +186,11 @@ impl Scheduler {
         };
         let budget = description.max_batch_prefill_tokens.max(1);
         let live = Live {
-            memory: KvMemory::new(&description.kv_groups, self.max_seats(budget)),
+            memory: KvMemory::new(
+                &description.kv_groups,
+                self.max_seats(budget),
+                self.fed_ahead(budget),
+            ),
             bound: ChunkBound::new(description.slowest_step, budget),
             flights: VecDeque::new(),
             next_step: 1,
@@ -203,6 +207,11 @@ impl Scheduler {
             .set_limits(limits, description, live.memory.ribbons().longest());
         self.gate.set_state(EngineState::Ready);
         self.live = Some(live);
+    /// Tokens that plans may carry before the outcome of the first is in.
+    fn fed_ahead(&self, budget: u32) -> u32 {
+        budget.saturating_mul(u32::try_from(self.settings.pipeline_depth).unwrap_or(u32::MAX))
+    }
+
         self.lost_at = None;
         self.end_misfits(now);
     }

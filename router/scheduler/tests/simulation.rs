@@ -11,6 +11,8 @@
 
 #[path = "simulation/clients.rs"]
 mod clients;
+#[path = "simulation/groups.rs"]
+mod groups;
 #[path = "simulation/memory.rs"]
 mod memory;
 #[path = "simulation/model.rs"]
@@ -20,12 +22,14 @@ mod shard;
 #[path = "simulation/world.rs"]
 mod world;
 
+use ribbon_core::KvKind::{self, Full, Window};
 use world::{Chances, Setup, World};
 
 const PEACE: Chances = Chances {
     arrival: 120,
     cancel: 20,
     hurried: 0,
+    giant: 0,
     no_pages: 0,
     resize: 0,
     poison: 0,
@@ -101,6 +105,50 @@ fn everything_holds_through_a_hundred_thousand_steps_of_trouble() {
     assert!(preempted > 25, "pages did run out: {preempted}");
 }
 
+/// Groups of layers, and pages for little more than the longest sequence.
+const GROUPS: [(&[KvKind], u64); 3] = [
+    (&[Window(40)], 600),
+    (&[Full, Window(40)], 1_500),
+    (&[Window(8), Full, Window(100)], 1_900),
+];
+
+/// A world of long sequences whose memory is short.
+fn windowed(seed: u64, (kinds, pages): (&'static [KvKind], u64)) -> Setup {
+    Setup {
+        seed,
+        pages,
+        kinds,
+        longest: 1024,
+        pipeline_depth: 1 + seed as usize % 2,
+        budget: 128,
+        chances: Chances {
+            giant: 100,
+            ..TROUBLE
+        },
+        ..Setup::default()
+    }
+}
+
+#[test]
+fn windows_move_on_through_trouble_and_nobody_misses_what_they_leave() {
+    let (mut finished, mut trims, mut compared) = (0, 0, 0);
+    let (mut hits, mut evictions, mut preemptions) = (0, 0, 0);
+    for (seed, groups) in (30..).zip(GROUPS) {
+        let world = live(windowed(seed, groups), 3_000);
+        let totals = world.usage().totals;
+        finished += world.clients.tally.finished;
+        trims += world.trims;
+        compared += world.compared;
+        hits += totals.hit_tokens;
+        evictions += totals.evictions;
+        preemptions += totals.preemptions;
+    }
+    assert!(finished > 150 && compared > 3_000);
+    assert!(trims > 150, "windows did move on: {trims} times");
+    assert!(hits > 1_000 && evictions > 100, "{hits}, {evictions}");
+    assert!(preemptions > 0, "pages did run out");
+}
+
 #[test]
 fn in_peace_nobody_fails_and_nobody_starves() {
     let setup = Setup {
@@ -113,6 +161,24 @@ fn in_peace_nobody_fails_and_nobody_starves() {
     let tally = &world.clients.tally;
     assert_eq!((tally.given_up, tally.timed_out, world.losses), (0, 0, 0));
     assert!(tally.longest_wait_steps < 1_000, "starved: {tally:?}");
+}
+
+#[test]
+fn the_longest_requests_get_their_memory_though_short_ones_never_stop_coming() {
+    let setup = Setup {
+        seed: 12,
+        pages: 260,
+        chances: Chances {
+            arrival: 150,
+            giant: 40,
+            ..PEACE
+        },
+        ..Setup::default()
+    };
+    let world = live(setup, 20_000);
+    let tally = &world.clients.tally;
+    assert!(tally.giants > 100 && tally.finished > 1_500, "{tally:?}");
+    assert!(tally.longest_giant_wait_steps < 2_000, "starved: {tally:?}");
 }
 
 #[test]
@@ -197,5 +263,14 @@ fn everything_holds_through_a_million_steps() {
             ..Setup::default()
         };
         live(setup, 10_000);
+    }
+}
+
+/// The same with windows.
+#[test]
+#[ignore = "minutes"]
+fn windows_move_on_through_a_hundred_thousand_steps() {
+    for (seed, groups) in (200..230).zip(GROUPS.into_iter().cycle()) {
+        live(windowed(seed, groups), 3_500);
     }
 }

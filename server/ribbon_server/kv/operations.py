@@ -1,9 +1,11 @@
 """The operations of a plan on ribbons, in columns. Knows numbers and names; not memory."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
+
+NO_GROUP = 255  # no shard has so many
 
 
 class OpKind(IntEnum):
@@ -27,6 +29,10 @@ class RibbonOps:
     slot: np.ndarray  # uint32
     storage: np.ndarray  # uint32
     tokens: np.ndarray  # uint32
+
+    def only(self, chosen: np.ndarray) -> "RibbonOps":
+        """The same columns, in which rows that are not `chosen` name no group. `chosen`: bool."""
+        return replace(self, group=np.where(chosen, self.group, NO_GROUP).astype(np.uint8))
 
     @staticmethod
     def of(*rows: tuple[int, int, int, int], group: int = 0) -> "RibbonOps":

@@ -14,6 +14,7 @@ from ribbon_server.kv.operations import OpKind, RibbonOps
 __all__ = ["VOID", "OpKind", "RibbonLimits", "RibbonOps", "Ribbons"]
 
 VOID = -1
+GIVES_UP = (OpKind.CLOSE, OpKind.TRUNCATE, OpKind.DROP)
 
 
 class Ribbons:
@@ -47,8 +48,9 @@ class Ribbons:
         return sum(group.region.resident_bytes for group in self.groups)
 
     def apply(self, ops: RibbonOps) -> None:
-        """Applies operations in order, each wholly or not at all. One that cannot be applied voids its slot until it is
-        closed; all others are applied, so what a plan gives up is given up whatever becomes of the rest.
+        """Applies operations in order, each wholly or not at all; of several groups, all first give up what they do. One that
+        cannot be applied voids its slot until it is closed; all others are applied, so what a plan gives up is given up
+        whatever becomes of the rest.
 
         Raises:
             OutOfPages: The pool could not give what an operation wants.
@@ -56,17 +58,27 @@ class Ribbons:
             KvMemoryLost: The machine refused a memory call; only `reset` is possible.
         """
         failure: ShardError | None = None
-        for group in self.groups:
-            try:
-                group.apply(ops)
-            except ShardError as error:
-                failure = failure or error
+        for part in self._parts(ops):
+            for group in self.groups:
+                try:
+                    group.apply(part)
+                except ShardError as error:
+                    failure = failure or error
         if len(self.groups) > 1:
             torn = self._unite()
             failure = failure or torn
         failure = failure or self._unknown_group(ops)
         if failure is not None:
             raise failure
+
+    def _parts(self, ops: RibbonOps) -> Sequence[RibbonOps]:
+        """The same operations in the order in which one group after the other may apply them: what one gives up, another may
+        get. A slot that is opened begins behind a TRIM_FRONT of its own, which gives up nothing."""
+        if len(self.groups) == 1:
+            return (ops,)
+        opened = ops.slot[ops.kind == OpKind.OPEN]
+        gives_up = np.isin(ops.kind, GIVES_UP) | (ops.kind == OpKind.TRIM_FRONT) & ~np.isin(ops.slot, opened)
+        return ops.only(gives_up), ops.only(~gives_up)
 
     def _unite(self) -> ShardError | None:
         """A slot holds what it holds in every group. It must have begun at the same token in all of them, void ones excepted:

@@ -242,6 +242,19 @@ def test_a_slot_void_in_one_group_leaves_the_plans_of_others_alone() -> None:
     assert ribbons.shown.tolist() == [0, 9, 0, 0]
 
 
+def test_what_one_group_gives_up_another_gets_in_the_same_plan() -> None:
+    ribbons = Ribbons([LAYOUT, LAYOUT], RibbonLimits(num_slots=4, num_storages=8, slot_tokens=100, num_pages=60))
+    filling = operations(*((OpKind.OPEN, 1, 1, 0), (OpKind.GROW, 1, 0, 40)) * 2)
+    filling.group[2:] = 1
+    ribbons.apply(filling)
+    assert ribbons.pages_used == 60
+    trim, grow = (OpKind.TRIM_FRONT, 1, 0, 20), (OpKind.GROW, 2, 0, 20)
+    moving = operations(trim, (OpKind.OPEN, 2, 2, 0), (OpKind.OPEN, 2, 2, 0), grow)
+    moving.group[:2] = 1
+    ribbons.apply(moving)
+    assert [group.region.pages_used for group in ribbons.groups] == [30 + 15, 15]
+
+
 def test_the_view_is_the_region_itself(ribbons: Ribbons) -> None:
     ribbons.apply(operations((OpKind.OPEN, 2, 2, 0), (OpKind.GROW, 2, 0, 100)))
     view = ribbons.groups[0].view(torch.bfloat16)

@@ -55,7 +55,7 @@ impl KvMemory {
         let extent = self.ribbons.extent(storage)?;
         let (from, _) = self.tree.extent(storage)?;
         let needed = extent.claimed().max(self.tree.children_end(storage));
-        let pages = |end| self.ribbons.paging().pages(extent.start, end);
+        let pages = |end| self.ribbons.paging().pages(&extent.fronts, end);
         Some(if needed <= from && extent.claims.is_empty() {
             (0, pages(extent.end))
         } else {
@@ -72,14 +72,14 @@ impl KvMemory {
             return least;
         };
         let paging = self.ribbons.paging();
-        let owned = paging.pages(extent.start, extent.end);
+        let owned = paging.pages(&extent.fronts, extent.end);
         let (mut low, mut high) = (least.max(from), extent.end);
-        if owned.saturating_sub(paging.pages(extent.start, low.max(extent.start))) <= pages {
+        if owned.saturating_sub(paging.pages(&extent.fronts, low.max(extent.start))) <= pages {
             return least;
         }
         while high - low > 1 {
             let middle = u32::midpoint(low, high);
-            if owned - paging.pages(extent.start, middle) >= pages {
+            if owned - paging.pages(&extent.fronts, middle) >= pages {
                 low = middle;
             } else {
                 high = middle;

@@ -62,7 +62,7 @@ impl KvMemory {
             },
             start: extent.start,
             end: extent.end,
-            pages: self.ribbons.paging().pages(extent.start, extent.end),
+            pages: self.ribbons.paging().pages(&extent.fronts, extent.end),
             readers: extent.claims.iter().map(|(slot, _)| slot.0).collect(),
         }
     }

@@ -16,8 +16,8 @@ pub struct PageUsage {
     pub cached: u64,
     /// Pages that live sequences may soon want.
     pub awaited: u64,
-    /// Tokens of live sequences, fed or named in plans, shared ones once.
-    pub tokens: u64,
+    /// Bytes of the tokens of live sequences, fed or named in plans and not behind a window, shared ones once.
+    pub bytes: u64,
     /// Slots that may be used at once.
     pub slots: u32,
     /// Slots that are used.
@@ -41,7 +41,7 @@ impl PageUsage {
         if pages == 0 {
             return 0.0;
         }
-        1.0 - (self.tokens * self.stride_bytes) as f64 / (pages * self.page_bytes) as f64
+        1.0 - self.bytes as f64 / (pages * self.page_bytes) as f64
     }
 }
 
@@ -52,7 +52,7 @@ pub(super) struct Sums {
     pub(super) shared: u64,
     cached: u64,
     pub(super) awaited: u64,
-    tokens: u64,
+    bytes: u64,
     pub(super) slots_used: u32,
 }
 
@@ -62,25 +62,23 @@ struct Share {
     shared: u64,
     cached: u64,
     awaited: u64,
-    tokens: u64,
+    bytes: u64,
 }
 
 impl Share {
     fn of(paging: &Paging, extent: &Extent) -> Self {
-        let owned = |end: u32| paging.pages(extent.start, end);
+        let fronts = extent.fronts.as_slice();
         let claimed = extent.claimed().min(extent.end);
-        let shared = if claimed > extent.start {
-            owned(claimed)
-        } else {
-            0
-        };
-        let rest = owned(extent.end) - shared;
-        let (live, cached, tokens, awaited) = match extent.state {
+        let shared = paging.claimed_pages(fronts, claimed);
+        let owned = paging.pages(fronts, extent.end);
+        let rest = owned - shared;
+        let (live, cached, bytes, awaited) = match extent.state {
             State::Free => (0, 0, 0, 0),
-            State::Cached => (0, rest, claimed.saturating_sub(extent.start), 0),
+            State::Cached => (0, rest, paging.token_bytes(fronts, claimed), 0),
             State::Live => {
-                let awaited = owned(extent.goal.max(extent.end)) - owned(extent.end);
-                (rest, 0, extent.end - extent.start, awaited)
+                let goal = extent.goal.max(extent.end);
+                let awaited = paging.goal_pages(fronts, extent.end, goal) - owned;
+                (rest, 0, paging.token_bytes(fronts, extent.end), awaited)
             }
         };
         Self {
@@ -88,7 +86,7 @@ impl Share {
             shared,
             cached,
             awaited,
-            tokens: u64::from(tokens),
+            bytes,
         }
     }
 }
@@ -104,7 +102,7 @@ impl Sums {
         self.shared += share.shared;
         self.cached += share.cached;
         self.awaited += share.awaited;
-        self.tokens += share.tokens;
+        self.bytes += share.bytes;
     }
 
     pub(super) fn take(&mut self, paging: &Paging, extent: &Extent) {
@@ -113,7 +111,7 @@ impl Sums {
         self.shared -= share.shared;
         self.cached -= share.cached;
         self.awaited -= share.awaited;
-        self.tokens -= share.tokens;
+        self.bytes -= share.bytes;
     }
 
     pub(super) fn usage(&self, paging: &Paging, pool: u64, slots: u32) -> PageUsage {
@@ -123,7 +121,7 @@ impl Sums {
             shared: self.shared,
             cached: self.cached,
             awaited: self.awaited,
-            tokens: self.tokens,
+            bytes: self.bytes,
             slots,
             slots_used: self.slots_used,
             page_bytes: paging.page_bytes(),

@@ -11,6 +11,8 @@ use ribbon_scheduler::SequenceId;
 
 use super::model::{FAILS_STEPS, History, KILLS_SHARDS, Rng, STOP, score};
 
+const TENANTS: [&str; 3] = ["one", "two", "three"];
+
 #[derive(Debug)]
 pub(crate) struct Client {
     history: History,
@@ -27,6 +29,7 @@ pub(crate) struct Client {
     pub(crate) failures: u32,
     pub(crate) submitted_at_step: u64,
     got_a_token: bool,
+    is_giant: bool,
 }
 
 /// How many ended how.
@@ -40,6 +43,9 @@ pub(crate) struct Tally {
     pub(crate) cached_tokens: u64,
     pub(crate) expired: u64,
     pub(crate) longest_wait_steps: u64,
+    /// Of those that may need more than half of the longest sequence.
+    pub(crate) giants: u64,
+    pub(crate) longest_giant_wait_steps: u64,
 }
 
 #[derive(Debug, Default)]
@@ -48,6 +54,8 @@ pub(crate) struct Clients {
     pub(crate) tally: Tally,
     /// What the last one that finished had: somebody may go on from there.
     pub(crate) last_answer: Vec<u32>,
+    /// KV tokens beyond which a request is a giant.
+    pub(crate) giant_from: u32,
 }
 
 impl Clients {
@@ -67,6 +75,7 @@ impl Clients {
             failures: 0,
             submitted_at_step: step,
             got_a_token: false,
+            is_giant: request.prompt.len() as u32 + request.max_new_tokens > self.giant_from,
         };
         assert!(
             self.waiting.insert(id, client).is_none(),
@@ -97,7 +106,12 @@ impl Clients {
         self.tally.tokens += 1;
         if !std::mem::replace(&mut client.got_a_token, true) {
             let waited = step - client.submitted_at_step;
-            self.tally.longest_wait_steps = self.tally.longest_wait_steps.max(waited);
+            let tally = &mut self.tally;
+            tally.longest_wait_steps = tally.longest_wait_steps.max(waited);
+            if client.is_giant {
+                tally.giants += 1;
+                tally.longest_giant_wait_steps = tally.longest_giant_wait_steps.max(waited);
+            }
         }
         let expected = match (event.token.id, client.left) {
             (STOP, _) if client.stops => Some(FinishReason::EosToken),
@@ -165,6 +179,10 @@ pub(crate) struct Crowd {
     pub(crate) poison: u64,
     /// In a hurry, per thousand.
     pub(crate) hurried: u64,
+    /// Nearly as long as can be, per thousand.
+    pub(crate) giant: u64,
+    /// Tokens of the longest sequence.
+    pub(crate) longest: u32,
 }
 
 /// One request: a few sequences with one prompt.
@@ -174,7 +192,15 @@ pub(crate) fn request(
     last_answer: &[u32],
     now: Instant,
 ) -> Vec<SequenceRequest> {
-    let prompt = prompt(rng, crowd.poison, last_answer);
+    let prompt = if rng.chance(crowd.giant) {
+        let tokens = rng.between(
+            u64::from(crowd.longest) * 3 / 4,
+            u64::from(crowd.longest) - 20,
+        );
+        own_tokens(rng, tokens)
+    } else {
+        prompt(rng, crowd, last_answer)
+    };
     let number = if rng.chance(100) {
         rng.between(2, 4)
     } else {
@@ -184,11 +210,20 @@ pub(crate) fn request(
     let hurried = rng.chance(crowd.hurried);
     let deadline = hurried.then(|| now + Duration::from_millis(rng.between(1, 2_000)));
     // Far beyond what admission looks ahead for, now and then.
-    let most = if rng.chance(200) { 240 } else { 60 };
-    let max_new_tokens = (rng.between(1, most) as u32).min(256 - prompt.len() as u32);
+    let most = if rng.chance(200) { 15 } else { 4 } * u64::from(crowd.longest) / 16;
+    let max_new_tokens = (rng.between(1, most) as u32).min(crowd.longest - prompt.len() as u32);
     let stops = rng.chance(800);
     let salted = rng.chance(100);
     let scored = rng.chance(100);
+    let tenant = match rng.between(0, 3) {
+        0 => None,
+        number => Some(TENANTS[number as usize % TENANTS.len()].into()),
+    };
+    let priority = match rng.between(0, 9) {
+        0 => -1,
+        1 => 1,
+        _ => 0,
+    };
     let choice = |choice: u64| SequenceRequest {
         prompt: prompt.clone().into(),
         max_new_tokens,
@@ -206,27 +241,32 @@ pub(crate) fn request(
         traceparent: None,
         parameter_hash: 0,
         cache_salt: salted.then(|| "salt".into()),
-        tenant: None,
-        priority: 0,
+        tenant: tenant.clone(),
+        priority,
         deadline,
     };
     (1..=number).map(choice).collect()
 }
 
 /// A document that many begin with, or the last answer, or nothing; then something of one's own.
-fn prompt(rng: &mut Rng, poison_per_mille: u64, last_answer: &[u32]) -> Vec<u32> {
+fn prompt(rng: &mut Rng, crowd: Crowd, last_answer: &[u32]) -> Vec<u32> {
+    let part = |sixteenths: u64| u64::from(crowd.longest) * sixteenths / 16;
     let mut prompt: Vec<u32> = match rng.between(0, 9) {
         0..4 => {
             let mut document = Rng(rng.between(0, 5));
-            let length = rng.between(1, 150);
+            let length = rng.between(1, part(9));
             (0..length)
                 .map(|_| document.between(10, 69) as u32)
                 .collect()
         }
-        4 => last_answer.iter().copied().take(180).collect(),
+        4 => last_answer
+            .iter()
+            .copied()
+            .take(part(11) as usize)
+            .collect(),
         _ => Vec::new(),
     };
-    if rng.chance(poison_per_mille) {
+    if rng.chance(crowd.poison) {
         prompt = vec![if rng.chance(500) {
             FAILS_STEPS
         } else {
@@ -234,12 +274,16 @@ fn prompt(rng: &mut Rng, poison_per_mille: u64, last_answer: &[u32]) -> Vec<u32>
         }];
     }
     let own = if rng.chance(100) {
-        rng.between(30, 60)
+        rng.between(part(2), part(4) - 4)
     } else {
-        rng.between(1, 30)
+        rng.between(1, part(2))
     };
-    prompt.extend((0..own).map(|_| rng.between(10, 69) as u32));
+    prompt.extend(own_tokens(rng, own));
     prompt
+}
+
+fn own_tokens(rng: &mut Rng, number: u64) -> Vec<u32> {
+    (0..number).map(|_| rng.between(10, 69) as u32).collect()
 }
 
 /// A request for forty tokens, whatever they are.

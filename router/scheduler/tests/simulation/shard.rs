@@ -3,18 +3,17 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    sync::Arc,
     time::Duration,
 };
 
-use _native::region::{Layout, PagePool, Region, RegionError, Row};
+use _native::region::RegionError;
 use ribbon_core::{
     Admission, GroupOp, KvGroup, RibbonOp, RowOutcome, RowResult, Slot, StepOutcome, StepPlan,
     StepTimings, TokenScore, Wanted, WorkItem,
 };
 
 use super::{
-    memory::Memory,
+    groups::Groups,
     model::{self, FAILS_STEPS, History, KILLS_SHARDS, POISON_AFTER, Rng},
 };
 
@@ -48,10 +47,7 @@ pub(crate) enum Answer {
 }
 
 pub(crate) struct Shard {
-    region: Region,
-    memory: Memory,
-    pool: Arc<PagePool>,
-    stride: u64,
+    groups: Groups,
     budget: u32,
     next_step: u64,
     /// Steps after which the router knows of the pool's last change.
@@ -65,26 +61,9 @@ pub(crate) struct Shard {
 }
 
 impl Shard {
-    pub(crate) fn new(group: &KvGroup, budget: u32) -> Self {
-        let layout = Layout {
-            num_slots: group.num_slots,
-            num_storages: group.num_storages,
-            slot_tokens: group.slot_tokens,
-            stride_bytes: group.stride_bytes,
-            page_bytes: u64::from(group.page_bytes),
-            max_spans: group.max_spans,
-        };
-        let layout = layout.checked().expect("sizes that can be");
-        let (memory, pool) = (
-            Memory::new(&layout),
-            Arc::new(PagePool::new(group.num_pages)),
-        );
+    pub(crate) fn new(groups: &[KvGroup], budget: u32) -> Self {
         Self {
-            region: Region::new(layout, Box::new(memory.clone()), pool.clone())
-                .expect("arrays never fail"),
-            memory,
-            pool,
-            stride: u64::from(group.stride_bytes),
+            groups: Groups::new(groups),
             budget,
             next_step: 1,
             pool_known_from: 0,
@@ -94,10 +73,9 @@ impl Shard {
         }
     }
 
-    /// Physical pages behind all slots and storages, which the region's own account must equal.
+    /// Physical pages behind all slots and storages.
     pub(crate) fn pages(&self) -> u64 {
-        assert_eq!(self.memory.resident(), self.region.pages_used());
-        self.region.pages_used()
+        self.groups.pages()
     }
 
     /// Runs one plan.
@@ -128,7 +106,7 @@ impl Shard {
             self.success(plan, rng)
         };
         if let Some(pages) = trouble.resize {
-            self.pool.resize(pages);
+            self.groups.pool.resize(pages);
             self.pool_known_from = self.next_step + 4;
             outcome.pages_available = Some(pages);
         }
@@ -162,17 +140,12 @@ impl Shard {
 
     /// Applies the operations. Says whether pages were short.
     fn apply(&mut self, ops: &[GroupOp], no_pages: bool) -> bool {
-        let total = self.pool.total();
+        let total = self.groups.pool.total();
         if no_pages {
-            self.pool.resize(0);
+            self.groups.pool.resize(0);
         }
-        let rows: Vec<Row> = ops
-            .iter()
-            .enumerate()
-            .map(|(index, op)| row(index, &op.op))
-            .collect();
-        let result = self.region.apply_plan(rows.into_iter(), |_, _| {});
-        self.pool.resize(total);
+        let result = self.groups.apply(ops);
+        self.groups.pool.resize(total);
         for op in ops {
             match op.op {
                 RibbonOp::Open { slot, tokens, .. } => self.begins.insert(slot, tokens),
@@ -234,7 +207,7 @@ impl Shard {
         let failed = plan.work.iter().map(|item| item.slot);
         self.failed.extend(failed.clone());
         let void = plan.admitted.iter().map(|admission| admission.slot);
-        let void = void.filter(|slot| self.region.book().is_void(slot.0));
+        let void = void.filter(|slot| self.groups.is_void(*slot));
         self.failed.extend(void.collect::<Vec<_>>());
         let result = RowResult::Failed {
             message: "simulated".into(),
@@ -256,18 +229,13 @@ impl Shard {
 
     fn spoil(&mut self, item: &WorkItem) {
         let seat = &self.seats[&item.slot];
-        let shown = self.region.book().shown_tokens(item.slot.0).unwrap_or(0);
-        if seat.ended || self.region.book().is_void(item.slot.0) {
+        if seat.ended || self.groups.is_void(item.slot) {
             return;
         }
+        let shown = self.groups.shown(item.slot);
         for token in seat.fed..(seat.fed + item.count).min(shown) {
-            self.memory
-                .write(self.place(item.slot, token), self.stride, 0xdead);
+            self.groups.write(item.slot, token, 0xdead);
         }
-    }
-
-    fn place(&self, slot: Slot, token: u32) -> u64 {
-        self.region.layout().range_start(slot.0) + u64::from(token) * self.stride
     }
 
     fn row(&mut self, item: &WorkItem, rng: &mut Rng) -> RowOutcome {
@@ -288,11 +256,7 @@ impl Shard {
     }
 
     fn feed(&mut self, item: &WorkItem, rng: &mut Rng) -> RowResult {
-        let shown = self
-            .region
-            .book()
-            .shown_tokens(item.slot.0)
-            .expect("works on a closed slot");
+        let shown = self.groups.shown(item.slot);
         let mut seat = self
             .seats
             .remove(&item.slot)
@@ -308,14 +272,10 @@ impl Shard {
             "feeds more than is known"
         );
         self.check(item.slot, &mut seat, rng);
-        let mut history = match seat.fed.checked_sub(1) {
-            Some(last) => History(self.memory.read(self.place(item.slot, last), self.stride)),
-            None => History::default(),
-        };
+        let mut history = self.groups.last(item.slot, seat.fed);
         for token in seat.fed..end {
             history.push(seat.tokens[token as usize]);
-            self.memory
-                .write(self.place(item.slot, token), self.stride, history.0);
+            self.groups.write(item.slot, token, history.0);
         }
         seat.fed = end;
         let result = seat.finish(item.wanted, history);
@@ -323,44 +283,12 @@ impl Shard {
         result
     }
 
-    /// Everything that a slot shows when it is first used, and any token of it later, is what its history says.
+    /// What a slot shows is checked when it is first used, and now and then later.
     fn check(&self, slot: Slot, seat: &mut Seat, rng: &mut Rng) {
         let first = !std::mem::replace(&mut seat.checked, true);
-        if seat.fed == 0 || !(first || rng.chance(20)) {
-            return;
+        if seat.fed > 0 && (first || rng.chance(20)) {
+            self.groups.check(slot, &seat.tokens, seat.fed);
         }
-        let mut history = History::default();
-        for (token, id) in (0..seat.fed).zip(&seat.tokens) {
-            history.push(*id);
-            let found = self.memory.read(self.place(slot, token), self.stride);
-            assert_eq!(
-                found, history.0,
-                "token {token} of {slot:?} is somebody else's"
-            );
-        }
-    }
-}
-
-fn row(index: usize, op: &RibbonOp) -> Row {
-    let (kind, slot, storage, tokens) = match *op {
-        RibbonOp::Open {
-            slot,
-            storage,
-            tokens,
-        } => (1, slot.0, storage.0, tokens),
-        RibbonOp::Share { slot, storage, end } => (2, slot.0, storage.0, end),
-        RibbonOp::Grow { slot, end } => (3, slot.0, 0, end),
-        RibbonOp::TrimFront { slot, begin } => (4, slot.0, 0, begin),
-        RibbonOp::Close { slot, keep } => (5, slot.0, 0, u32::from(keep)),
-        RibbonOp::Truncate { storage, end } => (6, 0, storage.0, end),
-        RibbonOp::Drop { storage } => (7, 0, storage.0, 0),
-    };
-    Row {
-        index,
-        kind,
-        slot,
-        storage,
-        tokens,
     }
 }
 

@@ -7,7 +7,8 @@ use std::{
 };
 
 use ribbon_core::{
-    KvGroup, KvKind, Refusal, SequenceRequest, ShardDescription, StepOutcome, StepPlan,
+    GroupOp, KvGroup, KvKind, Refusal, RibbonOp, SequenceRequest, ShardDescription, StepOutcome,
+    StepPlan,
 };
 use ribbon_scheduler::{Event, Gate, PageUsage, Scheduler, SchedulerSettings, Usage, invariants};
 
@@ -23,6 +24,8 @@ pub(crate) struct Chances {
     pub(crate) arrival: u64,
     pub(crate) cancel: u64,
     pub(crate) hurried: u64,
+    /// Per thousand requests: nearly as long as can be.
+    pub(crate) giant: u64,
     /// No operation of a plan finds a page, whatever the account says.
     pub(crate) no_pages: u64,
     /// The pool shrinks or grows again.
@@ -35,8 +38,6 @@ pub(crate) struct Chances {
     pub(crate) long_outage: u64,
 }
 
-/// The pool never has fewer: the longest request fits.
-const LEAST_PAGES: u64 = 200;
 /// Rounds without progress after which the world is stuck.
 const PATIENCE: u64 = 20_000;
 
@@ -56,6 +57,7 @@ pub(crate) struct World {
     rng: Rng,
     chances: Chances,
     description: ShardDescription,
+    least_pages: u64,
     shard: Option<Shard>,
     in_flight: VecDeque<Sent>,
     /// From this step on, router and shard agree on the pages.
@@ -63,6 +65,8 @@ pub(crate) struct World {
     /// How often they did.
     pub(crate) compared: u64,
     pub(crate) short_steps: u32,
+    /// Times a window gave its front up.
+    pub(crate) trims: u64,
     now: Instant,
     pub(crate) step: u64,
     outage_was_long: bool,
@@ -80,6 +84,10 @@ pub(crate) struct Setup {
     /// Of the pool.
     pub(crate) pages: u64,
     pub(crate) prefix_caching: bool,
+    /// Retention rules of the KV groups.
+    pub(crate) kinds: &'static [KvKind],
+    /// Tokens of the longest sequence.
+    pub(crate) longest: u32,
 }
 
 impl Default for Setup {
@@ -91,7 +99,23 @@ impl Default for Setup {
             budget: 64,
             pages: 1_000,
             prefix_caching: true,
+            kinds: &[KvKind::Full],
+            longest: 256,
         }
+    }
+}
+
+impl Setup {
+    /// Pages with which the longest request fits: the pool never has fewer.
+    fn least_pages(self) -> u64 {
+        let fed_ahead = self.budget * self.pipeline_depth as u32;
+        let tokens = |kind: &KvKind| match kind {
+            KvKind::Full => self.longest,
+            // What is kept in front of a window: design §3.
+            KvKind::Window(window) => self.longest.min(window + 256 + fed_ahead),
+        };
+        let pages = |tokens| u64::from(tokens * STRIDE_BYTES).div_ceil(u64::from(PAGE_BYTES)) + 1;
+        self.kinds.iter().map(|kind| pages(tokens(kind))).sum()
     }
 }
 
@@ -113,16 +137,19 @@ impl World {
             rng: Rng(seed),
             chances,
             prefix_caching: setup.prefix_caching,
-            description: description(setup.budget, setup.pages),
+            description: description(setup),
+            least_pages: setup.least_pages(),
             shard: None,
             in_flight: VecDeque::new(),
             mended_from: 0,
             compared: 0,
             short_steps: 0,
+            trims: 0,
             now: Instant::now(),
             step: 0,
             outage_was_long: false,
         };
+        world.clients.giant_from = setup.longest * 3 / 4;
         world.bring_up();
         world
     }
@@ -153,7 +180,7 @@ impl World {
         }
         let pages = self.scheduler.usage().pages;
         assert_eq!(
-            (pages.live, pages.shared, pages.awaited, pages.tokens),
+            (pages.live, pages.shared, pages.awaited, pages.bytes),
             (0, 0, 0, 0)
         );
         assert_eq!(self.shard.as_ref().map(Shard::pages), Some(pages.cached));
@@ -170,6 +197,8 @@ impl World {
             let crowd = Crowd {
                 poison: self.chances.poison,
                 hurried: self.chances.hurried,
+                giant: self.chances.giant,
+                longest: self.description.max_total_tokens,
             };
             let last = &self.clients.last_answer;
             let request = clients::request(&mut self.rng, crowd, last, self.now);
@@ -204,6 +233,8 @@ impl World {
         self.scheduler.on_time(self.now);
         while let Some(plan) = self.scheduler.next_plan(self.now) {
             let pages = self.scheduler.usage().pages;
+            let is_trim = |op: &&GroupOp| matches!(op.op, RibbonOp::TrimFront { .. });
+            self.trims += plan.ops.iter().filter(is_trim).count() as u64;
             self.in_flight.push_back(Sent { plan, pages });
             self.check();
         }
@@ -228,8 +259,8 @@ impl World {
             fails: self.rng.chance(self.chances.failed_step),
             no_pages: self.rng.chance(self.chances.no_pages),
             resize: resized.then(|| {
-                self.rng
-                    .between(LEAST_PAGES, self.description.kv_groups[0].num_pages)
+                let all = self.description.kv_groups[0].num_pages;
+                self.rng.between(self.least_pages, all)
             }),
         };
         match shard.run(&sent.plan, trouble, &mut self.rng) {
@@ -320,10 +351,9 @@ impl World {
     }
 
     fn bring_up(&mut self) {
-        let group = self.description.kv_groups[0].clone();
         self.mended_from = 0;
         self.shard = Some(Shard::new(
-            &group,
+            &self.description.kv_groups,
             self.description.max_batch_prefill_tokens,
         ));
         self.scheduler.on_ready(self.description.clone(), self.now);
@@ -357,27 +387,31 @@ impl World {
     }
 }
 
-fn description(budget: u32, num_pages: u64) -> ShardDescription {
+// As three quarters of a page are to 4 KiB, in small.
+const STRIDE_BYTES: u32 = 192;
+const PAGE_BYTES: u32 = 256;
+
+fn description(setup: Setup) -> ShardDescription {
+    let group = |kind: &KvKind| KvGroup {
+        kind: *kind,
+        stride_bytes: STRIDE_BYTES,
+        page_bytes: PAGE_BYTES,
+        num_pages: setup.pages,
+        slot_tokens: setup.longest,
+        num_slots: 41,
+        num_storages: 60,
+        max_spans: 8,
+    };
     ShardDescription {
         architecture: "Simulated".into(),
         dtype: "float32".into(),
         device: "cpu".into(),
         vocab_size: 100,
-        max_positions: 256,
+        max_positions: setup.longest,
         eos_token_ids: vec![2],
-        kv_groups: vec![KvGroup {
-            kind: KvKind::Full,
-            // As three quarters of a page are to 4 KiB, in small.
-            stride_bytes: 192,
-            page_bytes: 256,
-            num_pages,
-            slot_tokens: 256,
-            num_slots: 41,
-            num_storages: 60,
-            max_spans: 8,
-        }],
-        max_batch_prefill_tokens: budget,
-        max_total_tokens: 256,
+        kv_groups: setup.kinds.iter().map(group).collect(),
+        max_batch_prefill_tokens: setup.budget,
+        max_total_tokens: setup.longest,
         slowest_step: Duration::from_millis(60),
         revision: None,
     }

@@ -6,6 +6,9 @@ use ribbon_core::{KvGroup, KvKind, ShardDescription};
 
 use crate::{ShardError, wire};
 
+/// One number of a byte is left for "none" on the shard's side.
+const MAX_GROUPS: usize = 255;
+
 /// Checks, before the shard is warmed up, that this router can drive it.
 pub(crate) fn check(shard: &wire::DescribeResponse, generation: u64) -> Result<(), ShardError> {
     if shard.generation != generation {
@@ -33,11 +36,7 @@ pub(crate) fn description(warm: wire::WarmupResponse) -> Result<ShardDescription
     let shard = warm.description.ok_or_else(|| missing("description"))?;
     let groups: Result<Vec<KvGroup>, ShardError> = shard.kv_groups.iter().map(kv_group).collect();
     let kv_groups = groups?;
-    match kv_groups.len() {
-        0 => return Err(missing("kv_groups")),
-        1 => {}
-        several => return Err(ShardError::Unsupported(format!("{several} KV groups"))),
-    }
+    check_groups(&kv_groups)?;
     let positive = [
         ("vocab_size", shard.vocab_size),
         ("max_batch_prefill_tokens", warm.max_batch_prefill_tokens),
@@ -61,12 +60,38 @@ pub(crate) fn description(warm: wire::WarmupResponse) -> Result<ShardDescription
     })
 }
 
-fn kv_group(group: &wire::KvGroup) -> Result<KvGroup, ShardError> {
-    let kind = match group.kind() {
-        wire::KvKind::Full => KvKind::Full,
-        wire::KvKind::Window => return Err(ShardError::Unsupported("windowed KV groups".into())),
-        wire::KvKind::Unspecified => return Err(missing("kv_groups.kind")),
+/// Groups have ids of a byte, every slot and storage is in each of them, and they draw on one pool of pages.
+fn check_groups(groups: &[KvGroup]) -> Result<(), ShardError> {
+    let first = groups.first().ok_or_else(|| missing("kv_groups"))?;
+    if groups.len() > MAX_GROUPS {
+        let several = format!("{} KV groups (at most {MAX_GROUPS})", groups.len());
+        return Err(ShardError::Unsupported(several));
+    }
+    let alike = |group: &KvGroup| KvGroup {
+        kind: first.kind,
+        stride_bytes: first.stride_bytes,
+        ..group.clone()
     };
+    match groups.iter().find(|group| alike(group) != *first) {
+        None => Ok(()),
+        Some(other) => Err(ShardError::malformed(
+            "description",
+            format!("`kv_groups` differ in more than kind and stride: {first:?}, {other:?}"),
+        )),
+    }
+}
+
+fn kv_kind(group: &wire::KvGroup) -> Result<KvKind, ShardError> {
+    match (group.kind(), group.window) {
+        (wire::KvKind::Full, _) => Ok(KvKind::Full),
+        (wire::KvKind::Window, 0) => Err(missing("kv_groups.window")),
+        (wire::KvKind::Window, window) => Ok(KvKind::Window(window)),
+        (wire::KvKind::Unspecified, _) => Err(missing("kv_groups.kind")),
+    }
+}
+
+fn kv_group(group: &wire::KvGroup) -> Result<KvGroup, ShardError> {
+    let kind = kv_kind(group)?;
     let positive = [
         ("kv_groups.stride_bytes", u64::from(group.stride_bytes)),
         ("kv_groups.page_bytes", u64::from(group.page_bytes)),

@@ -297,13 +297,18 @@ fn a_warm_shard_is_described() {
 #[test]
 fn what_is_missing_or_not_built_is_refused_by_name() {
     type Spoil = fn(&mut wire::DescribeResponse);
-    let spoils: [(&str, Spoil); 6] = [
+    let spoils: [(&str, Spoil); 8] = [
         ("vocab_size", |shard| shard.vocab_size = 0),
         ("kv_groups", |shard| shard.kv_groups.clear()),
-        ("2 KV groups", |shard| {
-            shard.kv_groups.push(shard.kv_groups[0].clone());
+        ("256 KV groups", |shard| {
+            shard.kv_groups = vec![shard.kv_groups[0].clone(); 256];
         }),
-        ("windowed", |shard| {
+        ("differ in more than kind and stride", |shard| {
+            shard.kv_groups.push(shard.kv_groups[0].clone());
+            shard.kv_groups[1].num_pages += 1;
+        }),
+        ("kv_groups.kind", |shard| shard.kv_groups[0].kind = 0),
+        ("kv_groups.window", |shard| {
             shard.kv_groups[0].kind = wire::KvKind::Window as i32;
         }),
         ("num_slots", |shard| shard.kv_groups[0].num_slots = 1),
@@ -315,6 +320,27 @@ fn what_is_missing_or_not_built_is_refused_by_name() {
         let message = description(warm).unwrap_err().to_string();
         assert!(message.contains(name), "{name}: {message}");
     }
+}
+
+#[test]
+fn groups_with_and_without_a_window_are_told_apart() {
+    let mut warm = warm();
+    let groups = &mut warm.description.as_mut().unwrap().kv_groups;
+    groups.push(wire::KvGroup {
+        kind: wire::KvKind::Window as i32,
+        window: 24,
+        stride_bytes: 1024,
+        ..groups[0].clone()
+    });
+    let shard = description(warm).unwrap();
+    let kinds = shard
+        .kv_groups
+        .iter()
+        .map(|group| (group.kind, group.stride_bytes));
+    assert_eq!(
+        kinds.collect::<Vec<_>>(),
+        [(KvKind::Full, 3072), (KvKind::Window(24), 1024)]
+    );
 }
 
 #[test]

@@ -26,8 +26,8 @@ impl Row {
 
 impl Region {
     /// Applies rows in order, each wholly or not at all. A row that is refused or finds no pages voids its slot: until it is
-    /// closed, operations on it are passed over. So a refusal never spreads, and giving memory up always works; `after` hears
-    /// of each row.
+    /// closed, operations on it are passed over, but for those that give memory up. So a refusal never spreads, and giving
+    /// memory up always works; `after` hears of each row.
     ///
     /// # Errors
     /// The first row that was not done, once all others are. A failed memory call ends the list at once.
@@ -59,12 +59,25 @@ impl Region {
         let operation = Operation::parse(row.kind, row.slot, row.storage, row.tokens);
         let done = operation.and_then(|operation| match operation {
             Operation::Close { .. } => self.apply(operation),
-            _ if operation.slot().is_some_and(|slot| self.book.is_void(slot)) => Ok(()),
+            _ if operation.slot().is_some_and(|slot| self.book.is_void(slot)) => {
+                self.apply_to_void(operation)
+            }
             _ => self.apply(operation),
         });
         if done.is_err() {
             self.book.set_void(row.slot, true);
         }
         done
+    }
+
+    /// A front of tokens that are fed is there and goes. What a void slot lost cannot be asked for: nothing is refused again.
+    fn apply_to_void(&mut self, operation: Operation) -> Result<(), RegionError> {
+        match operation {
+            Operation::TrimFront { .. } => match self.apply(operation) {
+                Err(error) if error.is_fatal() => Err(error),
+                _ => Ok(()),
+            },
+            _ => Ok(()),
+        }
     }
 }

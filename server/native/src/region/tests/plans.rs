@@ -100,6 +100,31 @@ fn a_refused_row_voids_its_slot_and_spares_the_rest() {
 }
 
 #[test]
+fn a_void_slot_still_gives_up_its_front() {
+    let mut region = region(4096);
+    let rows = [
+        row(0, 1, 1, 1, 0),
+        row(1, 3, 1, 0, 30),
+        row(2, 3, 1, 0, 61),
+        row(3, 4, 1, 0, 20),
+        row(4, 4, 1, 0, 40),
+        row(5, 1, 2, 9, 0),
+        row(6, 4, 2, 0, 5),
+    ];
+    let refused = region.apply_plan(rows.into_iter(), |_, _| ()).unwrap_err();
+    assert!(refused.to_string().starts_with("operation 2 (grow)"));
+    assert_eq!(
+        region.pages_used(),
+        10,
+        "the front up to 20 is gone, no more"
+    );
+    assert!(region.book().is_void(1) && region.book().is_void(2));
+    let close = [row(0, 5, 1, 0, 1), row(1, 6, 0, 1, 25)];
+    region.apply_plan(close.into_iter(), |_, _| ()).unwrap();
+    assert_eq!(region.pages_used(), 5);
+}
+
+#[test]
 fn a_slot_shows_no_more_spans_than_there_are_maps_for() {
     let mut model = Model::new(4096);
     let mut operations = Vec::new();
