@@ -57,9 +57,19 @@ impl ChunkBound {
         let Some(decode_only) = decode_only else {
             return MIN_CHUNK_TOKENS;
         };
-        let marginal = median(self.marginal.iter().copied()).unwrap_or(self.prior_marginal);
-        let tokens = (TARGET_RATIO - 1.0) * decode_only / marginal;
+        let tokens = (TARGET_RATIO - 1.0) * decode_only / self.marginal_seconds();
         (tokens.min(f64::from(u32::MAX)) as u32).max(MIN_CHUNK_TOKENS)
+    }
+
+    /// How long a step of so many decodes and prompt tokens takes, as far as is known; zero where nothing is.
+    pub fn expected(&self, decode_rows: u32, prefill_tokens: u32) -> Duration {
+        let decode_only = self.decode_only_seconds(decode_rows).unwrap_or_default();
+        let chunk = self.marginal_seconds() * f64::from(prefill_tokens);
+        Duration::try_from_secs_f64(decode_only + chunk).unwrap_or_default()
+    }
+
+    fn marginal_seconds(&self) -> f64 {
+        median(self.marginal.iter().copied()).unwrap_or(self.prior_marginal)
     }
 
     /// A step's outcome is in.

@@ -1,8 +1,9 @@
 //! Which prompts share the prompt tokens of a step, and what admission leaves free. Pure arithmetic; knows no clock and no pages.
 //!
 //! Shortest rest first, so that a short prompt never waits behind a long one; a quarter of the step is kept for the prompt
-//! that was seated first, so that a long one always gets on. Where a prompt is completed, the rest of the step stays small:
-//! its first token must not wait for somebody else's prompt.
+//! was seated first, so that a long one always gets on. Beside a long one, a short prompt that a step of twice the size
+//! completes is not cut in two: it has waited already, and a second step costs it more than the longer one costs others. Where a prompt is completed, the rest of the step stays
+//! small: its first token must not wait for somebody else's prompt.
 
 use ribbon_core::Slot;
 
@@ -18,6 +19,11 @@ const LEAST_SHARED_TOKENS: u32 = 8;
 const LEAST_COMPANY_TOKENS: u32 = 64;
 /// A step of prompts alone with more tokens than this is waited for before the next prompt tokens leave.
 pub(crate) const LONG_PREFILL_TOKENS: u32 = 32;
+/// With several prompts in line, a step of them alone has no more tokens.
+const MOST_CROWDED_TOKENS: u32 = 256;
+/// A short prompt may make a step so many times as long: of a step that aims at four decode-only steps (`budget`) that makes
+/// seven, still less than two.
+const MOST_STRETCH: u32 = 2;
 /// A sequence of at most so many tokens in all is short: it may use the room that longer ones leave.
 pub(crate) const SHORT_TOKENS: u32 = 256;
 /// Long sequences leave room for so many short ones.
@@ -29,6 +35,17 @@ pub(crate) struct Prefill {
     pub(crate) slot: Slot,
     /// Tokens to compute.
     pub(crate) left: u32,
+}
+
+/// Prompt tokens of a step that could carry `budget` of them and has no decodes to be bound by. Where several of `prompts` stand
+/// in line behind a long one, a part of them: whoever comes waits for the step that he finds, and a token of it costs little more.
+pub(crate) fn alone(seated: &[Prefill], prompts: usize, budget: u32) -> u32 {
+    let is_long = |prefill: &Prefill| prefill.left > SHORT_TOKENS;
+    if prompts > 1 && seated.iter().any(is_long) {
+        budget.min(MOST_CROWDED_TOKENS)
+    } else {
+        budget
+    }
 }
 
 /// Who gets the next prompt tokens of the step.
@@ -53,12 +70,15 @@ pub(crate) struct Chunks {
     allowed: u32,
     /// Tokens of prompts that this step completes.
     completing: u32,
+    /// Tokens to which a short prompt may stretch the step; 0 once somebody had a part of it.
+    stretched: u32,
 }
 
 impl Chunks {
     /// `seated`: in the order they were seated. `step`: any number that counts steps. `allowed`: prompt tokens of the step.
     pub(crate) fn new(mut seated: Vec<Prefill>, step: u64, allowed: u32) -> Self {
         let oldest = seated.first().copied();
+        let is_flooded = seated.iter().any(|prefill| prefill.left > SHORT_TOKENS);
         // Among equals the one that was seated first comes last, where the next is taken from.
         seated.reverse();
         seated.sort_by_key(|prefill| std::cmp::Reverse(prefill.left));
@@ -68,8 +88,14 @@ impl Chunks {
             kept: oldest.map_or(0, |oldest| oldest.left.min(allowed / OLDEST_SHARE)),
             allowed,
             completing: 0,
+            stretched: if is_flooded {
+                allowed.saturating_mul(MOST_STRETCH)
+            } else {
+                0
+            },
         };
         if allowed < LEAST_SHARED_TOKENS {
+            chunks.stretched = 0;
             // All of a small step, or nothing.
             chunks.kept = if step.is_multiple_of(OLDEST_EVERY) {
                 allowed
@@ -108,9 +134,12 @@ impl Chunks {
         Next::Seated(next.slot)
     }
 
-    /// Most tokens for the next prompt, with `left` to compute.
-    pub(crate) fn limit(&self, left: u32) -> u32 {
+    /// Most tokens for the next prompt, with `left` of its `known` tokens to compute.
+    pub(crate) fn limit(&self, left: u32, known: u32) -> u32 {
         let free = self.allowed.saturating_sub(self.kept);
+        if known <= SHORT_TOKENS && left <= self.stretched.saturating_sub(self.kept) {
+            return left.max(free);
+        }
         if left <= free || self.completing == 0 {
             return free;
         }
@@ -119,7 +148,9 @@ impl Chunks {
 
     /// So many tokens were given to a prompt with `left` to compute.
     pub(crate) fn gave(&mut self, tokens: u32, left: u32) {
-        self.allowed = self.allowed.saturating_sub(tokens);
+        // What is kept for the first seated is there even where the step was stretched.
+        self.allowed = self.allowed.saturating_sub(tokens).max(self.kept);
+        self.stretched = 0;
         if tokens >= left {
             self.completing += tokens;
         } else if self.completing > 0 {
@@ -148,7 +179,7 @@ mod tests {
                 Next::Seated(slot) => (slot.0, lefts[slot.0 as usize - 1]),
                 Next::Waiting(_) => (0, waiting.take().unwrap().1),
             };
-            let tokens = chunks.limit(left).min(left);
+            let tokens = chunks.limit(left, left).min(left);
             chunks.gave(tokens, left);
             order.push((slot, tokens));
         }
@@ -185,6 +216,21 @@ mod tests {
         assert_eq!(given(&[20, 900], 1, 512, None), [(1, 20), (2, 64)]);
         assert_eq!(given(&[300, 300], 1, 512, None), [(1, 300), (2, 212)]);
         assert_eq!(given(&[900], 1, 512, None), [(1, 512)]);
+    }
+
+    #[test]
+    fn a_short_prompt_is_not_cut_where_a_step_of_twice_the_size_completes_it() {
+        assert_eq!(given(&[900], 1, 60, Some(100)), [(0, 100), (1, 15)]);
+        assert_eq!(given(&[900], 1, 60, Some(106)), [(0, 45), (1, 15)]);
+        assert_eq!(given(&[900, 100], 1, 60, None), [(2, 100), (1, 15)]);
+        assert_eq!(
+            given(&[100], 1, 60, None),
+            [(1, 60)],
+            "it has waited for nobody"
+        );
+        assert_eq!(given(&[300], 1, 200, None), [(1, 200)], "it is long");
+        let both = given(&[900, 100, 100], 1, 60, None);
+        assert_eq!(both, [(2, 100), (1, 15)], "only the first is stretched for");
     }
 
     #[test]

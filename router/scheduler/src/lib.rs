@@ -31,6 +31,7 @@ mod fairness;
 mod history;
 mod kv_memory;
 mod memory_pressure;
+mod newcomers;
 mod outcome;
 mod paging;
 mod planning;

@@ -6,7 +6,7 @@ use ribbon_core::{Slot, StepPlan};
 
 use crate::{
     batch::{Rank, Seat},
-    fairness::{Chunks, Next, Prefill, SHORT_TOKENS},
+    fairness::{Chunks, Next, Prefill, SHORT_TOKENS, alone},
     gate::SequenceId,
     kv_memory::{Seated, Wish},
     memory_pressure::{LOOK_AHEAD_TOKENS, look_ahead},
@@ -15,6 +15,9 @@ use crate::{
     sequence::Sequence,
     step::Draft,
 };
+
+/// A prompt of more tokens takes many steps: one plan of them waits for the outcome of the one before.
+const HUGE_PROMPT_TOKENS: u32 = 1024;
 
 /// Whose plan is next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +51,9 @@ impl Scheduler {
         if live.settling || live.flights.len() >= self.settings.pipeline_depth {
             return None;
         }
+        if live.computes_long_chunk() && self.computes_huge_prompt() {
+            return None;
+        }
         if self.recovery.is_due() {
             if !live.flights.is_empty() {
                 return None;
@@ -60,6 +66,12 @@ impl Scheduler {
         } else {
             Turn::Everyone
         })
+    }
+
+    /// A prompt that takes many steps is being computed: the next plan would have a part of it.
+    fn computes_huge_prompt(&self) -> bool {
+        let is_huge = |seat: &Seat| seat.prefills() && seat.known > HUGE_PROMPT_TOKENS;
+        self.batch.iter().any(|(_, seat)| is_huge(seat))
     }
 
     /// Puts as many suspects on trial as fit together now.
@@ -154,17 +166,20 @@ impl Scheduler {
         if live.computes_long_prompt() {
             return;
         }
-        let allowed = live.bound.allow(draft.decode_rows()).min(draft.budget);
+        let bound = live.bound.allow(draft.decode_rows());
+        let others = seated.len() + self.queue.len();
+        let allowed = bound.min(alone(&seated, others, draft.budget));
         let mut chunks = Chunks::new(seated, draft.plan.step_id, allowed);
         while let Some(next) = chunks.next(self.next_admission()) {
             let (left, given) = match next {
                 Next::Seated(slot) => {
-                    let left = self.batch.get(slot).map_or(0, Seat::pending);
-                    (left, self.feed(slot, chunks.limit(left), draft))
+                    let seat = self.batch.get(slot);
+                    let (left, known) = seat.map_or((0, 0), |seat| (seat.pending(), seat.known));
+                    (left, self.feed(slot, chunks.limit(left, known), draft))
                 }
                 Next::Waiting(id) => {
                     let left = self.sequences.get(&id).map_or(0, Sequence::known);
-                    (left, self.admit(id, chunks.limit(left), draft, now))
+                    (left, self.admit(id, chunks.limit(left, left), draft, now))
                 }
             };
             if given == 0 {

@@ -20,7 +20,6 @@ use crate::{
     budget::{ChunkBound, MIN_CHUNK_TOKENS},
     deadlines::Deadlines,
     event::{CancelStage, Event},
-    fairness::LONG_PREFILL_TOKENS,
     gate::{Gate, GroupId, Permit, SequenceId},
     kv_memory::KvMemory,
     prefill_rate::PrefillRate,
@@ -55,15 +54,6 @@ pub(crate) struct Live {
     pub(crate) settling: bool,
     /// Steps that failed since the last one that worked.
     pub(crate) failed_in_a_row: u32,
-}
-
-impl Live {
-    /// A step of prompts alone is under way that a newcomer must wait for: with another one behind it, it would wait twice.
-    pub(crate) fn computes_long_prompt(&self) -> bool {
-        self.flights
-            .iter()
-            .any(|flight| flight.decode_rows == 0 && flight.prefill_tokens > LONG_PREFILL_TOKENS)
-    }
 }
 
 /// Decides what every step does.
@@ -207,11 +197,6 @@ impl Scheduler {
             .set_limits(limits, description, live.memory.ribbons().longest());
         self.gate.set_state(EngineState::Ready);
         self.live = Some(live);
-    /// Tokens that plans may carry before the outcome of the first is in.
-    fn fed_ahead(&self, budget: u32) -> u32 {
-        budget.saturating_mul(u32::try_from(self.settings.pipeline_depth).unwrap_or(u32::MAX))
-    }
-
         self.lost_at = None;
         self.end_misfits(now);
     }
@@ -220,6 +205,11 @@ impl Scheduler {
     fn max_seats(&self, budget: u32) -> u32 {
         let seats = (budget - MIN_CHUNK_TOKENS.min(budget / 2)).max(1);
         seats.min(self.settings.max_batch_size.unwrap_or(u32::MAX))
+    }
+
+    /// Tokens that plans may carry before the outcome of the first is in.
+    fn fed_ahead(&self, budget: u32) -> u32 {
+        budget.saturating_mul(u32::try_from(self.settings.pipeline_depth).unwrap_or(u32::MAX))
     }
 
     fn limits(&self, shard: &ShardDescription, group: &KvGroup, live: &Live) -> Limits {

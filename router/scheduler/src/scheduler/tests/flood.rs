@@ -20,6 +20,9 @@ impl Cost {
     }
 }
 
+/// From a step's end to the beginning of one that was planned only then.
+const PLAN_TRAVELS: Duration = Duration::from_millis(1);
+
 /// A plan on its way through the shard.
 struct Running {
     plan: StepPlan,
@@ -74,8 +77,8 @@ impl House {
         id
     }
 
-    /// Sends what may be sent, then lets the oldest plan end.
-    fn step(&mut self) {
+    /// Sends what may be sent.
+    fn send(&mut self) {
         while let Some(plan) = self.scheduler.next_plan(self.now) {
             let decodes = plan.work.iter().filter(|work| work.count == 1).count();
             let fed: u32 = plan.work.iter().map(|work| work.count).sum();
@@ -84,16 +87,32 @@ impl House {
             if prompt_tokens > 0 {
                 self.chunk_steps.push(took);
             }
+            let waits_for_the_plan = self.now + PLAN_TRAVELS;
             let starts = self
                 .running
                 .back()
-                .map_or(self.now, |last| last.ends.max(self.now));
+                .map_or(waits_for_the_plan, |last| last.ends.max(self.now));
             self.running.push_back(Running {
                 plan,
                 took,
                 ends: starts + took,
             });
         }
+    }
+
+    /// Lets so many tenths of what is left of the running step pass.
+    fn wait(&mut self, tenths: u32) {
+        self.send();
+        let ends = self
+            .running
+            .front()
+            .map_or(self.now, |running| running.ends);
+        self.now += ends.saturating_duration_since(self.now) * tenths / 10;
+    }
+
+    /// Sends what may be sent, then lets the oldest plan end.
+    fn step(&mut self) {
+        self.send();
         let Running { plan, took, ends } = self.running.pop_front().expect("something runs");
         self.now = ends;
         let mut outcome = answer(&plan, 5);
@@ -141,6 +160,8 @@ fn flooded(
                 }
             }
         }
+        // Who comes does not know when a step ends.
+        house.wait(probe as u32 * 7 % 10);
         let id = house.ask(100, 4, tenant);
         waits.push(house.first_token(id));
     }
@@ -149,7 +170,13 @@ fn flooded(
 
 #[test]
 fn a_short_request_behind_a_flood_waits_for_little_more_than_a_chunk() {
-    for (step, decode, prompt_token) in [(10.0, 0.5, 0.4), (3.0, 0.1, 0.05), (30.0, 1.0, 2.0)] {
+    // The second to last is about that of 120 million parameters on two cores.
+    for (step, decode, prompt_token) in [
+        (10.0, 0.5, 0.4),
+        (3.0, 0.1, 0.05),
+        (8.0, 0.8, 0.255),
+        (30.0, 1.0, 2.0),
+    ] {
         let cost = Cost {
             step,
             decode,
