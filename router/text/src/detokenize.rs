@@ -116,10 +116,18 @@ fn is_incomplete(bytes: &[u8]) -> bool {
 
 impl Window {
     fn new(tokenizer: &Tokenizer, prompt: &[u32]) -> Self {
-        let context = prompt
-            .get(prompt.len().saturating_sub(CONTEXT_TOKENS)..)
-            .unwrap_or_default();
+        // A few more where the first ones are the end of a character: a decoder would then break the rest, too.
+        let mut contexts = (CONTEXT_TOKENS..CONTEXT_TOKENS + char::MAX_LEN_UTF8)
+            .map(|tokens| Self::behind(tokenizer, prompt, tokens));
+        let whole = contexts.find(|window| !window.shown_text.contains(REPLACEMENT));
+        whole.unwrap_or_else(|| Self::behind(tokenizer, prompt, CONTEXT_TOKENS))
+    }
+
+    /// The last so many tokens of the prompt are in the text.
+    fn behind(tokenizer: &Tokenizer, prompt: &[u32], tokens: usize) -> Self {
+        let context = prompt.get(prompt.len().saturating_sub(tokens)..);
         let ids: Vec<u32> = context
+            .unwrap_or_default()
             .iter()
             .copied()
             .filter(|&id| !tokenizer.is_special(id))

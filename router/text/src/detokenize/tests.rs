@@ -1,5 +1,8 @@
 //! The pieces of any ids put together are the text of all of them, with the bundled tokenizer and with a byte-fallback one.
 
+#[path = "tests/kinds.rs"]
+mod kinds;
+
 use std::{path::PathBuf, sync::LazyLock};
 
 use proptest::prelude::*;
