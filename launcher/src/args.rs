@@ -113,6 +113,14 @@ pub(crate) struct Args {
     #[arg(long, env, default_value_t = 5)]
     pub(crate) max_top_n_tokens: u32,
 
+    /// Share of the vocabulary that `watermark: true` marks green, above 0 and at most 1.
+    #[arg(long, env, default_value = "0.5", value_parser = share)]
+    pub(crate) watermark_gamma: f32,
+
+    /// What `watermark: true` adds to the scores of green tokens.
+    #[arg(long, env, default_value = "2", value_parser = finite, allow_negative_numbers = true)]
+    pub(crate) watermark_delta: f32,
+
     /// Most prompts of one completions request.
     #[arg(long, env, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_client_batch_size: u32,
@@ -306,6 +314,20 @@ fn ratio(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
         _ => Err("a ratio is a number, 0 or above".to_owned()),
+    }
+}
+
+fn share(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(share) if share > 0.0 && share <= 1.0 => Ok(share),
+        _ => Err("it is a number above 0 and at most 1".to_owned()),
+    }
+}
+
+fn finite(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(number) if number.is_finite() => Ok(number),
+        _ => Err("it is a finite number".to_owned()),
     }
 }
 

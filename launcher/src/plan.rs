@@ -182,6 +182,8 @@ fn router_arguments(args: &Args, hostname: IpAddr, max_input_tokens: Option<u32>
     line.flag("max-best-of", args.max_best_of.to_string());
     line.flag("max-stop-sequences", args.max_stop_sequences.to_string());
     line.flag("max-top-n-tokens", args.max_top_n_tokens.to_string());
+    line.flag("watermark-gamma", args.watermark_gamma.to_string());
+    line.flag("watermark-delta", args.watermark_delta.to_string());
     line.flag(
         "max-client-batch-size",
         args.max_client_batch_size.to_string(),

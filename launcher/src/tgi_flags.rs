@@ -120,14 +120,13 @@ pub(crate) const UNBUILT: &[UnbuiltFlag] = &[
     value("otlp-service-name").default("text-generation-inference.router"),
     value("cors-allow-origin"),
     value("api-key"),
-    value("watermark-gamma"),
-    value("watermark-delta"),
     switch("ngrok"),
     value("ngrok-authtoken"),
     value("ngrok-edge"),
     value("tokenizer-config-path"),
     value("lora-adapters"),
-    switch("enable-prefill-logprobs"),
+    // They are there for whoever asks: nothing has to be prepared for them.
+    switch("enable-prefill-logprobs").neutral(&["true"]),
 ];
 
 /// The refused flags as hidden arguments, so that they parse, and spelling suggestions know them.

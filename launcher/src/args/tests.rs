@@ -102,7 +102,7 @@ fn every_refused_flag_is_one_of_tgi() {
 #[test]
 fn unbuilt_flags_are_refused_by_name_with_exit_code_2() {
     for flag in UNBUILT {
-        if flag.name.starts_with("disable-") {
+        if flag.name.starts_with("disable-") || flag.name == "enable-prefill-logprobs" {
             continue;
         }
         let long = format!("--{}", flag.name);
@@ -130,6 +130,7 @@ fn an_unbuilt_flag_that_asks_for_nothing_is_fine() {
         &["--cuda-graphs", "0"],
         &["--disable-custom-kernels"],
         &["--disable-grammar-support"],
+        &["--enable-prefill-logprobs"],
     ] {
         parse_words(words).expect("asks for nothing");
     }
@@ -180,6 +181,8 @@ fn defaults_are_those_of_tgi() {
         ),
         (2, 4, 5)
     );
+    let share_and_bonus = (args.watermark_gamma, args.watermark_delta);
+    assert_eq!(share_and_bonus, (0.5, 2.0));
     assert_eq!(
         (
             args.max_client_batch_size,

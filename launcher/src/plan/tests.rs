@@ -108,6 +108,16 @@ const FLAGS: &[(&[&str], &str, &str)] = &[
         "--max-top-n-tokens=9",
     ),
     (
+        &["--watermark-gamma", "0.25"],
+        "router",
+        "--watermark-gamma=0.25",
+    ),
+    (
+        &["--watermark-delta", "-1.5"],
+        "router",
+        "--watermark-delta=-1.5",
+    ),
+    (
         &["--max-client-batch-size", "9"],
         "router",
         "--max-client-batch-size=9",

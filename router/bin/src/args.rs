@@ -65,6 +65,12 @@ pub(crate) struct Args {
     /// Largest `top_n_tokens`.
     #[arg(long, env, default_value_t = 5)]
     pub(crate) max_top_n_tokens: u32,
+    /// Share of the vocabulary that `watermark: true` marks green.
+    #[arg(long, env, default_value_t = 0.5)]
+    pub(crate) watermark_gamma: f32,
+    /// What `watermark: true` adds to the scores of green tokens.
+    #[arg(long, env, default_value_t = 2.0, allow_negative_numbers = true)]
+    pub(crate) watermark_delta: f32,
     /// Most prompts of one completions request.
     #[arg(long, env, default_value_t = 4)]
     pub(crate) max_client_batch_size: usize,

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use ribbon_core::Watermark;
 use ribbon_http::HttpSettings;
 use ribbon_scheduler::SchedulerSettings;
 use ribbon_shards::ShardSettings;
@@ -53,6 +54,7 @@ fn http(args: &Args) -> Result<HttpSettings, RouterError> {
         max_best_of: args.max_best_of,
         max_stop_sequences: args.max_stop_sequences,
         max_top_n_tokens: args.max_top_n_tokens,
+        watermark: watermark(args)?,
         max_client_batch_size: args.max_client_batch_size,
         payload_limit: args.payload_limit,
         validation_workers: args.validation_workers as usize,
@@ -65,6 +67,18 @@ fn http(args: &Args) -> Result<HttpSettings, RouterError> {
         debug_routes: args.debug_routes,
         ..HttpSettings::new(args.model_id.clone())
     })
+}
+
+fn watermark(args: &Args) -> Result<Watermark, RouterError> {
+    let (gamma, delta) = (args.watermark_gamma, args.watermark_delta);
+    let message = if !(gamma > 0.0 && gamma <= 1.0) {
+        format!("`--watermark-gamma` is {gamma}: give a share above 0 and at most 1")
+    } else if !delta.is_finite() {
+        format!("`--watermark-delta` is {delta}: give a finite number")
+    } else {
+        return Ok(Watermark { gamma, delta });
+    };
+    Err(RouterError::Arguments(message))
 }
 
 fn scheduler(args: &Args) -> Result<SchedulerSettings, RouterError> {
@@ -120,6 +134,25 @@ mod tests {
             ),
             (None, None)
         );
+    }
+
+    #[test]
+    fn a_watermark_has_a_green_share_and_a_finite_bonus() {
+        let marked = config(&["--watermark-gamma=0.25", "--watermark-delta=-1.5"]);
+        let expected = Watermark {
+            gamma: 0.25,
+            delta: -1.5,
+        };
+        assert_eq!(marked.expect("checked").http.watermark, expected);
+        for bad in [
+            "--watermark-gamma=0",
+            "--watermark-gamma=1.5",
+            "--watermark-gamma=nan",
+            "--watermark-delta=inf",
+        ] {
+            let message = config(&[bad]).expect_err(bad).to_string();
+            assert!(message.contains("--watermark-"), "{message}");
+        }
     }
 
     #[test]

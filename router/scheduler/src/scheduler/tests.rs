@@ -2,6 +2,7 @@
 
 mod flood;
 mod queueing;
+mod scores;
 mod sharing;
 
 use ribbon_core::{FinishReason, GroupOp, RibbonOp, RowResult, StepPlan, Wanted};
