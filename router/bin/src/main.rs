@@ -7,6 +7,7 @@ mod conversation;
 mod error;
 mod launcher_link;
 mod logs;
+mod read_ahead;
 mod serving;
 mod startup;
 mod wiring;

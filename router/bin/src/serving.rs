@@ -1,11 +1,21 @@
 //! The listening socket and its connections: how many there may be, how long they may say nothing. Knows no route.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    io,
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use axum::Router;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto::Builder, graceful::GracefulShutdown},
+    server::{
+        conn::auto::Builder,
+        graceful::{GracefulShutdown, Watcher},
+    },
     service::TowerToHyperService,
 };
 use tokio::{
@@ -14,6 +24,8 @@ use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
+
+use crate::read_ahead::ReadAhead;
 
 /// Pause after a connection that could not be taken, such as for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -59,16 +71,9 @@ pub(crate) async fn serve(
                 let Some((stream, place)) = accepted else {
                     continue;
                 };
-                let watcher = graceful.watcher();
-                let app = TowerToHyperService::new(app.clone());
+                let served = serve_one(stream, app.clone(), limits.head, graceful.watcher());
                 connections.spawn(async move {
-                    let Some(builder) = builder(&stream, limits.head).await else {
-                        return;
-                    };
-                    let connection = builder.serve_connection(TokioIo::new(stream), app);
-                    if let Err(error) = watcher.watch(connection.into_owned()).await {
-                        tracing::debug!("a connection broke: {error}");
-                    }
+                    served.await;
                     drop(place);
                 });
             }
@@ -76,6 +81,26 @@ pub(crate) async fn serve(
     }
     drop(listener);
     graceful.shutdown().await;
+}
+
+/// Serves one connection until either side has had enough.
+async fn serve_one(stream: TcpStream, app: Router, head: Duration, watcher: Watcher) {
+    let Ok(Ok(is_http2)) = timeout(head, begins_http2(&stream)).await else {
+        return;
+    };
+    let stream = ReadAhead::new(stream);
+    let app = TowerToHyperService::new(app);
+    let builder = builder(is_http2, head);
+    let connection = builder.serve_connection(TokioIo::new(stream.clone()), app);
+    let mut serving = pin!(watcher.watch(connection.into_owned()));
+    let ended = poll_fn(|context| match serving.as_mut().poll(context) {
+        Poll::Pending if is_http2 => Poll::Pending,
+        Poll::Pending => stream.poll_left(context).map(|()| Ok(())),
+        ended @ Poll::Ready(_) => ended,
+    });
+    if let Err(error) = ended.await {
+        tracing::debug!("a connection broke: {error}");
+    }
 }
 
 /// The next connection, once there is a place for it.
@@ -109,9 +134,8 @@ fn is_the_clients(error: &io::Error) -> bool {
     )
 }
 
-/// The protocol that the client's first bytes speak; `None` when they do not come in time.
-async fn builder(stream: &TcpStream, limit: Duration) -> Option<Builder<TokioExecutor>> {
-    let begins_http2 = timeout(limit, begins_http2(stream)).await.ok()?.ok()?;
+/// A server of the protocol that the client speaks.
+fn builder(is_http2: bool, limit: Duration) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -122,13 +146,14 @@ async fn builder(stream: &TcpStream, limit: Duration) -> Option<Builder<TokioExe
         .timer(TokioTimer::new())
         .keep_alive_interval(limit)
         .keep_alive_timeout(limit);
-    Some(if begins_http2 {
+    if is_http2 {
         builder.http2_only()
     } else {
         builder.http1_only()
-    })
+    }
 }
 
+/// Whether the client's first bytes speak HTTP/2.
 async fn begins_http2(stream: &TcpStream) -> io::Result<bool> {
     let mut bytes = [0; HTTP2_BEGINS.len()];
     loop {
@@ -148,8 +173,11 @@ async fn begins_http2(stream: &TcpStream) -> io::Result<bool> {
 mod tests {
     use std::net::SocketAddr;
 
-    use axum::routing::get;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use axum::routing::{get, post};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        sync::watch,
+    };
 
     use super::*;
 
@@ -162,9 +190,13 @@ mod tests {
     }
 
     async fn server(head: Duration, connections: usize) -> Server {
+        let app = Router::new().route("/", get(async || "hello"));
+        server_of(app, head, connections).await
+    }
+
+    async fn server_of(app: Router, head: Duration, connections: usize) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
-        let app = Router::new().route("/", get(async || "hello"));
         let (stop, stopped) = oneshot::channel();
         let mut tasks = JoinSet::new();
         let limits = ConnectionLimits { head, connections };
@@ -223,5 +255,96 @@ mod tests {
         server.stop.send(()).expect("it runs");
         let ended = timeout(SOON, server.tasks.join_next()).await;
         ended.expect("it ends").expect("a task").expect("no panic");
+    }
+
+    /// Tells when it is dropped.
+    struct Working(watch::Sender<u32>);
+
+    impl Drop for Working {
+        fn drop(&mut self) {
+            self.0.send_modify(|ends| *ends += 1);
+        }
+    }
+
+    /// A route whose answer never comes, and a count of those that were begun and of those that were dropped.
+    fn endless() -> (Router, watch::Receiver<u32>, watch::Receiver<u32>) {
+        let (starts, begun) = watch::channel(0);
+        let (end, ended) = watch::channel(0);
+        let work = move || {
+            let working = Working(end.clone());
+            starts.send_modify(|count| *count += 1);
+            async move {
+                std::future::pending::<()>().await;
+                drop(working);
+            }
+        };
+        (Router::new().route("/", post(work)), begun, ended)
+    }
+
+    async fn reaches(count: &mut watch::Receiver<u32>, number: u32) {
+        let reached = timeout(SOON, count.wait_for(|count| *count >= number)).await;
+        reached.expect("in time").expect("the sender lives");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_is_noticed_whatever_it_sent_behind_its_body() {
+        let (app, mut begun, mut ended) = endless();
+        let server = server_of(app, SOON, 16).await;
+        let request = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}";
+        for (number, behind) in (1..).zip(["", "\r\n", "\n\n\n", "GET / HTTP/1.1\r\n", request]) {
+            let mut stream = TcpStream::connect(server.address).await.expect("connected");
+            let words = format!("{request}{behind}");
+            stream.write_all(words.as_bytes()).await.expect("sent");
+            reaches(&mut begun, number).await;
+            drop(stream);
+            reaches(&mut ended, number).await;
+        }
+        assert_eq!(*begun.borrow(), 5, "what was sent behind was never begun");
+    }
+
+    #[tokio::test]
+    async fn requests_sent_together_are_answered_in_their_order() {
+        let echo = async |body: String| body;
+        let server = server_of(Router::new().route("/", post(echo)), SOON, 16).await;
+        let body = |number: usize| format!("{number}").repeat(4_000);
+        let one = |number| {
+            let body = body(number);
+            format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4000\r\n\r\n{body}")
+        };
+        let words: Vec<String> = (0..9).map(one).collect();
+        let last = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        let heard = said(server.address, &(words.concat() + last)).await;
+        let places: Vec<_> = (0..9)
+            .map(|number| heard.find(&body(number)).expect("answered"))
+            .collect();
+        assert!(places.is_sorted());
+    }
+
+    #[tokio::test]
+    async fn http2_is_spoken_to_clients_that_begin_so() {
+        let server = server(SOON, 16).await;
+        let mut stream = TcpStream::connect(server.address).await.expect("connected");
+        let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        // GET, http, "/", and the authority "x", as the static table of HPACK has them.
+        let fields = [0x82, 0x86, 0x84, 0x41, 1, b'x'];
+        let (ends_stream, ends_headers) = (1, 4);
+        let frame = [
+            0,
+            0,
+            fields.len() as u8,
+            1,
+            ends_stream | ends_headers,
+            0,
+            0,
+            0,
+            1,
+        ];
+        let words = [HTTP2_BEGINS, &settings, &frame, &fields].concat();
+        stream.write_all(&words).await.expect("sent");
+        let mut heard = Vec::new();
+        while !heard.windows(5).any(|window| window == b"hello") {
+            let read = timeout(SOON, stream.read_buf(&mut heard)).await;
+            assert_ne!(read.expect("in time").expect("read"), 0, "{heard:?}");
+        }
     }
 }
