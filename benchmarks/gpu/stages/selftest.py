@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from settings import Settings
 
-from ribbon_server.layers.attention.base import AttentionShape
+from ribbon_server.layers.attention.base import PLAIN, AttentionShape
 from ribbon_server.layers.attention.selftest import check_flash, largest_error, made_up, made_up_batch
-from ribbon_server.layers.attention.triton import PLAIN, triton_attention
+from ribbon_server.layers.attention.triton import triton_attention
 
 SHAPES = {
     "llama-8b": AttentionShape(32, 8, 128, 128**-0.5, 0, 0),
