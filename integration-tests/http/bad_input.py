@@ -143,10 +143,16 @@ def openai_routes() -> Iterator[Row]:
     yield openai("streamed chat with a bad top_p", chat, CHAT | {"top_p": 2.0, "stream": True}, names=("top_p",))
     yield openai("chat max_tokens 0", chat, CHAT | {"max_tokens": 0}, names=("max_tokens",))
     yield openai(
-        "chat tools, not built",
+        "a required tool call, not built",
         chat,
-        CHAT | {"tools": [{"type": "function", "function": {"name": "f"}}]},
-        names=("tools",),
+        CHAT | {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required"},
+        names=("tool_choice",),
+    )
+    yield openai(
+        "a choice of a tool that is not there",
+        chat,
+        CHAT | {"tools": [], "tool_choice": {"type": "function", "function": {"name": "f"}}},
+        names=("tool_choice",),
     )
     yield openai("completion of nothing", completions, {"model": "tgi", "prompt": ""})
     yield openai(
