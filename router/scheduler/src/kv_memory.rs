@@ -24,6 +24,8 @@ pub(crate) struct Wish<'a> {
     pub(crate) ahead: u32,
     /// It may show what others have computed.
     pub(crate) may_hit: bool,
+    /// What it computes goes into the tree, which holds on to the storages before it on the way.
+    pub(crate) may_share: bool,
     /// Nobody else holds a seat: what can be evicted is all its own.
     pub(crate) is_alone: bool,
 }
@@ -221,13 +223,15 @@ impl KvMemory {
             }
             None => self.open_new(&offer, wish.ahead, ops),
         }?;
-        let storage = self.ribbons.ribbon(slot)?.own;
-        let writer = self.tree.writer(wish.domain, &offer.hit, storage, start);
-        if writer.has_node() {
-            let way = self.tree.way_to(storage, start);
-            self.ribbons.claim(slot, &way);
+        if wish.may_share {
+            let storage = self.ribbons.ribbon(slot)?.own;
+            let writer = self.tree.writer(wish.domain, &offer.hit, storage, start);
+            if writer.has_node() {
+                let way = self.tree.way_to(storage, start);
+                self.ribbons.claim(slot, &way);
+            }
+            self.writers.insert(slot, writer);
         }
-        self.writers.insert(slot, writer);
         Some(Seated {
             slot,
             cached: offer.hit.end(),

@@ -259,6 +259,7 @@ impl Scheduler {
             history: sequence.history(),
             ahead: look_ahead(sequence),
             may_hit: sequence.may_hit(),
+            may_share: !sequence.alone,
             is_alone: self.batch.len() == 0,
         }
     }

@@ -37,7 +37,7 @@ pub(crate) struct Sequence {
     pub(crate) suspicion: Option<Suspicion>,
     /// Prompt tokens it did not have to compute when it first got a slot.
     pub(crate) cached: Option<u32>,
-    /// It must do without what others have computed: with it, it did not fit.
+    /// It must do without what others have computed, and holds on to none of it: with it, it did not fit.
     pub(crate) alone: bool,
     /// What the model thought of the prompt from its second token on, as far as outcomes are in.
     prompt_scores: Vec<TokenScore>,

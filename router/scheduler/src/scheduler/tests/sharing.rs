@@ -320,6 +320,23 @@ fn one_that_did_without_others_shares_again_once_it_gets_on() {
 }
 
 #[test]
+fn one_that_does_without_others_holds_on_to_nothing_of_theirs() {
+    let (mut scheduler, now) = small(70);
+    scheduler.submit(request(80, 4), now).unwrap();
+    finish(&mut scheduler, now, 7);
+    assert!(scheduler.usage().pages.cached > 0);
+    let paging = |scheduler: &Scheduler, tokens| {
+        let live = scheduler.live.as_ref().unwrap();
+        live.memory.ribbons().paging().most_pages(0, tokens)
+    };
+    let all = (81..).find(|all| paging(&scheduler, *all) == 70).unwrap();
+    let id = scheduler.submit(request(80, all - 80), now).unwrap();
+    scheduler.sequences.get_mut(&id).unwrap().alone = true;
+    finish(&mut scheduler, now, 8);
+    assert_eq!(scheduler.usage().totals.preemptions, 0);
+}
+
+#[test]
 fn a_long_prompt_gets_its_memory_though_short_ones_come_and_go_in_turns() {
     let (mut scheduler, now) = small(90);
     let long = scheduler.submit(own_request(900, 300, 4), now).unwrap();
