@@ -329,7 +329,9 @@ fn one_that_does_without_others_holds_on_to_nothing_of_theirs() {
         let live = scheduler.live.as_ref().unwrap();
         live.memory.ribbons().paging().most_pages(0, tokens)
     };
-    let all = (81..400).find(|all| paging(&scheduler, *all) == 70).unwrap();
+    let all = (81..400)
+        .find(|all| paging(&scheduler, *all) == 70)
+        .unwrap();
     let id = scheduler.submit(request(80, all - 80), now).unwrap();
     scheduler.sequences.get_mut(&id).unwrap().alone = true;
     finish(&mut scheduler, now, 8);
