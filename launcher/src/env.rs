@@ -84,13 +84,6 @@ pub(crate) fn legacy_hub_token() -> Option<OsString> {
     }
 }
 
-/// What keeps the router's allocator from asking for huge pages, unless the operator decided that: with them its memory doubled,
-/// and grew with the machine's load (benchmarks/LOG.md, 2026-11-21).
-pub(crate) fn no_huge_pages() -> Option<(&'static str, &'static str)> {
-    const ALLOW: &str = "MIMALLOC_ALLOW_THP";
-    env::var_os(ALLOW).is_none().then_some((ALLOW, "0"))
-}
-
 /// What this machine is, for `--env`. Holds no variable's value.
 pub(crate) fn describe_machine() -> String {
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();

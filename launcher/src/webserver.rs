@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use crate::{
-    env::{HUB_TOKENS, no_huge_pages},
+    env::HUB_TOKENS,
     error::LaunchError,
     lines::Lines,
     link::{FromRouter, ToRouter},
@@ -94,9 +94,6 @@ fn spawn(program: &Path, arguments: &[OsString], link: OwnedFd) -> io::Result<Ch
     let mut command = process::command(program, arguments);
     for name in HUB_TOKENS {
         command.env_remove(name);
-    }
-    if let Some((name, value)) = no_huge_pages() {
-        command.env(name, value);
     }
     command.stdin(Stdio::from(link)).spawn()
 }

@@ -15,7 +15,7 @@ use crate::{
 
 /// Words whose pieces each validation thread remembers. The crate's own 10,000 took tens of thousands of requests to fill up, and
 /// the router's memory grew all the while (benchmarks/LOG.md, 2026-11-21).
-const CACHED_WORDS: usize = 2_048;
+const CACHED_WORDS: usize = 512;
 
 /// Whether the tokenizer adds what the model expects around a text (a begin token, say).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
