@@ -111,15 +111,9 @@ pub(crate) async fn submit(
 ) -> Result<Submitted, ApiError> {
     let engine = state.engines.get(request.model.as_deref());
     let model = ready_model(engine.as_ref())?;
-    let bytes = request.source.bytes();
-    let tokens = |bytes| state.bytes_per_token.tokens(bytes);
-    let expected = request.source.tokens(request.wish.truncate, tokens);
-    // Before the work of tokenizing, by what the text will have on average; the engine asks again, knowing it.
-    let room = engine.room(expected);
-    room.map_err(|refusal| explained(refusal, bytes, expected))?;
+    check_room(state, engine.as_ref(), &request)?;
     request.wish.check(&model.limits)?;
-    let text = state.text.clone();
-    let rules = request.source.rules(text.template.as_ref());
+    let rules = request.source.rules(state.text.template.as_ref());
     let longest = request.wish.longest_text(&model.limits);
     let Submission {
         wish,
@@ -128,14 +122,7 @@ pub(crate) async fn submit(
         user,
         ..
     } = request;
-    let preparing = state
-        .workers
-        .run(bytes, move || prepare(&text, source, longest.as_ref()));
-    let prepared = caller.in_time(preparing).await???;
-    if bytes > 0 {
-        let tokens = prepared.prompts.iter().map(|prompt| prompt.len() as u64);
-        state.bytes_per_token.learn(bytes, tokens.sum());
-    }
+    let prepared = caller.in_time(on_worker(state, source, longest)).await??;
     let asked = SequenceOrigin {
         tenant: caller.tenant(user.as_deref(), &state.names),
         caller,
@@ -164,6 +151,30 @@ pub(crate) async fn submit(
         choices: wish.choices,
         characters: prepared.characters,
     })
+}
+
+/// Before the work of tokenizing, by what the text will have on average; the engine asks again, knowing it.
+fn check_room(state: &AppState, engine: &dyn Engine, request: &Submission) -> Result<(), ApiError> {
+    let tokens = |bytes| state.bytes_per_token.tokens(bytes);
+    let expected = request.source.tokens(request.wish.truncate, tokens);
+    let room = engine.room(expected);
+    room.map_err(|refusal| explained(refusal, request.source.bytes(), expected))
+}
+
+/// Renders and tokenizes off the server's threads, and learns how many bytes a token has.
+async fn on_worker(
+    state: &AppState,
+    source: Source,
+    longest: Option<Longest>,
+) -> Result<Prepared, ApiError> {
+    let (bytes, text) = (source.bytes(), state.text.clone());
+    let work = move || prepare(&text, source, longest.as_ref());
+    let prepared = state.workers.run(bytes, work).await??;
+    if bytes > 0 {
+        let tokens = prepared.prompts.iter().map(|prompt| prompt.len() as u64);
+        state.bytes_per_token.learn(bytes, tokens.sum());
+    }
+    Ok(prepared)
 }
 
 /// What all sequences of a request have in common.

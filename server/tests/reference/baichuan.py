@@ -2,7 +2,7 @@
 of version 2, the head's rows have unit length (section 2.3, NormHead)."""
 
 import torch
-from eager import LLAMA_UNIT, EagerModel, GatedUnit, RootMeanSquare, alibi_slopes, attend, turn
+from eager import LlamaLike, alibi_slopes, attend, turn
 from torch import Tensor, nn
 
 
@@ -24,39 +24,13 @@ class Attention(nn.Module):
         return self.o_proj(attend(query, key, value, alibi_slopes(self.heads)))
 
 
-class Layer(nn.Module):
-    """Pre-norm."""
-
-    def __init__(self, fields: dict) -> None:
-        super().__init__()
-        hidden, eps = fields["hidden_size"], fields["rms_norm_eps"]
-        self.self_attn = Attention(fields)
-        self.mlp = GatedUnit(hidden, fields["intermediate_size"], LLAMA_UNIT)
-        self.input_layernorm = RootMeanSquare(hidden, eps)
-        self.post_attention_layernorm = RootMeanSquare(hidden, eps)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x))
-        return x + self.mlp(self.post_attention_layernorm(x))
-
-
-class BaichuanForCausalLM(EagerModel):
+class BaichuanForCausalLM(LlamaLike):
     """The whole model."""
 
-    def __init__(self, fields: dict) -> None:
-        super().__init__(fields)
-        vocab, hidden = fields["vocab_size"], fields["hidden_size"]
-        self.model = nn.Module()
-        self.model.embed_tokens = nn.Embedding(vocab, hidden)
-        self.model.layers = nn.ModuleList(Layer(fields) for _ in range(fields["num_hidden_layers"]))
-        self.model.norm = RootMeanSquare(hidden, fields["rms_norm_eps"])
-        self.lm_head = nn.Linear(hidden, vocab, bias=False)
+    attention = Attention
 
-    def logits(self, token_ids: Tensor) -> Tensor:
-        x = self.model.embed_tokens(token_ids)
-        for layer in self.model.layers:
-            x = layer(x)
+    def head(self, normed: Tensor) -> Tensor:
         weight = self.lm_head.weight
         if "z_loss_weight" in self.fields:
             weight = weight / torch.linalg.vector_norm(weight, dim=1, keepdim=True)
-        return self.model.norm(x) @ weight.T
+        return normed @ weight.T

@@ -109,3 +109,49 @@ class GatedUnit(nn.Module):
 
 
 LLAMA_UNIT = ("gate_proj", "up_proj", "down_proj")
+
+
+class LlamaLayer(nn.Module):
+    """Pre-norm, https://arxiv.org/abs/2302.13971, under Llama's names around an attention of the family's own."""
+
+    def __init__(self, attention: nn.Module, fields: dict) -> None:
+        """fields: `bias` is that of the gated unit."""
+        super().__init__()
+        hidden, eps = fields["hidden_size"], fields["rms_norm_eps"]
+        self.self_attn = attention
+        self.mlp = GatedUnit(hidden, fields["intermediate_size"], LLAMA_UNIT, bias=fields.get("bias", False))
+        self.input_layernorm = RootMeanSquare(hidden, eps)
+        self.post_attention_layernorm = RootMeanSquare(hidden, eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[tokens, hidden]."""
+        x = x + self.self_attn(self.input_layernorm(x))
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class LlamaLike(EagerModel):
+    """A whole model of such layers; a family says its attention, and its head where that is another."""
+
+    attention: type[nn.Module]
+
+    def __init__(self, fields: dict) -> None:
+        """As many layers as the configuration says."""
+        super().__init__(fields)
+        vocab, hidden = fields["vocab_size"], fields["hidden_size"]
+        layers = (LlamaLayer(self.attention(fields), fields) for _ in range(fields["num_hidden_layers"]))
+        self.model = nn.Module()
+        self.model.embed_tokens = nn.Embedding(vocab, hidden)
+        self.model.layers = nn.ModuleList(layers)
+        self.model.norm = RootMeanSquare(hidden, fields["rms_norm_eps"])
+        self.lm_head = nn.Linear(hidden, vocab, bias=False)
+
+    def logits(self, token_ids: Tensor) -> Tensor:
+        """See EagerModel."""
+        x = self.model.embed_tokens(token_ids)
+        for layer in self.model.layers:
+            x = layer(x)
+        return self.head(self.model.norm(x))
+
+    def head(self, normed: Tensor) -> Tensor:
+        """normed [tokens, hidden] to [tokens, vocab]."""
+        return self.lm_head(normed)

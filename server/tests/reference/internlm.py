@@ -1,7 +1,7 @@
 """InternLM 2, https://arxiv.org/abs/2403.17297 (section 2.2: wqkv holds for each key head its queries, its key, its value), and 3,
 whose published code is Llama's block with separate switches for biases; both without dynamic scaling within their context."""
 
-from eager import LLAMA_UNIT, EagerModel, GatedUnit, RootMeanSquare, attend, turn
+from eager import EagerModel, GatedUnit, LlamaLike, RootMeanSquare, attend, turn
 from torch import Tensor, nn
 
 
@@ -75,36 +75,7 @@ class Attention3(nn.Module):
         return self.o_proj(attend(turn(query, self.base), turn(key, self.base), value))
 
 
-class Layer3(nn.Module):
-    """Pre-norm."""
-
-    def __init__(self, fields: dict, attention: type[nn.Module] = Attention3) -> None:
-        super().__init__()
-        hidden, eps = fields["hidden_size"], fields["rms_norm_eps"]
-        self.self_attn = attention(fields)
-        self.mlp = GatedUnit(hidden, fields["intermediate_size"], LLAMA_UNIT, bias=fields["bias"])
-        self.input_layernorm = RootMeanSquare(hidden, eps)
-        self.post_attention_layernorm = RootMeanSquare(hidden, eps)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x))
-        return x + self.mlp(self.post_attention_layernorm(x))
-
-
-class InternLM3ForCausalLM(EagerModel):
+class InternLM3ForCausalLM(LlamaLike):
     """The whole model."""
 
-    def __init__(self, fields: dict) -> None:
-        super().__init__(fields)
-        vocab, hidden = fields["vocab_size"], fields["hidden_size"]
-        self.model = nn.Module()
-        self.model.embed_tokens = nn.Embedding(vocab, hidden)
-        self.model.layers = nn.ModuleList(Layer3(fields) for _ in range(fields["num_hidden_layers"]))
-        self.model.norm = RootMeanSquare(hidden, fields["rms_norm_eps"])
-        self.lm_head = nn.Linear(hidden, vocab, bias=False)
-
-    def logits(self, token_ids: Tensor) -> Tensor:
-        x = self.model.embed_tokens(token_ids)
-        for layer in self.model.layers:
-            x = layer(x)
-        return self.lm_head(self.model.norm(x))
+    attention = Attention3
