@@ -6,6 +6,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends python3 python3
 WORKDIR /src
 # The environment first: it changes less often than the code.
 COPY constraints.txt pyproject.toml Makefile README.md LICENSE rust-toolchain.toml Cargo.toml Cargo.lock ./
+COPY .cargo .cargo
 COPY proto proto
 COPY router router
 COPY launcher launcher

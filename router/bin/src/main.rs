@@ -18,8 +18,9 @@ use clap::Parser;
 
 use crate::{args::Args, config::Config, error::RouterError};
 
+// Gives memory back that idle threads freed (settings: `.cargo/config.toml`); mimalloc kept it.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     let args = Args::parse();
