@@ -179,14 +179,15 @@ class Runs:
         """Causal grouped-query attention of this step's tokens over the slots; output [tokens, heads, head_dim]."""
 
 class PackedLinear:
-    """y = x @ weight.T for few rows of bfloat16, reading a packed copy of the weight once at memory speed."""
+    """y = x @ weight.T of bfloat16 with a packed copy of the weight; a call of few rows reads it once at memory speed."""
 
     def __init__(self, weight: int, out_features: int, in_features: int) -> None:
         """Copies `weight` [out, in] bfloat16 into its own layout; the original may be freed."""
     def forward(self, x: int, output: int, rows: int) -> None:
-        """x [rows, in], output [rows, out], bfloat16; rows <= max_rows: 16 with AMX, 8 without."""
+        """x [rows, in], output [rows, out], bfloat16; rows <= max_rows."""
     @property
-    def max_rows(self) -> int: ...
+    def max_rows(self) -> int | None:
+        """None with AMX: any number; 8 without."""
 
 def rms_norm(*, x: int, residual: int, weight: int, output: int, rows: int, dim: int, eps: float, dtype: str) -> None:
     """If residual is not 0: residual += x in place, and output = norm(residual) * weight; else output = norm(x) * weight.

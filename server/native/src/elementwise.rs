@@ -34,31 +34,52 @@ impl<T: Element> RmsNorm<'_, T> {
     pub fn run(&self) {
         let dim = self.weight.len();
         for_row_blocks(self.x.len() / dim, dim, |row| {
-            let x = &self.x[row * dim..][..dim];
             // SAFETY: each row is written by one call only.
-            let output = unsafe { self.output.piece(row * dim, dim) };
-            match &self.residual {
-                None => normalize(x, self.weight, output, self.eps),
+            let piece = |rows: &Pieces<T>| unsafe { rows.piece(row * dim, dim) };
+            let (x, output) = (&self.x[row * dim..][..dim], piece(&self.output));
+            let (weight, eps) = (self.weight, self.eps);
+            let x = match &self.residual {
+                None => x,
                 Some(residual) => {
-                    // SAFETY: as for the output.
-                    let sum = unsafe { residual.piece(row * dim, dim) };
-                    sum.iter_mut()
-                        .zip(x)
-                        .for_each(|(sum, x)| *sum = T::narrow(sum.widen() + x.widen()));
-                    normalize(sum, self.weight, output, self.eps);
+                    let sum = piece(residual);
+                    dispatch(AddTo { sum, x });
+                    sum
                 }
-            }
+            };
+            dispatch(Normalize {
+                x,
+                weight,
+                output,
+                eps,
+            });
         });
     }
 }
 
-fn normalize<T: Element>(x: &[T], weight: &[T], output: &mut [T], eps: f32) {
-    dispatch(Normalize {
-        x,
-        weight,
-        output,
-        eps,
-    });
+/// sum += x
+struct AddTo<'a, T> {
+    sum: &'a mut [T],
+    x: &'a [T],
+}
+
+impl<T: Element> Kernel for AddTo<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        let whole = self.x.len() / LANES * LANES;
+        for at in (0..whole).step_by(LANES) {
+            // SAFETY: `whole` numbers are read and written; the rest is the caller's promise.
+            unsafe {
+                let sum = self.sum.as_mut_ptr().add(at);
+                let x: L = T::load(self.x.as_ptr().add(at));
+                T::store(x.add(T::load(sum)), sum);
+            }
+        }
+        for (sum, x) in self.sum[whole..].iter_mut().zip(&self.x[whole..]) {
+            *sum = T::narrow(sum.widen() + x.widen());
+        }
+    }
 }
 
 struct Normalize<'a, T> {

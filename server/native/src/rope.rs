@@ -1,6 +1,7 @@
 //! Rotary positions and the store of new keys and values into the region.
 
 use crate::element::Element;
+use crate::lanes::{Kernel, LANES, Lanes, dispatch};
 use crate::runs::{Batch, LayerShape};
 use crate::tensor::Pieces;
 use crate::threads;
@@ -68,19 +69,52 @@ fn store_token<T: Element>(problem: &RopeStore<'_, T>, token: usize, place: usiz
     stored[keys..].copy_from_slice(&row[queries + keys..]);
 }
 
-/// Rotates every head: halves (a, b) become (a cos − b sin, b cos + a sin).
 fn rotate<T: Element>(heads: &[T], output: &mut [T], cos: &[f32], sin: &[f32]) {
-    let half = cos.len();
-    for (head, out) in heads
-        .chunks_exact(2 * half)
-        .zip(output.chunks_exact_mut(2 * half))
-    {
-        let ((first, second), (out_first, out_second)) =
-            (head.split_at(half), out.split_at_mut(half));
-        for index in 0..half {
-            let (a, b) = (first[index].widen(), second[index].widen());
-            out_first[index] = T::narrow(a * cos[index] - b * sin[index]);
-            out_second[index] = T::narrow(b * cos[index] + a * sin[index]);
+    dispatch(Rotate {
+        heads,
+        output,
+        cos,
+        sin,
+    });
+}
+
+/// Rotates every head: halves (a, b) become (a cos − b sin, b cos + a sin).
+struct Rotate<'a, T> {
+    heads: &'a [T],
+    output: &'a mut [T],
+    cos: &'a [f32],
+    sin: &'a [f32],
+}
+
+impl<T: Element> Kernel for Rotate<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        let half = self.cos.len();
+        let heads = self.heads.chunks_exact(2 * half);
+        for (head, out) in heads.zip(self.output.chunks_exact_mut(2 * half)) {
+            let whole = half / LANES * LANES;
+            for at in (0..whole).step_by(LANES) {
+                // SAFETY: `whole` numbers of each half are read and written; the rest is the caller's promise.
+                unsafe {
+                    let (cos, sin) = (
+                        L::load(self.cos.as_ptr().add(at)),
+                        L::load(self.sin.as_ptr().add(at)),
+                    );
+                    let a: L = T::load(head.as_ptr().add(at));
+                    let b: L = T::load(head.as_ptr().add(half + at));
+                    let out = out.as_mut_ptr().add(at);
+                    T::store(a.mul(cos).sub(b.mul(sin)), out);
+                    T::store(b.mul(cos).add(a.mul(sin)), out.add(half));
+                }
+            }
+            for at in whole..half {
+                let (a, b) = (head[at].widen(), head[half + at].widen());
+                let (cos, sin) = (self.cos[at], self.sin[at]);
+                out[at] = T::narrow(a * cos - b * sin);
+                out[half + at] = T::narrow(b * cos + a * sin);
+            }
         }
     }
 }

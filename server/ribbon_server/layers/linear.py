@@ -1,4 +1,4 @@
-"""y = x @ weight.T + bias. Plain torch, oneDNN with a packed weight, and the native kernel for few rows."""
+"""y = x @ weight.T + bias. Plain torch, oneDNN with a packed weight, and the native kernel."""
 
 from typing import Protocol
 
@@ -47,20 +47,20 @@ class PackedOneDnnLinear:
         return result
 
 
-class FewRowsLinear:
-    """The native kernel up to its row limit, another layer above it. bfloat16, no bias."""
+class NativeLinear:
+    """The native kernel, and another layer for more rows than it takes. bfloat16, no bias."""
 
     def __init__(self, weight: Tensor, many_rows: LinearLayer) -> None:
-        """Packs a copy of `weight` [out, in]."""
+        """Packs a copy of `weight` [out, in]; keeps `many_rows` only where the kernel has a limit."""
         self.packed = _native.PackedLinear(weight.data_ptr(), weight.shape[0], weight.shape[1])
         self.out_features = weight.shape[0]
         self.max_rows = self.packed.max_rows
-        self.many_rows = many_rows
+        self.many_rows: LinearLayer = self if self.max_rows is None else many_rows
 
     def __call__(self, x: Tensor) -> Tensor:
         """See LinearLayer."""
         rows = x.shape[0]
-        if rows > self.max_rows:
+        if self.max_rows is not None and rows > self.max_rows:
             return self.many_rows(x)
         output = torch.empty((rows, self.out_features), dtype=x.dtype)
         self.packed.forward(x.data_ptr(), output.data_ptr(), rows)

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from ribbon_server.layers.linear import FewRowsLinear, LinearLayer, PackedOneDnnLinear, TorchLinear, packs_with_onednn
+from ribbon_server.layers.linear import LinearLayer, NativeLinear, PackedOneDnnLinear, TorchLinear, packs_with_onednn
 from ribbon_server.telemetry import log
 
 LAPS = 7
+RACED_ROWS = (1, 8)
 WINS_BY = 0.95  # a second copy of the weight has to earn its memory
 
 
@@ -18,7 +19,7 @@ class LinearChooser:
 
     def __init__(self) -> None:
         """No race has been run."""
-        self._few_rows_wins: dict[tuple[int, ...], bool] = {}
+        self._native_wins: dict[tuple[int, ...], bool] = {}
 
     def __call__(self, weight: Tensor, bias: Tensor | None = None) -> LinearLayer:
         """The layer for `weight` [out, in]."""
@@ -28,15 +29,19 @@ class LinearChooser:
         if bias is not None:
             return packed
         shape = tuple(weight.shape)
-        if shape not in self._few_rows_wins:
-            self._few_rows_wins[shape] = few_rows_win(weight, packed)
-        return FewRowsLinear(weight, packed) if self._few_rows_wins[shape] else packed
+        if shape not in self._native_wins:
+            self._native_wins[shape] = native_wins(weight, packed)
+        return NativeLinear(weight, packed) if self._native_wins[shape] else packed
 
 
-def few_rows_win(weight: Tensor, packed: LinearLayer) -> bool:
-    """Whether the native kernel beats `packed` over one row and as many as it takes, together."""
-    native = FewRowsLinear(weight, packed)
-    races = [race(native, packed, weight.new_zeros((rows, weight.shape[1]))) for rows in (1, native.max_rows)]
+def native_wins(weight: Tensor, packed: LinearLayer) -> bool:
+    """Whether the native kernel beats `packed` over one row and over eight, together.
+
+    More rows are not raced: alone, oneDNN is up to a third faster there, but in a step its threads wait for a core that the
+    native ones still look out on, and the step is slower by a fifth (benchmarks/LOG.md, "One team of threads").
+    """
+    native = NativeLinear(weight, packed)
+    races = [race(native, packed, weight.new_zeros((rows, weight.shape[1]))) for rows in RACED_ROWS]
     ours, theirs = (sum(times) for times in zip(*races, strict=True))
     log(logging.INFO, f"linear {list(weight.shape)}: native {ours / 1e3:.0f} us, oneDNN {theirs / 1e3:.0f} us")
     return ours < WINS_BY * theirs

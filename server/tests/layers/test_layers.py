@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ribbon_server.layers.activation import fused_silu_mul, native_silu_mul, reference_silu_mul
-from ribbon_server.layers.linear import FewRowsLinear, PackedOneDnnLinear, TorchLinear, packs_with_onednn
+from ribbon_server.layers.linear import NativeLinear, PackedOneDnnLinear, TorchLinear, packs_with_onednn
 from ribbon_server.layers.linear_choice import LinearChooser
 from ribbon_server.layers.norm import FusedRmsNorm, NativeRmsNorm, ReferenceRmsNorm
 
@@ -53,7 +53,7 @@ def test_packed_linear_layers(rows: int, with_bias: bool) -> None:
     bias = random(72, dtype=torch.bfloat16, seed=3) if with_bias else None
     expected = TorchLinear(weight.float(), None if bias is None else bias.float())(x.float())
     packed = PackedOneDnnLinear(weight, bias)
-    layers = [packed, LinearChooser()(weight, bias)] + ([] if with_bias else [FewRowsLinear(weight, packed)])
+    layers = [packed, LinearChooser()(weight, bias)] + ([] if with_bias else [NativeLinear(weight, packed)])
     for layer in layers:
         torch.testing.assert_close(layer(x).float(), expected, rtol=2e-2, atol=0.15)
 

@@ -21,7 +21,7 @@ def test_packed_linear(out: int, width: int) -> None:
     linear = _native.PackedLinear(weight.data_ptr(), out, width)
     exact_weight = weight.double().numpy()
     del weight
-    for rows in range(1, linear.max_rows + 1):
+    for rows in range(1, linear.max_rows + 1) if linear.max_rows else (*range(1, 36), 63, 64, 65, 191, 600):
         x = torch.randn(rows, width, generator=generator).bfloat16()
         output = torch.full((rows, out), float("nan"), dtype=torch.bfloat16)
         linear.forward(x.data_ptr(), output.data_ptr(), rows)
@@ -29,15 +29,35 @@ def test_packed_linear(out: int, width: int) -> None:
         np.testing.assert_allclose(output.double().numpy(), expected, rtol=RTOL["bfloat16"], atol=1e-5 * width)
 
 
+@pytest.mark.usefixtures("features")
 def test_packed_linear_refuses_too_many_rows() -> None:
-    weight, x = torch.zeros(64, 32, dtype=torch.bfloat16), torch.zeros(17, 32, dtype=torch.bfloat16)
+    weight, x = torch.zeros(64, 32, dtype=torch.bfloat16), torch.zeros(9, 32, dtype=torch.bfloat16)
     linear = _native.PackedLinear(weight.data_ptr(), 64, 32)
-    with pytest.raises(ValueError, match="rows is 17"):
-        linear.forward(x.data_ptr(), x.data_ptr(), 17)
+    if linear.max_rows is not None:
+        with pytest.raises(ValueError, match="rows is 9; at most 8"):
+            linear.forward(x.data_ptr(), x.data_ptr(), 9)
+    else:
+        assert "amx_bf16" in _native.cpu_features()
     with pytest.raises(ValueError, match="0 x 32"):
         _native.PackedLinear(weight.data_ptr(), 0, 32)
     with pytest.raises(ValueError, match="weight"):
         _native.PackedLinear(0, 64, 32)
+
+
+def test_packed_linear_gives_a_row_the_same_numbers_in_every_batch() -> None:
+    weight, x = torch.randn(200, 300).bfloat16(), torch.randn(191, 300).bfloat16()
+    linear = _native.PackedLinear(weight.data_ptr(), 200, 300)
+    whole = linear_of(linear, x) if linear.max_rows is None else None
+    alone = torch.cat([linear_of(linear, row[None]) for row in x])
+    assert whole is None or torch.equal(whole, alone)
+    assert torch.equal(torch.cat([linear_of(linear, some) for some in x.split(8)]), alone)
+
+
+def linear_of(linear: _native.PackedLinear, x: torch.Tensor) -> torch.Tensor:
+    """Its output for rows x [rows, 300]."""
+    output = torch.empty(len(x), 200, dtype=x.dtype)
+    linear.forward(x.data_ptr(), output.data_ptr(), len(x))
+    return output
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

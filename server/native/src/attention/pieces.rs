@@ -208,6 +208,8 @@ impl<T: Element> Problem<'_, T> {
             bytes,
             tokens,
             byte: 0,
+            // One line of bfloat16, two of float32: by the time a block is computed the whole next one was asked for.
+            pace: 32 * size_of::<T>(),
         }
     }
 

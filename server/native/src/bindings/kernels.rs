@@ -106,7 +106,7 @@ pub fn silu_mul(py: Python<'_>, arguments: Option<&Bound<'_, PyDict>>) -> PyResu
     })?)
 }
 
-/// A linear layer for few rows of bfloat16.
+/// A linear layer of bfloat16.
 #[pyclass(module = "ribbon_server._native", frozen)]
 pub struct PackedLinear {
     packed: linear::PackedLinear,
@@ -137,10 +137,9 @@ impl PackedLinear {
     }
 
     fn forward(&self, py: Python<'_>, x: usize, output: usize, rows: usize) -> PyResult<()> {
-        if rows > self.packed.max_rows() {
+        if let Some(limit) = self.packed.max_rows().filter(|limit| rows > *limit) {
             return Err(PyValueError::new_err(format!(
-                "rows is {rows}; at most {} are built",
-                self.packed.max_rows()
+                "rows is {rows}; at most {limit} are built"
             )));
         }
         if rows == 0 {
@@ -157,7 +156,7 @@ impl PackedLinear {
     }
 
     #[getter]
-    fn max_rows(&self) -> usize {
+    fn max_rows(&self) -> Option<usize> {
         self.packed.max_rows()
     }
 }

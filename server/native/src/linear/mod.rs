@@ -1,7 +1,11 @@
-//! A linear layer for few rows of bfloat16 that reads its weights once, in the order in which they lie.
+//! A linear layer of bfloat16 that reads its weights in the order in which they lie: any number of rows with AMX, few without.
 
 #[cfg(target_arch = "x86_64")]
+mod many;
+#[cfg(target_arch = "x86_64")]
 mod tiles;
+
+use std::ops::Range;
 
 use half::bf16;
 
@@ -10,9 +14,14 @@ use crate::lanes::{Kernel, LANES, Lanes, dispatch};
 use crate::tensor::Pieces;
 use crate::threads;
 
-/// Rows with tiles, and without.
-const MAX_ROWS_TILES: usize = 16;
+/// Rows without tiles.
 const MAX_ROWS_LANES: usize = 8;
+/// Rows that one tile holds.
+const TILE_ROWS: usize = 16;
+/// Bytes of inputs that stay in the second-level cache beside the weights of two panels.
+const CACHED_INPUTS: usize = 1 << 20;
+/// Fewest rows of a piece of many.
+const BLOCK_ROWS: usize = 64;
 /// Output features of a panel; a panel is one thread's smallest piece.
 pub const PANEL: usize = 64;
 /// Input features of a step: sixteen pairs.
@@ -62,13 +71,9 @@ impl PackedLinear {
         (self.out_features, self.in_features)
     }
 
-    /// Rows one call accepts with the instructions in use.
-    pub fn max_rows(&self) -> usize {
-        if features::level() == Level::Amx {
-            MAX_ROWS_TILES
-        } else {
-            MAX_ROWS_LANES
-        }
+    /// Most rows that one call accepts with the instructions in use; any number with tiles.
+    pub fn max_rows(&self) -> Option<usize> {
+        (features::level() != Level::Amx).then_some(MAX_ROWS_LANES)
     }
 
     /// x [rows, in] to output [rows, out].
@@ -86,12 +91,7 @@ impl PackedLinear {
             rows: rows.len() / padded,
             output,
         };
-        let panels = self.out_features.div_ceil(PANEL);
-        // Pieces of whole panels, a few for each thread.
-        let pieces = panels.min(4 * threads::num_threads());
-        threads::for_each(pieces, |piece| {
-            call.compute(piece * panels / pieces..(piece + 1) * panels / pieces);
-        });
+        call.run();
     }
 
     fn steps(&self) -> usize {
@@ -121,6 +121,22 @@ fn fill_up(x: &[bf16], width: usize, padded: usize) -> Vec<bf16> {
     filled
 }
 
+/// Part `index` of `count` about equal parts.
+fn cut(len: usize, index: usize, count: usize) -> Range<usize> {
+    index * len / count..(index + 1) * len / count
+}
+
+/// Asks for cache lines, into the second-level cache.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn ask_for(begin: *const i8, lines: usize) {
+    use core::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+    for line in 0..lines {
+        // SAFETY: a prefetch cannot fault; SSE is part of x86-64.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(begin.wrapping_add(64 * line)) };
+    }
+}
+
 /// One forward.
 struct Call<'a> {
     linear: &'a PackedLinear,
@@ -131,12 +147,42 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    fn compute(&self, panels: std::ops::Range<usize>) {
+    /// Deals out pieces of whole panels, a few for each thread; many rows in blocks, so that inputs are read from a cache.
+    fn run(&self) {
+        let (panels, wanted) = (
+            self.linear.out_features.div_ceil(PANEL),
+            4 * threads::num_threads(),
+        );
+        let width = panels.min(wanted);
+        let blocks = match self.rows {
+            ..=TILE_ROWS => 1,
+            rows => {
+                let row_bytes = self.linear.steps() * STEP * size_of::<bf16>();
+                let cached = (rows * row_bytes).div_ceil(CACHED_INPUTS);
+                cached
+                    .max(wanted.div_ceil(width))
+                    .min(rows / BLOCK_ROWS)
+                    .max(1)
+            }
+        };
+        threads::for_each(blocks * width, |piece| {
+            let (block, piece) = (piece / width, piece % width);
+            self.compute(cut(panels, piece, width), cut(self.rows, block, blocks));
+        });
+    }
+
+    fn compute(&self, panels: Range<usize>, rows: Range<usize>) {
         #[cfg(target_arch = "x86_64")]
         if features::level() == Level::Amx {
             // SAFETY: the level says that there are tiles.
-            return unsafe { tiles::compute(self, panels) };
+            return unsafe {
+                match self.rows {
+                    ..=TILE_ROWS => tiles::compute(self, panels),
+                    _ => many::compute(self, panels, rows),
+                }
+            };
         }
+        debug_assert_eq!(rows.len(), self.rows, "few rows are one block");
         dispatch(Panels { call: self, panels });
     }
 
@@ -145,8 +191,15 @@ impl Call<'_> {
     unsafe fn put<L: Lanes>(&self, row: usize, feature: usize, sums: L) {
         let out = self.linear.out_features;
         let count = out.saturating_sub(feature).min(LANES);
+        if count == LANES {
+            // SAFETY: sixteen numbers of this row; each (row, feature) is written by one thread only.
+            unsafe {
+                sums.store_bf16(self.output.piece(row * out + feature, LANES).as_mut_ptr());
+            };
+            return;
+        }
         let mut rounded = [bf16::ZERO; LANES];
-        // SAFETY: the array holds 16 numbers; each (row, feature) is written by one call only; the rest is the caller's promise.
+        // SAFETY: the array holds 16 numbers; each (row, feature) is written by one thread only; the rest is the caller's promise.
         unsafe {
             sums.store_bf16(rounded.as_mut_ptr());
             self.output
@@ -159,7 +212,7 @@ impl Call<'_> {
 /// Some panels in lanes.
 struct Panels<'a> {
     call: &'a Call<'a>,
-    panels: std::ops::Range<usize>,
+    panels: Range<usize>,
 }
 
 impl Kernel for Panels<'_> {

@@ -1,10 +1,10 @@
-//! The packed linear layer with AMX tiles: a panel's four tiles of sums stay in registers while its weights stream by.
+//! The packed linear layer with AMX tiles for up to sixteen rows: a panel's four tiles of sums stay in registers while its weights stream by.
 
 use std::ops::Range;
 
 use half::bf16;
 
-use super::{BLOCK, Call, LANES, PANEL, STEP};
+use super::{BLOCK, Call, LANES, PANEL, STEP, ask_for};
 use crate::amx::{TILE, Tiles, tile_load, tile_multiply, tile_store, tile_zero};
 use crate::lanes::{Kernel, Lanes, dispatch};
 
@@ -42,7 +42,7 @@ unsafe fn multiply(call: &Call<'_>, panel: usize, sums: &mut [[f32; PANEL]; TILE
         tile_zero!(2);
         tile_zero!(3);
         for _ in 0..steps {
-            ask_ahead(weights);
+            ask_for(weights.cast::<i8>().wrapping_add(AHEAD), PANEL);
             tile_load!(7, x, x_stride);
             tile_load!(4, weights, 64usize);
             tile_multiply!(0, 7, 4);
@@ -61,19 +61,6 @@ unsafe fn multiply(call: &Call<'_>, panel: usize, sums: &mut [[f32; PANEL]; TILE
         tile_store!(1, sums.add(LANES), row_bytes);
         tile_store!(2, sums.add(2 * LANES), row_bytes);
         tile_store!(3, sums.add(3 * LANES), row_bytes);
-    }
-}
-
-#[inline(always)]
-fn ask_ahead(weights: *const bf16) {
-    let begin = weights.cast::<i8>().wrapping_add(AHEAD);
-    for line in 0..PANEL {
-        // SAFETY: a prefetch cannot fault; SSE is part of x86-64.
-        unsafe {
-            core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T1 }>(
-                begin.wrapping_add(64 * line),
-            );
-        };
     }
 }
 
