@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from ribbon_server.models.hf_config import HfConfig
 from ribbon_server.models.registry import Family, families
-from ribbon_server.models.spec import Dense, FeedForward, Grouped, LayerSpec, ModelSpec, NormKind, Residual
+from ribbon_server.models.spec import Attention, Dense, FeedForward, Latent, LayerSpec, ModelSpec, NormKind, Residual
 
 HEAD = """# Models
 
@@ -21,9 +21,13 @@ Generated from the registry by `make docs`; do not edit. A row is a file of `ser
 reference: transformers' class where it ships one, else eager code of our own, written from the paper, under
 `server/tests/reference/`.
 
-Attention on the CPU runs in the native kernel, but in plain torch (right, and slow) where the table says *torch*: layers with softcaps, ALiBi
-and sinks have no native kernel yet. On a CUDA device all of them run in flash attention or Triton. Experts, plain feed-forward parts,
-layer norms and norms of heads run in plain torch on every device. Models whose layers differ in their window do not run on a device yet.
+Attention on the CPU runs in the native kernel, but in plain torch (right, and slow) where the table says *torch*: layers with softcaps, ALiBi,
+sinks and latent attention have no native kernel yet, nor have chunks of positions once a sequence is longer than one. On a CUDA device
+all of them run in flash attention or Triton, but latent attention and chunks of positions, which a device refuses. Experts, plain
+feed-forward parts, layer norms and norms of heads run in plain torch on every device. Models whose layers differ in their window do not
+run on a device yet. Latent attention keeps one vector a token and layer, the latent beside the shared key, and attends over it as it is.
+
+Weights are float32, bfloat16 or float16; MXFP4 weights are decoded to bfloat16 as they are read, so they take four times their size.
 
 A checkpoint is cut for N ranks where N divides the query heads, N divides the key-value heads or is a multiple of them, and N
 divides the experts. One shard is what can be served today.
@@ -71,18 +75,24 @@ def layer_features(layer: LayerSpec) -> Iterator[str]:
     yield from feed_forward_features(layer.feed_forward)
 
 
-def attention_features(attention: Grouped) -> Iterator[str]:
+def attention_features(attention: Attention) -> Iterator[str]:
     """Positions, sharing of heads, and what is done to scores."""
     if attention.rope is not None:
-        partial = "partial " if attention.rope.dim < attention.head_dim else ""
+        partial = "partial " if attention.rope.dim < attention.turned_dim else ""
         yield f"{partial}{'interleaved ' if attention.rope.interleaved else ''}rope"
         scaling = type(attention.rope.scaling).__name__.removesuffix("Rope").lower()
         if scaling != "unscaled":
             yield f"{scaling} scaling"
+    if isinstance(attention, Latent):
+        yield from ("latent attention", *(["biases"] if attention.bias else []))
+        return
     named = {
+        "no positions": attention.rope is None and attention.temperature is not None,
         "grouped heads": attention.num_kv_heads < attention.num_heads,
         "ALiBi": attention.alibi is not None,
         "window": attention.window is not None,
+        "chunks of positions": attention.chunk is not None,
+        "queries that grow with their position": attention.temperature is not None,
         "norm of heads": attention.qk_norm is not None,
         "softcap": attention.softcap is not None,
         "sinks": attention.sinks,
@@ -100,6 +110,13 @@ def feed_forward_features(part: FeedForward) -> Iterator[str]:
     yield "experts" if part.shared is None else "experts, shared expert"
 
 
+def is_slow(attention: Attention) -> bool:
+    """Whether the native kernel is not built for it, whatever the size of its heads."""
+    if isinstance(attention, Latent):
+        return True
+    return attention.softcap is not None or attention.alibi is not None or attention.sinks
+
+
 def title(document: str) -> str:
     """The first words of a module, up to a colon or the end of the sentence."""
     return re.split(r"[:.](?=\s)", document)[0]
@@ -114,7 +131,7 @@ def row(module: str, members: list[Family]) -> str:
     built = [spec for family in members for spec in specs(family)]
     words = ", ".join(dict.fromkeys(word for spec in built for word in features(spec)))
     layers = [layer.attention for spec in built for layer in spec.layers]
-    slow = [own for own in layers if own.softcap is not None or own.alibi is not None or own.sinks]
+    slow = [own for own in layers if is_slow(own)]
     attention = ("torch" if len(slow) == len(layers) else "native, torch in part") if slow else "native"
     shipped = all(hasattr(transformers, family.architecture) for family in members)
     reference = "transformers" if shipped else f"`tests/reference/{module}.py`"

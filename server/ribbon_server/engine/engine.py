@@ -14,7 +14,7 @@ from ribbon_server.engine.step import RowStatus, StepOutcome, StepPlan, new_outc
 from ribbon_server.errors import InvalidRequest, OutOfPages, ShardError
 from ribbon_server.kv.ribbons import OpKind, RibbonOps, Ribbons
 from ribbon_server.layers.attention.base import ForwardContext
-from ribbon_server.models.decoder import Decoder
+from ribbon_server.models.decoder import CausalModel
 from ribbon_server.sampling.device_sampler import pick_on_device
 from ribbon_server.sampling.prompt_scores import TokenScores
 from ribbon_server.sampling.sampler import REASONS, Fault, Picker, Picks, pick
@@ -27,7 +27,7 @@ STEP_ERRORS = (ShardError, RuntimeError, ValueError, IndexError, OSError, Memory
 class EngineParts:
     """What an engine works on."""
 
-    decoder: Decoder
+    decoder: CausalModel
     ribbons: Ribbons
     sequences: Sequences
     faults: FaultHook

@@ -9,14 +9,14 @@ from torch import Tensor
 from ribbon_server.device import upload
 from ribbon_server.engine.batch import Batch, ScoredTokens
 from ribbon_server.layers.attention.base import ForwardContext
-from ribbon_server.models.decoder import Decoder
+from ribbon_server.models.decoder import CausalModel
 from ribbon_server.sampling.prompt_scores import TokenScores, joined, score_tokens
 
 SCORED_LOGITS = 2**24  # of prompt tokens at a time: 64 MiB, whatever the length of the chunk
 
 
 def forward(
-    decoder: Decoder, batch: Batch, context: ForwardContext, vocab_size: int
+    decoder: CausalModel, batch: Batch, context: ForwardContext, vocab_size: int
 ) -> tuple[Tensor | None, TokenScores | None]:
     """Logits float32 [sampled, vocab], None where no row samples, and scores of the prompt tokens that are wanted."""
     token_ids, positions, sampled = batch.inputs(decoder.device)
@@ -31,7 +31,7 @@ def forward(
     return logits, _scores(decoder, states, _blocks(len(at), vocab_size), (at, batch.scored))
 
 
-def _logits(decoder: Decoder, states: Tensor, at: np.ndarray) -> Tensor:
+def _logits(decoder: CausalModel, states: Tensor, at: np.ndarray) -> Tensor:
     return decoder.logits(states.index_select(0, upload(at, states.device)))
 
 
@@ -41,7 +41,7 @@ def _blocks(count: int, vocab_size: int) -> list[slice]:
 
 
 def _scores(
-    decoder: Decoder, states: Tensor, blocks: list[slice], wanted: tuple[np.ndarray, ScoredTokens]
+    decoder: CausalModel, states: Tensor, blocks: list[slice], wanted: tuple[np.ndarray, ScoredTokens]
 ) -> TokenScores:
     """`wanted` says by which of the states which tokens are scored."""
     at, scored = wanted

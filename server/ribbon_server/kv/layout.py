@@ -22,11 +22,12 @@ class LayerShape:
 
     num_kv_heads: int
     head_dim: int
+    vectors: int = 2  # of each head: a key and a value, or one that is both
 
     @property
     def elements(self) -> int:
         """Keys and values together."""
-        return 2 * self.num_kv_heads * self.head_dim
+        return self.vectors * self.num_kv_heads * self.head_dim
 
 
 @dataclass(frozen=True)

@@ -130,6 +130,7 @@ class ExpertsFeedForward:
     route: Callable[[Tensor, Tensor | None], Choice]
     gated: GatedFunction
     shared: SharedPart | None
+    scales_input: bool = False  # an expert's weight is on what it sees, not on what it says
 
     def __call__(self, normed: Tensor, activated: Tensor) -> Tensor:
         """See FeedForwardLayer."""
@@ -138,15 +139,18 @@ class ExpertsFeedForward:
         output = torch.zeros_like(normed) if self.shared is None else self.shared(normed, activated)
         order = experts.flatten().argsort(stable=True)
         counts = experts.flatten().bincount(minlength=len(own.router)).tolist()
-        tokens, counted = order // experts.shape[1], counted.flatten()[order].to(normed.dtype)
+        tokens, counted = order // experts.shape[1], counted.flatten()[order, None].to(normed.dtype)
         begin = 0
         for expert, count in enumerate(counts):
             if count:
                 rows = slice(begin, begin + count)
-                result = self._expert(expert, normed.index_select(0, tokens[rows]))
-                output.index_add_(0, tokens[rows], result * counted[rows, None])
+                output.index_add_(0, tokens[rows], self._weighted(expert, normed[tokens[rows]], counted[rows]))
                 begin += count
         return output
+
+    def _weighted(self, expert: int, x: Tensor, weight: Tensor) -> Tensor:
+        """x [rows, hidden] as the expert counts it; weight [rows, 1]."""
+        return self._expert(expert, x * weight) if self.scales_input else self._expert(expert, x) * weight
 
     def _expert(self, expert: int, x: Tensor) -> Tensor:
         own = self.weights

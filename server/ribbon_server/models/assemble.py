@@ -1,19 +1,24 @@
 """Builds a decoder from a spec, its weights and a set of kernels. Knows all three, and no file."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from ribbon_server.kv.device import layout_on
-from ribbon_server.kv.layout import LayerShape
 from ribbon_server.layers.embedding import LogitsHead, PositionTable, TokenEmbedding
 from ribbon_server.layers.linear import LinearLayer
 from ribbon_server.layers.mlp import Change, Changed, FeedForwardLayer, multiply, normalize
 from ribbon_server.layers.norm import LayerNorm, NoNorm, NormLayer
 from ribbon_server.layers.registry import Kernels
-from ribbon_server.models.assemble_attention import LayerPlace, RotaryRecipe, attention_layer, qkv_changes
+from ribbon_server.models.assemble_attention import (
+    LayerPlace,
+    RotaryRecipe,
+    attention_layer,
+    layer_shape,
+    projections,
+)
 from ribbon_server.models.assemble_experts import feed_forward
 from ribbon_server.models.blocks import (
     Block,
@@ -24,7 +29,17 @@ from ribbon_server.models.blocks import (
     SharedNormBlock,
 )
 from ribbon_server.models.decoder import Decoder, Parts, Widths
-from ribbon_server.models.spec import Dense, FeedForward, LayerSpec, ModelSpec, Norm, NormKind, Residual, Rope
+from ribbon_server.models.spec import (
+    Attention,
+    Dense,
+    FeedForward,
+    LayerSpec,
+    ModelSpec,
+    Norm,
+    NormKind,
+    Residual,
+    Rope,
+)
 from ribbon_server.models.weights import Weights
 
 
@@ -33,7 +48,7 @@ def assemble(spec: ModelSpec, weights: dict[str, Tensor], kernels: Kernels) -> D
     num_parameters = sum(weight.numel() for weight in weights.values())
     outer = Weights(weights, kernels)
     embedding = _embedding(spec, outer)
-    places = list(layer_places(spec, embedding.weight))
+    places = list(group_places([layer.attention for layer in spec.layers], embedding.weight))
     head = _head(spec, outer, embedding.weight)
     parts = Parts(
         embedding=embedding,
@@ -48,31 +63,30 @@ def assemble(spec: ModelSpec, weights: dict[str, Tensor], kernels: Kernels) -> D
     return Decoder(parts)
 
 
-def layer_places(spec: ModelSpec, like: Tensor) -> Iterator[LayerPlace]:
-    """One for each layer: layers of one window are a group, whose bytes are of the type and on the device of `like`."""
-    windows = list(dict.fromkeys(layer.attention.window for layer in spec.layers))
-    members = [[layer.attention for layer in spec.layers if layer.attention.window == window] for window in windows]
+def group_places(attentions: Sequence[Attention], like: Tensor) -> Iterator[LayerPlace]:
+    """One for each layer: layers of one reach are a group, whose bytes are of the type and on the device of `like`."""
+    reaches = list(dict.fromkeys(attention.reach for attention in attentions))
     layouts = []
-    for window, attentions in zip(windows, members, strict=True):
-        shapes = [LayerShape(attention.num_kv_heads, attention.head_dim) for attention in attentions]
-        layouts.append(replace(layout_on(like.device, shapes, like.dtype.itemsize), window=window))
-    seen = [0] * len(windows)
-    for layer in spec.layers:
-        group = windows.index(layer.attention.window)
+    for reach in reaches:
+        shapes = [layer_shape(attention) for attention in attentions if attention.reach == reach]
+        layouts.append(replace(layout_on(like.device, shapes, like.dtype.itemsize), window=reach))
+    seen = [0] * len(reaches)
+    for attention in attentions:
+        group = reaches.index(attention.reach)
         yield LayerPlace(layouts[group], group, seen[group])
         seen[group] += 1
 
 
 def spec_ropes(spec: ModelSpec) -> list[tuple[Rope | None, int]]:
-    """The rotary tables that the layers need, with the size of the heads they turn."""
-    return list(dict.fromkeys((layer.attention.rope, layer.attention.head_dim) for layer in spec.layers))
+    """The rotary tables that the layers need, with the size of what they turn."""
+    return list(dict.fromkeys((layer.attention.rope, layer.attention.turned_dim) for layer in spec.layers))
 
 
 def spec_widths(spec: ModelSpec) -> Widths:
     """The widest activations of all layers."""
     return Widths(
         hidden=spec.hidden,
-        query=max(layer.attention.qkv_dims[0] for layer in spec.layers),
+        query=max(layer.attention.num_heads * layer.attention.head_dim for layer in spec.layers),
         intermediate=max(_dense_width(layer.feed_forward) for layer in spec.layers),
     )
 
@@ -120,13 +134,12 @@ def _blocks(spec: ModelSpec, weights: dict[str, Tensor], places: list[LayerPlace
     for index, (layer, place) in enumerate(zip(spec.layers, places, strict=True)):
         own = Weights(weights, kernels, f"layers.{index}.")
         attention = layer.attention
+        qkv, output = projections(attention, own)
         parts = BlockParts(
             attention_norm=norm_layer(layer.attention_norm, "attention_norm", own),
-            qkv=_changed(own.linear("qkv"), qkv_changes(attention, own)),
-            attention=attention_layer(attention, place, ropes.index((attention.rope, attention.head_dim)), own),
-            output=_changed(
-                own.linear("output"), _output_changes(layer, layer.attention_output_norm, "attention", own)
-            ),
+            qkv=qkv,
+            attention=attention_layer(attention, place, ropes.index((attention.rope, attention.turned_dim)), own),
+            output=_changed(output, _output_changes(layer, layer.attention_output_norm, "attention", own)),
             feed_forward_norm=norm_layer(layer.feed_forward_norm, "feed_forward_norm", own),
             feed_forward=_feed_forward(layer, own),
         )

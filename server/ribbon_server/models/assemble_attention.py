@@ -1,4 +1,5 @@
-"""Builds the attention of one layer: rotary tables, slopes, norms of queries and keys. Knows a spec and its weights, no file."""
+"""Builds the attention of one layer: projections, rotary tables, slopes, norms of queries and keys. Knows a spec and its weights, no
+file."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -7,9 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ribbon_server.kv.layout import KvLayout
+from ribbon_server.kv.layout import KvLayout, LayerShape
 from ribbon_server.layers.attention.base import PLAIN, AttentionLayer, AttentionShape, ScoreRule
-from ribbon_server.layers.mlp import Change, HeadNorm, clip
+from ribbon_server.layers.attention.tempered import TemperedAttention
+from ribbon_server.layers.latent import LatentOutput, LatentQueries
+from ribbon_server.layers.linear import LinearLayer
+from ribbon_server.layers.mlp import Change, Changed, HeadNorm, clip
 from ribbon_server.layers.rotary import (
     Angles,
     FrequencyBands,
@@ -23,8 +27,10 @@ from ribbon_server.layers.rotary import (
 )
 from ribbon_server.models.spec import (
     Alibi,
+    Attention,
     DynamicRope,
     Grouped,
+    Latent,
     LinearRope,
     Llama3Rope,
     LongRope,
@@ -46,8 +52,19 @@ class LayerPlace:
     index: int  # among the group's layers
 
 
-def attention_layer(attention: Grouped, place: LayerPlace, rotary: int, weights: Weights) -> AttentionLayer:
+def layer_shape(attention: Attention) -> LayerShape:
+    """What the layer keeps of a token."""
+    return LayerShape(attention.num_kv_heads, attention.head_dim, _vectors(attention))
+
+
+def _vectors(attention: Attention) -> int:
+    """A latent is key and value in one."""
+    return 1 if isinstance(attention, Latent) else 2
+
+
+def attention_layer(attention: Attention, place: LayerPlace, rotary: int, weights: Weights) -> AttentionLayer:
     """The kernel for a layer, whose rotary table is number `rotary`."""
+    own = attention if isinstance(attention, Grouped) else None
     shape = AttentionShape(
         num_heads=attention.num_heads,
         num_kv_heads=attention.num_kv_heads,
@@ -55,12 +72,17 @@ def attention_layer(attention: Grouped, place: LayerPlace, rotary: int, weights:
         scale=attention.scale,
         kv_offset=place.layout.layer_offsets[place.index],
         rotary=rotary,
-        window=attention.window,
+        window=None if own is None else own.window,
         group=place.group,
         band=place.layout.layer_bands[place.index],
-        rule=score_rule(attention, weights),
+        rule=PLAIN if own is None else score_rule(own, weights),
+        chunk=None if own is None else own.chunk,
+        vectors=_vectors(attention),
     )
-    return weights.kernels.attention(shape)
+    kernel = weights.kernels.attention(shape)
+    if own is None or own.temperature is None:
+        return kernel
+    return TemperedAttention(kernel, shape, own.temperature.weight, own.temperature.every)
 
 
 def score_rule(attention: Grouped, weights: Weights) -> ScoreRule:
@@ -79,6 +101,30 @@ def alibi_slopes(alibi: Alibi, num_heads: int) -> Tensor:
     steps = torch.arange(1, whole + 1, dtype=torch.float32) / whole
     between = (2 * torch.arange(num_heads - whole, dtype=torch.float32) + 1) / (2 * whole)
     return torch.exp2(-alibi.max_bias * torch.cat((steps, between))) * alibi.scale
+
+
+def projections(attention: Attention, weights: Weights) -> tuple[LinearLayer, LinearLayer]:
+    """From normed hidden states to what the kernel takes, and from what it gives back to hidden states."""
+    if isinstance(attention, Latent):
+        return latent_projections(attention, weights)
+    linear, changes = weights.linear("qkv"), qkv_changes(attention, weights)
+    return Changed(linear, changes) if changes else linear, weights.linear("output")
+
+
+def latent_projections(latent: Latent, weights: Weights) -> tuple[LatentQueries, LatentOutput]:
+    """Queries come from a vector of their own, or straight from the hidden state."""
+    query: LinearLayer = weights.linear("query_up")
+    if latent.query_rank is not None:
+        query = Changed(weights.linear("query_down"), [_vector_norm(latent.norm, "query_norm", weights), query])
+    up = weights.take("kv_up").unflatten(0, (latent.num_heads, -1))
+    key_up, value_up = up.split((latent.plain_dim, latent.value_dim), dim=1)
+    norm = _vector_norm(latent.norm, "kv_norm", weights)
+    queries = LatentQueries(query, weights.linear("kv_down"), norm, key_up.contiguous())
+    return queries, LatentOutput(value_up.transpose(1, 2).contiguous(), weights.linear("output"))
+
+
+def _vector_norm(norm: Norm, name: str, weights: Weights) -> Change:
+    return partial(normed, norm=norm, weight=weights.optional(name), bias=weights.optional(f"{name}_bias"))
 
 
 def qkv_changes(attention: Grouped, weights: Weights) -> list[Change]:

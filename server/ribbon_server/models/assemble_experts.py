@@ -37,7 +37,8 @@ def experts(part: Experts, weights: Weights) -> ExpertsFeedForward:
         shared = SharedPart(dense(part.shared, weights, "shared_"), weights.optional("shared_gate"))
     gate = part.activation
     gated = clamped_gate(gate.slope, gate.limit) if isinstance(gate, ClampedGate) else plain_gate(gate.value)
-    return ExpertsFeedForward(expert_weights(part, weights), router(part.router), gated, shared)
+    own = expert_weights(part, weights)
+    return ExpertsFeedForward(own, router(part.router), gated, shared, part.router.scales_input)
 
 
 def expert_weights(part: Experts, weights: Weights) -> ExpertWeights:

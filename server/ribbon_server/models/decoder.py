@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -56,6 +57,33 @@ class Parts:
     num_parameters: int
 
 
+class CausalModel(Protocol):
+    """What the engine runs: `Decoder`, or a model of transformers that stands in for one."""
+
+    dtype: torch.dtype
+    device: torch.device
+    kv_layouts: Sequence[KvLayout]  # of each group
+    num_parameters: int
+
+    def prepare(self, max_positions: int) -> None:
+        """See Decoder."""
+        ...
+
+    def forward(
+        self, token_ids: Tensor, positions: Tensor, context: ForwardContext, sampled: Tensor, /
+    ) -> Tensor | None:
+        """See Decoder."""
+        ...
+
+    def states(self, token_ids: Tensor, positions: Tensor, context: ForwardContext, wanted: Tensor, /) -> Tensor | None:
+        """See Decoder; what `logits` takes."""
+        ...
+
+    def logits(self, states: Tensor, /) -> Tensor:
+        """See Decoder."""
+        ...
+
+
 class Decoder:
     """Token ids to logits."""
 
@@ -65,6 +93,7 @@ class Decoder:
         self.dtype = parts.embedding.weight.dtype
         self.device = parts.embedding.weight.device
         self.kv_layouts = parts.kv_layouts
+        self.num_parameters = parts.num_parameters
         self._rotary: list[RotaryTable] = []
         self._workspace = Workspace(parts.widths, parts.embedding.weight, 1)
 

@@ -51,6 +51,15 @@ class HfConfig:
             raise self._wrong(name, value, "true or false")
         return value
 
+    def switch(self, name: str, *, default: bool) -> bool:
+        """true or false, which some files say as a number: 0 is false."""
+        value = self._value(name, default)
+        return (
+            self.whole(name, 0) > 0
+            if isinstance(value, int) and not isinstance(value, bool)
+            else self.flag(name, default=default)
+        )
+
     def text(self, name: str, default: str | None = None) -> str:
         """A string."""
         value = self._value(name, default)
@@ -66,6 +75,13 @@ class HfConfig:
         if not isinstance(value, dict):
             raise self._wrong(name, value, "an object")
         return HfConfig(value, f"{self._where}: {name}")
+
+    def part(self, name: str) -> "HfConfig":
+        """The object of one part of a model, under the whole one's class name; the whole where it has no such part."""
+        section = self.section(name)
+        if section is None:
+            return self
+        return HfConfig({**section._fields, "architectures": self._fields.get("architectures")}, section._where)
 
     def texts(self, name: str) -> tuple[str, ...]:
         """A list of strings; empty where absent."""

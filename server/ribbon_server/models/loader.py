@@ -11,7 +11,16 @@ from ribbon_server.distributed.sharding import ALONE, Cut, Rank, Units, even_cut
 from ribbon_server.errors import WeightsMismatch
 from ribbon_server.models.checkpoint import Checkpoint
 from ribbon_server.models.load_progress import LoadProgress
-from ribbon_server.models.names import NameTable, Role, Source, WeightRow, ignored_names, table_for, weight_rows
+from ribbon_server.models.names import (
+    NameTable,
+    Role,
+    Source,
+    WeightRow,
+    ignored_names,
+    kept_dtype,
+    table_for,
+    weight_rows,
+)
 from ribbon_server.models.spec import ModelSpec
 
 SHOWN = 3  # names in a message
@@ -27,7 +36,7 @@ def load_weights(
     device: torch.device = CPU,
     rank: Rank = ALONE,
 ) -> dict[str, Tensor]:
-    """Every weight of the model that `rank` holds, by our name, contiguous, of `dtype`, on `device`.
+    """Every weight of the model that `rank` holds, by our name, contiguous, of `dtype` (but those that names.py keeps exact), on `device`.
 
     Takes the memory of these weights and no more: a row is copied, and converted, straight from the mapped files.
 
@@ -43,7 +52,7 @@ def load_weights(
     progress = LoadProgress(len(plans), sum(plan.num_elements for plan in plans) * dtype.itemsize)
     weights = {}
     for plan in plans:
-        weights[plan.row.name] = plan.read(checkpoint, dtype, device)
+        weights[plan.row.name] = plan.read(checkpoint, kept_dtype(plan.row.name, dtype), device)
         progress.advance(plan.num_elements * dtype.itemsize)
     progress.finish()
     return weights

@@ -22,7 +22,11 @@ class Role(Enum):
     REPLICATED = "replicated"
 
 
-COLUMN = ("qkv", "qkv_bias", "gate_up", "gate_up_bias", "shared_gate_up", "query_up", "kv_up", "sinks")
+COLUMN = (
+    *("qkv", "qkv_bias", "query_up", "kv_up", "sinks"),
+    *("gate_up", "gate_up_bias", "shared_gate_up", "shared_gate_up_bias"),
+)
+EXACT = ("router_correction",)  # sums of small numbers that a 16-bit type would round away
 ROW = ("output", "down", "shared_down")
 VOCAB = ("embedding", "head", "head_bias")
 ROLES = {
@@ -37,6 +41,11 @@ def role_of(name: str) -> Role:
     if name.startswith("experts_"):
         return Role.EXPERT
     return ROLES.get(name, Role.REPLICATED)
+
+
+def kept_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
+    """The type of a weight by our name, in a model of `dtype`."""
+    return torch.float32 if name.endswith(EXACT) else dtype
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +126,8 @@ class NameTable:
     layer: Mapping[str, Names]
     outer: Mapping[str, Names]  # embedding, positions, final_norm, head …
     ignored: tuple[str, ...] = ()  # suffixes of tensors that carry nothing to load
+    ignored_parts: tuple[str, ...] = ()  # beginnings of tensors that are of no use for text
+    ignores_further_layers: bool = False  # behind the last one: they predict more tokens at a time
     older: tuple[tuple[str, str], ...] = ()  # (beginning of a name, what older checkpoints have instead)
     instead: tuple[Mapping[str, Names], ...] = ()  # names of a layer that some checkpoints have instead
 
@@ -276,8 +287,16 @@ def _part_rows(part: Piece, begin: int, total: int, turns: int) -> slice | Tenso
 
 
 def ignored_names(spec: ModelSpec, table: NameTable) -> Callable[[str], bool]:
-    """Tells which left-over tensors are no mistake: buffers, and the copy of a tied head."""
+    """Tells which left-over tensors are no mistake: buffers, the copy of a tied head, layers that are of no use."""
     suffixes = table.ignored
     if spec.tied_embeddings and "head" in table.outer:
         suffixes = (*suffixes, *(name + ".weight" for name in as_tensors(table.outer["head"]).names))
-    return lambda name: bool(suffixes) and name.endswith(suffixes)
+    stem = table.stem.partition("{layer}")[0] if table.ignores_further_layers else ""
+    count, parts = len(spec.layers), table.ignored_parts
+    return lambda name: name.endswith(suffixes) or name.startswith(parts) or _is_further(name, stem, count)
+
+
+def _is_further(name: str, stem: str, count: int) -> bool:
+    """Whether a tensor is of a layer behind the last one."""
+    number = name.removeprefix(stem).partition(".")[0]
+    return bool(stem) and name.startswith(stem) and number.isdecimal() and int(number) >= count

@@ -1,6 +1,6 @@
 """The weights that a spec asks for, by our name, with their shapes. Knows no checkpoint.
 
-Of a layer: attention_norm, qkv, q_norm, k_norm, sinks, output, attention_output_norm, feed_forward_norm, gate_up, down, router,
+Of a layer: attention_norm, qkv, q_norm, k_norm, sinks, query_down, query_norm, query_up, kv_down, kv_norm, kv_up, output, attention_output_norm, feed_forward_norm, gate_up, down, router,
 router_correction, experts_gate_up, experts_down, shared_gate_up, shared_down, shared_gate, feed_forward_output_norm; outside: embedding, positions, embedding_norm, embedding_up, final_norm, embedding_down, head. A bias is
 the name with `_bias` behind it.
 """
@@ -12,7 +12,18 @@ from torch import Tensor
 
 from ribbon_server.distributed.sharding import Units
 from ribbon_server.layers.rotary import head_order
-from ribbon_server.models.spec import Dense, FeedForward, Grouped, LayerSpec, ModelSpec, Norm, NormScope, Rope
+from ribbon_server.models.spec import (
+    Attention,
+    Dense,
+    FeedForward,
+    Grouped,
+    Latent,
+    LayerSpec,
+    ModelSpec,
+    Norm,
+    NormScope,
+    Rope,
+)
 
 Shape = tuple[int, ...]
 
@@ -79,7 +90,12 @@ def linear_pieces(name: str, parts: tuple[Piece, ...], *, bias: bool) -> Pieces:
     return {name: parts, **({f"{name}_bias": biases} if bias else {})}
 
 
-def attention_pieces(attention: Grouped, hidden: int) -> Pieces:
+def attention_pieces(attention: Attention, hidden: int) -> Pieces:
+    """Of either kind."""
+    return latent_pieces(attention, hidden) if isinstance(attention, Latent) else grouped_pieces(attention, hidden)
+
+
+def grouped_pieces(attention: Grouped, hidden: int) -> Pieces:
     """Query and key rows come in the order in which their heads are turned."""
     heads, kv_heads = Units(attention.num_heads), Units(attention.num_kv_heads, shared=True)
     turned = [heads_order(units.count, attention.head_dim, attention.rope) for units in (heads, kv_heads)]
@@ -111,6 +127,36 @@ def qk_norm_pieces(attention: Grouped) -> Pieces:
         }[qk_norm.scope]
         pieces |= {name: parts, **({f"{name}_bias": parts} if qk_norm.norm.bias else {})}
     return pieces
+
+
+def latent_pieces(latent: Latent, hidden: int) -> Pieces:
+    """What is turned comes first in every query and in what a token keeps; checkpoints have it last."""
+    heads, rank = Units(latent.num_heads), latent.rank
+    query_rows = latent.num_heads * (latent.plain_dim + latent.rope.dim)
+    query_order = turned_first(latent.num_heads, latent.plain_dim, latent.rope)
+    query_up = Piece(query_rows, latent.query_rank or hidden, query_order, heads)
+    kv_down = Piece(rank + latent.rope.dim, hidden, turned_first(1, rank, latent.rope))
+    kv_up = Piece(latent.num_heads * (latent.plain_dim + latent.value_dim), rank, units=heads)
+    query: Pieces = {"query_up": (query_up,)}
+    if latent.query_rank is not None:
+        down = (Piece(latent.query_rank, hidden),)
+        norm = norm_pieces("query_norm", latent.norm, latent.query_rank)
+        query = {**linear_pieces("query_down", down, bias=latent.bias), **norm, **query}
+    output = (Piece(hidden, latent.num_heads * latent.value_dim, units=heads),)
+    return {
+        **query,
+        **linear_pieces("kv_down", (kv_down,), bias=latent.bias),
+        **norm_pieces("kv_norm", latent.norm, rank),
+        "kv_up": (kv_up,),
+        **linear_pieces("output", output, bias=latent.bias),
+    }
+
+
+def turned_first(heads: int, plain: int, rope: Rope) -> Tensor:
+    """The rows of so many heads, of which the checkpoint has `plain` elements in front of those that turn; int64 [rows]."""
+    turned = plain + head_order(rope.dim, rope.dim, interleaved=rope.interleaved)
+    order = torch.cat((turned, torch.arange(plain)))
+    return (torch.arange(heads)[:, None] * len(order) + order).flatten()
 
 
 def heads_order(heads: int, head_dim: int, rope: Rope | None) -> Tensor | None:

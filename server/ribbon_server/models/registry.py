@@ -68,7 +68,10 @@ def family_of(architecture: str) -> Family:
     """
     known = families()
     if architecture not in known:
-        raise ModelNotSupported(
-            f"architecture `{architecture}` is not supported; this server has: {', '.join(sorted(known))}"
-        )
+        raise ModelNotSupported(unknown_family(architecture))
     return known[architecture]
+
+
+def unknown_family(architecture: str) -> str:
+    """What there is instead."""
+    return f"architecture `{architecture}` is not supported; this server has: {', '.join(sorted(families()))}"

@@ -145,6 +145,14 @@ class QkNorm:
 
 
 @dataclass(frozen=True)
+class Temperature:
+    """Queries at position p are multiplied by 1 + weight * ln(1 + floor((p + 1) / every)). https://arxiv.org/abs/2501.19399"""
+
+    weight: float
+    every: int
+
+
+@dataclass(frozen=True)
 class Grouped:
     """Multi-head attention whose query heads share key-value heads in groups. https://arxiv.org/abs/2305.13245"""
 
@@ -156,11 +164,23 @@ class Grouped:
     qkv_bias: bool
     output_bias: bool
     window: int | None = None  # tokens a query sees, its own included; None: all up to its own
+    chunk: int | None = None  # positions lie in chunks of so many, and a query sees none of another than its own
     alibi: Alibi | None = None
     softcap: float | None = None  # scores become softcap * tanh(scores / softcap). https://arxiv.org/abs/2408.00118
     qk_norm: QkNorm | None = None
     clip: float | None = None  # queries, keys and values are cut to [-clip, clip]
+    temperature: Temperature | None = None
     sinks: bool = False  # a learned score without a value joins each head's softmax. https://arxiv.org/abs/2508.10925
+
+    @property
+    def reach(self) -> int | None:
+        """Tokens that its layer must keep, a query's own included; None: all."""
+        return self.window if self.chunk is None else min(self.chunk, self.window or self.chunk)
+
+    @property
+    def turned_dim(self) -> int:
+        """Elements of what its rotary table turns: a whole head."""
+        return self.head_dim
 
     @property
     def qkv_dims(self) -> tuple[int, int, int]:
@@ -168,7 +188,43 @@ class Grouped:
         return self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim, self.num_kv_heads * self.head_dim
 
 
-Attention = Grouped  # Latent joins when a family needs it
+@dataclass(frozen=True)
+class Latent:
+    """Attention whose keys and values come, head by head, from one short vector a token, the latent; it is what a token keeps,
+    beside one key with positions that all heads share. https://arxiv.org/abs/2405.04434, section 2.1"""
+
+    num_heads: int
+    rank: int  # elements of the latent
+    query_rank: int | None  # of a vector that queries come from; None: they come from the hidden state
+    plain_dim: int  # of each query and key, without positions
+    value_dim: int
+    rope: Rope  # of further elements of queries, and of the shared key
+    scale: float
+    norm: Norm  # of the latent, and of the vector of queries
+    bias: bool = False  # of what maps from the hidden state to these vectors, and of the way back
+
+    @property
+    def num_kv_heads(self) -> int:
+        """What a token keeps serves all heads."""
+        return 1
+
+    @property
+    def head_dim(self) -> int:
+        """Of what a token keeps, the shared key first; queries are mapped into its space."""
+        return self.rope.dim + self.rank
+
+    @property
+    def reach(self) -> int | None:
+        """All tokens are kept."""
+        return None
+
+    @property
+    def turned_dim(self) -> int:
+        """Elements of what its rotary table turns: the shared key."""
+        return self.rope.dim
+
+
+Attention = Grouped | Latent
 
 
 @dataclass(frozen=True)
@@ -216,6 +272,7 @@ class Router:
     correction: bool = False  # a learned number for each expert that takes part in the choice alone
     groups: ExpertGroups | None = None
     scale: float = 1.0
+    scales_input: bool = False  # what the chosen experts see is weighted, not what they say
     tolerance: float = 0.0  # of the sparse mixer: relative distance from the best within which experts count
 
 

@@ -160,7 +160,7 @@ def describe(model: Model, warm: WarmShard | None) -> pb.DescribeResponse:
         prompt_runs=pb.PROMPT_RUNS_CAUSAL,
         abilities=["sample", "top_tokens", "prompt_logprobs"],
         kv_groups=[] if warm is None else [_kv_group(model, group) for group in warm.engine.ribbons.groups],
-        num_parameters_millions=round(model.decoder.parts.num_parameters / 1e6),
+        num_parameters_millions=round(model.decoder.num_parameters / 1e6),
     )
 
 

@@ -40,6 +40,10 @@ def build(case: Case) -> nn.Module:
         # Wide enough that the next token depends on every part, the norms' weights included.
         is_scale = parameter.dim() == 1 and not name.endswith("bias")
         nn.init.normal_(parameter, 1.0 if is_scale else 0.0, 0.2)
+    saved = model.state_dict()
+    for name, buffer in model.named_buffers():
+        if name in saved and buffer.is_floating_point():  # learned too, though not by gradients
+            nn.init.normal_(buffer, 0.0, 0.2)
     return model
 
 

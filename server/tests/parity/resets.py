@@ -21,7 +21,7 @@ SIZES = {
     "intermediate",
     "architecture",
 }
-SIZES |= {"width", "num_experts"}
+SIZES |= {"width", "num_experts", "rank", "query_rank", "plain_dim", "value_dim"}
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ QUICK = (
     "Qwen3ForCausalLM-windows",
     "StableLmForCausalLM-side-by-side",
     "GPTBigCodeForCausalLM-own-heads",
+    "DeepseekV3ForCausalLM-base",
+    "Llama4ForCausalLM-base",
 )
 ALL = cases()
 BY_ARCHITECTURE = {

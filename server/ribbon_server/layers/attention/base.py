@@ -41,6 +41,10 @@ class AttentionShape:
     group: int = 0  # of layers that keep their tokens alike
     band: int = 0  # of the region, where a device keeps a few layers in one
     rule: ScoreRule = PLAIN
+    chunk: int | None = (
+        None  # positions lie in chunks of so many, and a query sees no other than its own; None: one for all
+    )
+    vectors: int = 2  # that a token keeps of each kv head: a key and a value, or one that is both
 
 
 class ForwardContext:
@@ -72,5 +76,5 @@ class AttentionLayer(Protocol):
     """Stores a step's keys and values, then attends."""
 
     def __call__(self, qkv: Tensor, context: ForwardContext, query: Tensor, output: Tensor) -> None:
-        """qkv [tokens, (heads + 2 * kv_heads) * head_dim]; query is scratch, output the result: [tokens, heads * head_dim]."""
+        """qkv [tokens, (heads + vectors * kv_heads) * head_dim]; query is scratch, output the result: [tokens, heads * head_dim]."""
         ...

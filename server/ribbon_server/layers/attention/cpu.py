@@ -11,7 +11,8 @@ LARGEST_HEAD_DIM = 256
 
 def is_built_for(shape: AttentionShape) -> bool:
     """Whether the native kernel takes heads of this size and scores of this rule."""
-    return shape.head_dim % HEAD_DIM_STEP == 0 and shape.head_dim <= LARGEST_HEAD_DIM and shape.rule is PLAIN
+    fits = shape.head_dim % HEAD_DIM_STEP == 0 and shape.head_dim <= LARGEST_HEAD_DIM and shape.vectors > 1
+    return fits and shape.chunk is None and shape.rule is PLAIN
 
 
 class NativeAttention:

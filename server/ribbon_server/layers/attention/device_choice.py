@@ -30,8 +30,11 @@ class DeviceAttentionChooser:
         """The layer for `shape`.
 
         Raises:
-            ModelNotSupported: No kernel has heads of this size.
+            ModelNotSupported: No kernel has heads of this size, or what the layer does.
         """
+        if shape.chunk is not None or shape.vectors == 1:
+            what = "latent attention" if shape.vectors == 1 else "attention in chunks of positions"
+            raise ModelNotSupported(f"{what} has no kernel for a device yet; use `--device cpu`")
         if not triton.takes(shape):
             raise ModelNotSupported(
                 f"head_dim is {shape.head_dim}; attention on a device takes up to {triton.LARGEST_HEAD_DIM}"

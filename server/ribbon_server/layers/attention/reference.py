@@ -1,5 +1,7 @@
 """Attention in plain torch, row by row: slow, and right by inspection."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -17,7 +19,7 @@ class ReferenceAttention:
     def __call__(self, qkv: Tensor, context: ForwardContext, query: Tensor, output: Tensor) -> None:
         """See AttentionLayer."""
         shape = self.shape
-        heads = (shape.num_heads, shape.num_kv_heads, shape.num_kv_heads)
+        heads = (shape.num_heads, shape.num_kv_heads, (shape.vectors - 1) * shape.num_kv_heads)
         q, k, v = qkv.view(len(qkv), -1, shape.head_dim).split(heads, dim=1)
         cos, sin = context.rotations[shape.rotary]
         query.copy_(rotate_half(q, cos, sin).reshape(query.shape))
@@ -27,42 +29,50 @@ class ReferenceAttention:
             begin, end = int(context.starts[row]), int(context.starts[row + 1])
             length = int(context.lengths[row])
             first = self._first_seen(length - (end - begin))  # what lies before may be given up, so it is not touched
-            output[begin:end] = self._attend(query[begin:end], kv[slot, first:length]).to(output.dtype)
+            attended = self._attend(query[begin:end], kv[slot, first:length], torch.arange(first, length))
+            output[begin:end] = attended.to(output.dtype)
 
     def _first_seen(self, position: int) -> int:
-        return 0 if self.shape.window is None else max(0, position + 1 - self.shape.window)
+        shape = self.shape
+        in_window = 0 if shape.window is None else max(0, position + 1 - shape.window)
+        return in_window if shape.chunk is None else max(in_window, position // shape.chunk * shape.chunk)
 
     def _store(self, k: Tensor, v: Tensor, context: ForwardContext) -> None:
-        """Writes [tokens, kv_heads, head_dim] keys and values to the runs' places."""
-        kv = self._layer_view(context, k.dtype)
+        """Writes [tokens, kv_heads, head_dim] keys and values to the runs' places; v has no heads where keys are both."""
+        shape, kv = self.shape, self._layer_view(context, k.dtype)
         for row, slot in enumerate(context.slots.tolist()):
             begin, end = int(context.starts[row]), int(context.starts[row + 1])
             length = int(context.lengths[row])
             kv[slot, length - (end - begin) : length, 0] = k[begin:end]
-            kv[slot, length - (end - begin) : length, 1] = v[begin:end]
+            if shape.vectors > 1:
+                kv[slot, length - (end - begin) : length, 1] = v[begin:end]
 
     def _layer_view(self, context: ForwardContext, dtype: torch.dtype) -> Tensor:
-        """This layer's part of the region: [slots, slot_tokens, 2, kv_heads, head_dim]."""
+        """This layer's part of the region: [slots, slot_tokens, vectors, kv_heads, head_dim]."""
         shape = self.shape
         whole = context.ribbons.groups[shape.group].view(dtype)
         start = shape.kv_offset // dtype.itemsize
-        elements = 2 * shape.num_kv_heads * shape.head_dim
-        return whole[:, :, start : start + elements].unflatten(-1, (2, shape.num_kv_heads, shape.head_dim))
+        sizes = (shape.vectors, shape.num_kv_heads, shape.head_dim)
+        return whole[:, :, start : start + math.prod(sizes)].unflatten(-1, sizes)
 
-    def _attend(self, query: Tensor, kv: Tensor) -> Tensor:
-        """query [run, heads * head_dim] over kv [tokens, 2, kv_heads, head_dim]; the run's tokens are the last ones."""
+    def _attend(self, query: Tensor, kv: Tensor, token: Tensor) -> Tensor:
+        """query [run, heads * head_dim] over kv [tokens, vectors, kv_heads, head_dim] at positions `token`, the run's the last."""
         shape = self.shape
         group = shape.num_heads // shape.num_kv_heads
         q = query.view(len(query), shape.num_kv_heads, group, shape.head_dim).float()
         scores = torch.einsum("qkgd,tkd->kgqt", q, kv[:, 0].float()) * shape.scale
-        last = torch.arange(len(kv) - len(query), len(kv))  # what each query may see, its own token included
-        token = torch.arange(len(kv))
-        scores = self._ruled(scores, token)
-        scores.masked_fill_(token > last[:, None], float("-inf"))
-        if shape.window is not None:
-            scores.masked_fill_(token <= last[:, None] - shape.window, float("-inf"))
+        scores = self._ruled(scores, token).masked_fill_(~self._seen(token[-len(query) :, None], token), float("-inf"))
         weights = self._weights(scores)
-        return torch.einsum("kgqt,tkd->qkgd", weights, kv[:, 1].float()).reshape(query.shape)
+        return torch.einsum("kgqt,tkd->qkgd", weights, kv[:, -1].float()).reshape(query.shape)
+
+    def _seen(self, own: Tensor, token: Tensor) -> Tensor:
+        """Which of the keys at positions `token` each query sees, bool [queries, keys]; own [queries, 1] are the queries'."""
+        shape, seen = self.shape, token <= own
+        if shape.window is not None:
+            seen &= token > own - shape.window
+        if shape.chunk is not None:
+            seen &= token // shape.chunk == own // shape.chunk
+        return seen
 
     def _ruled(self, scores: Tensor, token: Tensor) -> Tensor:
         """scores [kv_heads, group, queries, keys] of consecutive keys; where the first one stands matters to no softmax."""
