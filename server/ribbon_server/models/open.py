@@ -17,6 +17,7 @@ from ribbon_server.models.checkpoint import SafetensorsCheckpoint
 from ribbon_server.models.decoder import Decoder
 from ribbon_server.models.hf_config import eos_token_ids
 from ribbon_server.models.loader import load_weights
+from ribbon_server.models.mxfp4 import unpacked
 from ribbon_server.models.registry import family_of
 from ribbon_server.models.spec import ModelSpec
 from ribbon_server.telemetry import log
@@ -46,7 +47,7 @@ def open_model(folder: Path, dtype: DType | None, kernels: Kernels, device: torc
         raise BadSetting(
             f"model directory {folder} does not exist; give a directory with config.json and safetensors weights"
         )
-    checkpoint = SafetensorsCheckpoint(folder)
+    checkpoint = unpacked(SafetensorsCheckpoint(folder))
     family = family_of(checkpoint.config.architecture)
     spec = family.build(checkpoint.config)
     stored = frozenset(map(checkpoint.dtype_name, checkpoint.names()))

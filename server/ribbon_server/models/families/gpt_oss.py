@@ -40,7 +40,7 @@ TINY_OSS = TinyConfig(
 
 @family("GptOssForCausalLM", names=NAMES_OSS, tiny=TINY_OSS)
 def gpt_oss(config: HfConfig) -> ModelSpec:
-    """bfloat16 experts; MXFP4 ones are refused by their names until that quantization is there."""
+    """Experts in bfloat16, or in MXFP4, which is decoded as it is read."""
     spec = llama(config)
     bias = config.flag("attention_bias", default=True)
     turned = rope(config, spec.layers[0].attention.head_dim, base=150000.0)
