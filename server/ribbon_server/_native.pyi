@@ -179,10 +179,10 @@ class Runs:
         """Causal grouped-query attention of this step's tokens over the slots; output [tokens, heads, head_dim]."""
 
 class PackedLinear:
-    """y = x @ weight.T of bfloat16 with a packed copy of the weight; a call of few rows reads it once at memory speed."""
+    """y = x @ weight.T + bias of bfloat16 with a packed copy of the weight; a call of few rows reads it once at memory speed."""
 
-    def __init__(self, weight: int, out_features: int, in_features: int) -> None:
-        """Copies `weight` [out, in] bfloat16 into its own layout; the original may be freed."""
+    def __init__(self, weight: int, out_features: int, in_features: int, bias: int = 0) -> None:
+        """Copies `weight` [out, in] and, where it is not 0, `bias` [out], both bfloat16; the originals may be freed."""
     def forward(self, x: int, output: int, rows: int) -> None:
         """x [rows, in], output [rows, out], bfloat16; rows <= max_rows."""
     @property

@@ -48,12 +48,13 @@ class PackedOneDnnLinear:
 
 
 class NativeLinear:
-    """The native kernel, and another layer for more rows than it takes. bfloat16, no bias."""
+    """The native kernel, and another layer for more rows than it takes. bfloat16."""
 
-    def __init__(self, weight: Tensor, many_rows: LinearLayer) -> None:
-        """Packs a copy of `weight` [out, in]; keeps `many_rows` only where the kernel has a limit."""
-        self.packed = _native.PackedLinear(weight.data_ptr(), weight.shape[0], weight.shape[1])
-        self.out_features = weight.shape[0]
+    def __init__(self, weight: Tensor, bias: Tensor | None, many_rows: LinearLayer) -> None:
+        """Packs copies of `weight` [out, in] and `bias` [out]; keeps `many_rows` only where the kernel has a limit."""
+        self.out_features, in_features = weight.shape
+        bias_address = 0 if bias is None else bias.data_ptr()
+        self.packed = _native.PackedLinear(weight.data_ptr(), self.out_features, in_features, bias_address)
         self.max_rows = self.packed.max_rows
         self.many_rows: LinearLayer = self if self.max_rows is None else many_rows
 

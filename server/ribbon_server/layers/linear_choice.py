@@ -26,12 +26,10 @@ class LinearChooser:
         if not packs_with_onednn(weight.dtype):
             return TorchLinear(weight, bias)
         packed = PackedOneDnnLinear(weight, bias)
-        if bias is not None:
-            return packed
         shape = tuple(weight.shape)
         if shape not in self._native_wins:
             self._native_wins[shape] = native_wins(weight, packed)
-        return NativeLinear(weight, packed) if self._native_wins[shape] else packed
+        return NativeLinear(weight, bias, packed) if self._native_wins[shape] else packed
 
 
 def native_wins(weight: Tensor, packed: LinearLayer) -> bool:
@@ -40,7 +38,7 @@ def native_wins(weight: Tensor, packed: LinearLayer) -> bool:
     More rows are not raced: alone, oneDNN is up to a third faster there, but in a step its threads wait for a core that the
     native ones still look out on, and the step is slower by a fifth (benchmarks/LOG.md, "One team of threads").
     """
-    native = NativeLinear(weight, packed)
+    native = NativeLinear(weight, None, packed)
     races = [race(native, packed, weight.new_zeros((rows, weight.shape[1]))) for rows in RACED_ROWS]
     ours, theirs = (sum(times) for times in zip(*races, strict=True))
     log(logging.INFO, f"linear {list(weight.shape)}: native {ours / 1e3:.0f} us, oneDNN {theirs / 1e3:.0f} us")

@@ -115,11 +115,13 @@ pub struct PackedLinear {
 #[pymethods]
 impl PackedLinear {
     #[new]
+    #[pyo3(signature = (weight, out_features, in_features, bias = 0))]
     fn new(
         py: Python<'_>,
         weight: usize,
         out_features: usize,
         in_features: usize,
+        bias: usize,
     ) -> PyResult<Self> {
         let elements = out_features
             .checked_mul(in_features)
@@ -131,8 +133,14 @@ impl PackedLinear {
         };
         // SAFETY: the caller passes a tensor of the documented shape and keeps it alive and unchanged for the call.
         let weight = unsafe { Address(weight).slice::<bf16>(elements, "weight")? };
+        let bias = match bias {
+            0 => None,
+            // SAFETY: as for the weight.
+            bias => Some(unsafe { Address(bias).slice::<bf16>(out_features, "bias")? }),
+        };
         Ok(Self {
-            packed: py.detach(|| linear::PackedLinear::new(weight, out_features, in_features)),
+            packed: py
+                .detach(|| linear::PackedLinear::new(weight, bias, out_features, in_features)),
         })
     }
 

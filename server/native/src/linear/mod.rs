@@ -32,6 +32,8 @@ pub const BLOCK: usize = STEP * LANES;
 /// A private copy of a weight, `[panel][step][PANEL / 16][16 pairs][16 features][2]`, filled up with zeros.
 pub struct PackedLinear {
     packed: Vec<Line>,
+    /// [out], filled up to whole panels; zeros where there is none
+    bias: Vec<f32>,
     out_features: usize,
     in_features: usize,
 }
@@ -42,8 +44,13 @@ pub struct PackedLinear {
 struct Line([bf16; STEP]);
 
 impl PackedLinear {
-    /// Copies `weight` [out, in].
-    pub fn new(weight: &[bf16], out_features: usize, in_features: usize) -> Self {
+    /// Copies `weight` [out, in] and `bias` [out].
+    pub fn new(
+        weight: &[bf16],
+        bias: Option<&[bf16]>,
+        out_features: usize,
+        in_features: usize,
+    ) -> Self {
         let steps = in_features.div_ceil(STEP);
         let panels = out_features.div_ceil(PANEL);
         let mut packed = vec![Line([bf16::ZERO; STEP]); panels * steps * PANEL];
@@ -59,8 +66,15 @@ impl PackedLinear {
                 );
             }
         });
+        let mut filled = vec![0.0; panels * PANEL];
+        let given = bias.into_iter().flatten();
+        filled
+            .iter_mut()
+            .zip(given)
+            .for_each(|(to, from)| *to = from.to_f32());
         Self {
             packed,
+            bias: filled,
             out_features,
             in_features,
         }
@@ -186,11 +200,13 @@ impl Call<'_> {
         dispatch(Panels { call: self, panels });
     }
 
-    /// Writes a few sums of one row, those that are no filling.
+    /// Adds the bias to sixteen sums of one row, rounds them and writes those that are no filling.
     #[inline(always)]
     unsafe fn put<L: Lanes>(&self, row: usize, feature: usize, sums: L) {
         let out = self.linear.out_features;
         let count = out.saturating_sub(feature).min(LANES);
+        // SAFETY: `bias` is filled up to whole panels, and sixteen features lie in one; the rest is the caller's promise.
+        let sums = unsafe { sums.add(L::load(self.linear.bias[feature..].as_ptr())) };
         if count == LANES {
             // SAFETY: sixteen numbers of this row; each (row, feature) is written by one thread only.
             unsafe {
