@@ -15,7 +15,7 @@ from ribbon_server.config import (
     parse_kv_memory,
     set_thread_environment,
 )
-from ribbon_server.errors import BadSetting
+from ribbon_server.errors import BadSetting, ShardError
 from ribbon_server.lifeline import Lifeline
 from ribbon_server.telemetry import log, phase, set_up_logging
 
@@ -32,6 +32,9 @@ def main(arguments: list[str] | None = None) -> None:
     except ValueError as error:  # every operator's mistake is one
         log(logging.ERROR, str(error))
         sys.exit(OPERATORS_MISTAKE)
+    except ShardError as error:
+        log(logging.ERROR, str(error))
+        sys.exit(OUR_MISTAKE)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -61,6 +64,9 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--generation", required=True, type=int, help="number of this start, counted by the launcher")
     parser.add_argument("--rank", type=int, default=0)
     parser.add_argument("--world-size", type=int, default=1)
+    parser.add_argument(
+        "--meeting-point", type=Path, help="empty file where the ranks of this generation find each other"
+    )
     parser.add_argument("--dtype", type=DType, choices=list(DType), help="the checkpoint's by default")
     parser.add_argument("--device", help="cpu, cuda or cuda:N; CUDA where torch sees one by default")
     parser.add_argument("--kv-memory", help="bytes, a size such as 512MiB, or a fraction of memory")
@@ -88,7 +94,7 @@ def download(options: argparse.Namespace) -> None:
 def serve(options: argparse.Namespace) -> None:
     """Loads the model and serves it until the launcher goes or says so."""
     config = serve_config(options)
-    num_threads = set_thread_environment()
+    num_threads = set_thread_environment(config.world_size)
     lifeline = Lifeline()
     with phase("import"):
         from ribbon_server.process import run_shard
@@ -99,12 +105,12 @@ def serve_config(options: argparse.Namespace) -> ServeConfig:
     """Checked settings.
 
     Raises:
-        BadSetting: A flag that cannot be meant, or is not built yet.
+        BadSetting: A flag that cannot be meant.
     """
-    if (options.rank, options.world_size) != (0, 1):
-        raise BadSetting(
-            f"`--rank` {options.rank} of `--world-size` {options.world_size}: tensor parallelism is not built yet; use 0 of 1"
-        )
+    if not 0 <= options.rank < options.world_size:
+        raise BadSetting(f"`--rank` is {options.rank}; ranks count from 0 and `--world-size` is {options.world_size}")
+    if options.world_size > 1 and options.meeting_point is None:
+        raise BadSetting(f"`--world-size` is {options.world_size}; give all ranks the same `--meeting-point`")
     if options.generation < 0:
         raise BadSetting(f"`--generation` is {options.generation}; it counts from 0")
     check_socket_path(options.uds_path)
@@ -114,6 +120,9 @@ def serve_config(options: argparse.Namespace) -> ServeConfig:
         revision=options.revision,
         uds_path=options.uds_path,
         generation=options.generation,
+        rank=options.rank,
+        world_size=options.world_size,
+        meeting_point=options.meeting_point,
         dtype=options.dtype,
         device=options.device,
         kv_memory=None if options.kv_memory is None else parse_kv_memory(options.kv_memory),

@@ -51,6 +51,7 @@ class ServeConfig:
     generation: int
     rank: int = 0
     world_size: int = 1
+    meeting_point: Path | None = None  # where the ranks find each other
     dtype: DType | None = None
     device: str | None = None
     kv_memory: KvMemory | None = None
@@ -96,15 +97,17 @@ def _fraction(text: str, value: float) -> KvMemory:
     return KvMemory(fraction=value)
 
 
-def set_thread_environment() -> int:
+def set_thread_environment(world_size: int = 1) -> int:
     """Fixes the OpenMP settings of the libraries loaded later and returns the number of compute threads.
 
-    Must run before torch is imported. An OMP_NUM_THREADS that the operator set is obeyed up to the cores there are.
+    Must run before torch is imported. An OMP_NUM_THREADS that the operator set is obeyed up to the cores there are; without it
+    the `world_size` ranks of a model share the cores.
     Idle OpenMP threads sleep: spinning ones take the cores from the native pool and from gRPC between two GEMMs.
     """
     wanted = os.environ.get("OMP_NUM_THREADS", "")  # noqa: TID251
     cores = available_cores()
-    num_threads = min(cores, int(wanted)) if wanted.isdigit() and int(wanted) > 0 else cores
+    own_cores = max(1, cores // world_size)
+    num_threads = min(cores, int(wanted)) if wanted.isdigit() and int(wanted) > 0 else own_cores
     for name, value in (("OMP_NUM_THREADS", str(num_threads)), ("OMP_WAIT_POLICY", "PASSIVE")):
         os.environ[name] = value  # noqa: TID251
     return num_threads

@@ -74,6 +74,13 @@ def test_threads_follow_the_cores_and_the_operator(monkeypatch: pytest.MonkeyPat
     assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
 
 
+def test_shards_share_the_cores_unless_the_operator_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ribbon_server.config.available_cores", lambda: 8)
+    for given, world_size, threads in (("", 2, 4), ("", 3, 2), ("", 16, 1), ("8", 2, 8)):
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+        assert set_thread_environment(world_size) == threads
+
+
 CGROUPS = {
     "version 2": ("0::/box\n", {"box/cpu.max": "150000 100000", "box/memory.max": "1000000"}, 2, 1_000_000),
     "version 2 without limits": ("0::/\n", {"cpu.max": "max 100000", "memory.max": "max"}, 8, None),

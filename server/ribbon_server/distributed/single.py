@@ -23,3 +23,6 @@ class SingleGroup:
     def least(self, value: int) -> int:
         """`value` is the smallest."""
         return value
+
+
+SINGLE = SingleGroup()

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ribbon_server.distributed.base import Group
+from ribbon_server.distributed.single import SINGLE
 from ribbon_server.engine.batch import Batch, make_batch, select_rows
 from ribbon_server.engine.fault_hook import FaultHook
 from ribbon_server.engine.forward import forward
@@ -18,9 +20,12 @@ from ribbon_server.models.decoder import CausalModel
 from ribbon_server.sampling.device_sampler import pick_on_device
 from ribbon_server.sampling.prompt_scores import TokenScores
 from ribbon_server.sampling.sampler import REASONS, Fault, Picker, Picks, pick
+from ribbon_server.sampling.shared_choice import SharedChoice
 
 # What a forward pass can raise on our or the machine's account; the step fails, the process lives.
 STEP_ERRORS = (ShardError, RuntimeError, ValueError, IndexError, OSError, MemoryError)
+# What a plan alone decides, before the ranks talk: all of them fail the step alike. Of anything else the others may know nothing.
+AGREED_ERRORS = (InvalidRequest, OutOfPages)
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class EngineParts:
     ribbons: Ribbons
     sequences: Sequences
     faults: FaultHook
+    group: Group = SINGLE
 
 
 class Engine:
@@ -41,8 +47,12 @@ class Engine:
         self.decoder = parts.decoder
         self.ribbons = parts.ribbons
         self.sequences = parts.sequences
+        self.group = parts.group
         self._faults = parts.faults
-        self.pick: Picker = pick if parts.decoder.device.type == "cpu" else pick_on_device
+        is_alone = parts.group.rank.world_size == 1
+        own_pick: Picker = pick if parts.decoder.device.type == "cpu" else pick_on_device
+        self.pick: Picker = own_pick if is_alone else SharedChoice(own_pick, parts.group)
+        self._step_errors = STEP_ERRORS if is_alone else AGREED_ERRORS
         self._ended_ns = time.monotonic_ns()
 
     @torch.inference_mode()
@@ -51,13 +61,14 @@ class Engine:
 
         Raises:
             KvMemoryLost: The machine failed in a ribbon operation; the engine must be reset.
+            Exception: With other ranks, whatever they may not have met themselves; the whole group must start again.
         """
         started_ns = time.monotonic_ns()
         outcome = new_outcome(plan)
         outcome.timings.idle_ns = started_ns - self._ended_ns
         try:
             self._run(plan, outcome)
-        except STEP_ERRORS as error:
+        except self._step_errors as error:
             self._fail(outcome, error)
         self._cancel_next(outcome)
         self._ended_ns = time.monotonic_ns()

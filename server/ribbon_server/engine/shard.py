@@ -27,19 +27,21 @@ class WarmShard:
 
 
 def warm_up(model: Model, wish: WarmupWish, kv_memory: KvMemory | None, faults: InjectedFaults) -> WarmShard:
-    """Fixes the limits, reserves the region and runs the largest step.
+    """Fixes the limits, reserves the region and runs the largest step. Every rank of a group calls it at the same time.
 
     Raises:
         InvalidRequest: The wish does not fit the model or the memory.
         Internal: A warm-up step failed.
+        RankLost: Another rank died or hangs.
     """
     decoder, spec = model.decoder, model.spec
-    memory, machine_bytes = _kv_memory(kv_memory, decoder.device)
-    limits = ribbon_limits(wish, decoder.kv_layouts, memory, machine_bytes, spec.max_positions)
+    memory, rank_bytes = _kv_memory(kv_memory, decoder.device, model.group.rank.world_size)
+    rank_bytes = model.group.least(rank_bytes)  # the rest is the same on every rank, so their limits are
+    limits = ribbon_limits(wish, decoder.kv_layouts, memory, rank_bytes, spec.max_positions)
     decoder.prepare(limits.slot_tokens)
     ribbons = Ribbons(decoder.kv_layouts, limits, decoder.device)
     sequences = Sequences(limits.num_slots, limits.slot_tokens, spec.vocab_size)
-    engine = Engine(EngineParts(decoder, ribbons, sequences, FaultHook(InjectedFaults())))
+    engine = Engine(EngineParts(decoder, ribbons, sequences, FaultHook(InjectedFaults()), model.group))
     figures = Warmup(engine, spec.max_positions).run(wish.max_batch_prefill_tokens)
     engine.reset()
     engine.inject(FaultHook(faults))
@@ -50,8 +52,9 @@ def warm_up(model: Model, wish: WarmupWish, kv_memory: KvMemory | None, faults: 
     return WarmShard(engine, figures)
 
 
-def _kv_memory(wanted: KvMemory | None, device: torch.device) -> tuple[KvMemory | None, int]:
-    """What the pool may take, and of how many bytes a fraction is meant. A device gives all that is left but a reserve."""
+def _kv_memory(wanted: KvMemory | None, device: torch.device, world_size: int) -> tuple[KvMemory | None, int]:
+    """What the pool may take, and of how many bytes a fraction is meant: ranks share a machine's memory, each has a device of its
+    own. A device gives all that is left but a reserve."""
     if device.type == "cpu":
-        return wanted, memory_limit_bytes()
+        return wanted, memory_limit_bytes() // world_size
     return wanted or KvMemory(fraction=MEMORY_SHARE), device_free_bytes(device)

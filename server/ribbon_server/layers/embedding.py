@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ribbon_server.layers.linear import LinearLayer
 from ribbon_server.layers.norm import NormLayer
+from ribbon_server.layers.shares import OwnRows
 
 
 @dataclass(frozen=True)
@@ -20,15 +21,19 @@ class PositionTable:
 class TokenEmbedding:
     """A row of the table for each token, and what some models do to it."""
 
-    weight: Tensor  # [vocab, width]
+    weight: Tensor  # [vocab, width], or the rank's own rows of it
     scale: float = 1.0
     norm: NormLayer | None = None
     up: LinearLayer | None = None  # from width to hidden
     positions: PositionTable | None = None
+    own_rows: OwnRows | None = None  # None: all of them
 
     def __call__(self, token_ids: Tensor, positions: Tensor) -> Tensor:
         """Both int64 [tokens], to [tokens, hidden]."""
-        stream = self.weight.index_select(0, token_ids)
+        own_rows = self.own_rows
+        stream = (
+            self.weight.index_select(0, token_ids) if own_rows is None else own_rows.look_up(self.weight, token_ids)
+        )
         if self.scale != 1.0:
             stream.mul_(stream.new_tensor(self.scale))  # rounded to the type, as it was when the weights were trained
         if self.up is not None:

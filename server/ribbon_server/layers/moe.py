@@ -98,15 +98,15 @@ def clamped_gate(slope: float, limit: float) -> GatedFunction:
 
 @dataclass(frozen=True)
 class ExpertWeights:
-    """Of all experts."""
+    """Of the experts of a rank, which are all of them where it is alone, and of a router that knows all."""
 
     router: Tensor  # [experts, hidden]
     router_bias: Tensor | None  # [experts]
     correction: Tensor | None  # [experts]
-    gate_up: Tensor  # [experts, 2 * intermediate, hidden], the gate first
-    gate_up_bias: Tensor | None  # [experts, 2 * intermediate]
-    down: Tensor  # [experts, hidden, intermediate]
-    down_bias: Tensor | None  # [experts, hidden]
+    gate_up: Tensor  # [own, 2 * intermediate, hidden], the gate first
+    gate_up_bias: Tensor | None  # [own, 2 * intermediate]
+    down: Tensor  # [own, hidden, intermediate]
+    down_bias: Tensor | None  # [own, hidden]
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,7 @@ class ExpertsFeedForward:
     gated: GatedFunction
     shared: SharedPart | None
     scales_input: bool = False  # an expert's weight is on what it sees, not on what it says
+    first: int = 0  # of the rank's own experts; what others hold is missing in the result
 
     def __call__(self, normed: Tensor, activated: Tensor) -> Tensor:
         """See FeedForwardLayer."""
@@ -140,8 +141,8 @@ class ExpertsFeedForward:
         order = experts.flatten().argsort(stable=True)
         counts = experts.flatten().bincount(minlength=len(own.router)).tolist()
         tokens, counted = order // experts.shape[1], counted.flatten()[order, None].to(normed.dtype)
-        begin = 0
-        for expert, count in enumerate(counts):
+        begin = sum(counts[: self.first])
+        for expert, count in enumerate(counts[self.first : self.first + len(own.gate_up)]):
             if count:
                 rows = slice(begin, begin + count)
                 output.index_add_(0, tokens[rows], self._weighted(expert, normed[tokens[rows]], counted[rows]))

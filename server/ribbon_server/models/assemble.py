@@ -6,12 +6,16 @@ from dataclasses import replace
 from torch import Tensor
 from torch.nn import functional as F
 
+from ribbon_server.distributed.base import Group
+from ribbon_server.distributed.sharding import vocab_cut
+from ribbon_server.distributed.single import SINGLE
 from ribbon_server.kv.device import layout_on
 from ribbon_server.layers.embedding import LogitsHead, PositionTable, TokenEmbedding
 from ribbon_server.layers.linear import LinearLayer
 from ribbon_server.layers.mlp import Change, Changed, FeedForwardLayer, multiply, normalize
 from ribbon_server.layers.norm import LayerNorm, NoNorm, NormLayer
 from ribbon_server.layers.registry import Kernels
+from ribbon_server.layers.shares import JoinedLinear, OwnRows, summed
 from ribbon_server.models.assemble_attention import (
     LayerPlace,
     RotaryRecipe,
@@ -43,16 +47,19 @@ from ribbon_server.models.spec import (
 from ribbon_server.models.weights import Weights
 
 
-def assemble(spec: ModelSpec, weights: dict[str, Tensor], kernels: Kernels) -> Decoder:
-    """Takes the weights out of `weights` one by one, so that packing never holds the model twice."""
+def assemble(spec: ModelSpec, weights: dict[str, Tensor], kernels: Kernels, group: Group = SINGLE) -> Decoder:
+    """Builds what a rank of `group` holds; `spec` is its share of the model (models/share.py), which is the model where it is alone.
+
+    Takes the weights out of `weights` one by one, so that packing never holds the model twice.
+    """
     num_parameters = sum(weight.numel() for weight in weights.values())
-    outer = Weights(weights, kernels)
+    outer = Weights(weights, kernels, group)
     embedding = _embedding(spec, outer)
     places = list(group_places([layer.attention for layer in spec.layers], embedding.weight))
     head = _head(spec, outer, embedding.weight)
     parts = Parts(
         embedding=embedding,
-        blocks=list(_blocks(spec, weights, places, kernels)),
+        blocks=list(_blocks(spec, outer, places)),
         final_norm=norm_layer(spec.final_norm, "final_norm", outer),
         head=head,
         rotary=[RotaryRecipe(rope, head_dim) for rope, head_dim in spec_ropes(spec)],
@@ -105,14 +112,24 @@ def _embedding(spec: ModelSpec, weights: Weights) -> TokenEmbedding:
         norm=None if embedding.norm is None else norm_layer(embedding.norm, "embedding_norm", weights),
         up=None if embedding.width is None else weights.linear("embedding_up"),
         positions=None if positions is None else PositionTable(weights.take("positions"), positions.offset),
+        own_rows=_own_rows(spec.vocab_size, weights.group),
     )
+
+
+def _own_rows(vocab_size: int, group: Group) -> OwnRows | None:
+    """None where the rank has them all."""
+    if group.rank.world_size == 1:
+        return None
+    cut = vocab_cut(vocab_size, group.rank)
+    return OwnRows(cut.begin, cut.end - cut.begin, group)
 
 
 def _head(spec: ModelSpec, weights: Weights, embedding: Tensor) -> LogitsHead:
     weight = embedding if spec.tied_embeddings else weights.take("head")
     weight = F.normalize(weight) if spec.head.unit_rows else weight
+    linear, group = weights.kernels.linear(weight, weights.optional("head_bias")), weights.group
     return LogitsHead(
-        linear=weights.kernels.linear(weight, weights.optional("head_bias")),
+        linear=linear if group.rank.world_size == 1 else JoinedLinear(linear, group, spec.vocab_size),
         down=None if spec.embedding.width is None else weights.linear("embedding_down"),
         scale=spec.head.scale,
         softcap=spec.head.softcap,
@@ -129,10 +146,10 @@ def norm_layer(norm: Norm | None, name: str, weights: Weights) -> NormLayer:
     return weights.kernels.rms_norm(weight + norm.offset if norm.offset else weight, norm.eps)
 
 
-def _blocks(spec: ModelSpec, weights: dict[str, Tensor], places: list[LayerPlace], kernels: Kernels) -> Iterator[Block]:
+def _blocks(spec: ModelSpec, weights: Weights, places: list[LayerPlace]) -> Iterator[Block]:
     ropes = spec_ropes(spec)
     for index, (layer, place) in enumerate(zip(spec.layers, places, strict=True)):
-        own = Weights(weights, kernels, f"layers.{index}.")
+        own = weights.of_layer(index)
         attention = layer.attention
         qkv, output = projections(attention, own)
         parts = BlockParts(
@@ -163,7 +180,8 @@ def _feed_forward(layer: LayerSpec, weights: Weights) -> FeedForwardLayer:
 
 def _output_changes(layer: LayerSpec, norm: Norm | None, part: str, weights: Weights) -> list[Change]:
     """What happens to a part's result before it joins the stream."""
-    changes = [] if norm is None else [normalize(norm_layer(norm, f"{part}_output_norm", weights))]
+    changes = [] if weights.group.rank.world_size == 1 else [summed(weights.group)]
+    changes += [] if norm is None else [normalize(norm_layer(norm, f"{part}_output_norm", weights))]
     return changes + ([multiply(layer.residual_multiplier)] if layer.residual_multiplier != 1.0 else [])
 
 

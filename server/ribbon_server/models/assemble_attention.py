@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ribbon_server.distributed.base import Group
+from ribbon_server.distributed.sharding import Units, even_cut
 from ribbon_server.kv.layout import KvLayout, LayerShape
 from ribbon_server.layers.attention.base import PLAIN, AttentionLayer, AttentionShape, ScoreRule
 from ribbon_server.layers.attention.tempered import TemperedAttention
@@ -90,8 +92,14 @@ def score_rule(attention: Grouped, weights: Weights) -> ScoreRule:
     sinks = weights.optional("sinks")
     if attention.softcap is None and attention.alibi is None and sinks is None:
         return PLAIN
-    slopes = None if attention.alibi is None else alibi_slopes(attention.alibi, attention.num_heads)
+    slopes = None if attention.alibi is None else _own_slopes(attention.alibi, attention.num_heads, weights.group)
     return ScoreRule(attention.softcap, slopes, None if sinks is None else sinks.float())
+
+
+def _own_slopes(alibi: Alibi, num_heads: int, group: Group) -> Tensor:
+    """Of the rank's own heads: a slope depends on how many heads all ranks have."""
+    first = group.rank.index * num_heads
+    return alibi_slopes(alibi, group.rank.world_size * num_heads)[first : first + num_heads]
 
 
 def alibi_slopes(alibi: Alibi, num_heads: int) -> Tensor:
@@ -108,7 +116,7 @@ def projections(attention: Attention, weights: Weights) -> tuple[LinearLayer, Li
     if isinstance(attention, Latent):
         return latent_projections(attention, weights)
     linear, changes = weights.linear("qkv"), qkv_changes(attention, weights)
-    return Changed(linear, changes) if changes else linear, weights.linear("output")
+    return Changed(linear, changes) if changes else linear, weights.partial_linear("output")
 
 
 def latent_projections(latent: Latent, weights: Weights) -> tuple[LatentQueries, LatentOutput]:
@@ -120,7 +128,7 @@ def latent_projections(latent: Latent, weights: Weights) -> tuple[LatentQueries,
     key_up, value_up = up.split((latent.plain_dim, latent.value_dim), dim=1)
     norm = _vector_norm(latent.norm, "kv_norm", weights)
     queries = LatentQueries(query, weights.linear("kv_down"), norm, key_up.contiguous())
-    return queries, LatentOutput(value_up.transpose(1, 2).contiguous(), weights.linear("output"))
+    return queries, LatentOutput(value_up.transpose(1, 2).contiguous(), weights.partial_linear("output"))
 
 
 def _vector_norm(norm: Norm, name: str, weights: Weights) -> Change:
@@ -134,29 +142,48 @@ def qkv_changes(attention: Grouped, weights: Weights) -> list[Change]:
 
 
 def _qk_norms(attention: Grouped, weights: Weights) -> list[Change]:
-    qk_norm = attention.qk_norm
+    qk_norm, group = attention.qk_norm, weights.group
     if qk_norm is None:
         return []
     norms: list[Change] = []
     parts = (("q_norm", 0, attention.num_heads), ("k_norm", attention.num_heads, attention.num_kv_heads))
     for name, first, heads in parts:
-        weight, bias = weights.optional(name), weights.optional(f"{name}_bias")
+        vectors = (weights.optional(name), weights.optional(f"{name}_bias"))
+        weight, bias = (_own_vector(vector, attention.head_dim, qk_norm.scope, group) for vector in vectors)
         is_joint = qk_norm.scope is NormScope.ALL_HEADS
-        if qk_norm.scope is NormScope.EACH_HEAD:
-            weight, bias = (x if x is None else x.view(heads, attention.head_dim) for x in (weight, bias))
-        function = partial(normed, norm=qk_norm.norm, weight=weight, bias=bias)
+        others = group if is_joint and group.rank.world_size > 1 else None
+        function = partial(normed, norm=qk_norm.norm, weight=weight, bias=bias, others=others)
         norms.append(HeadNorm(function, first * attention.head_dim, heads, attention.head_dim, is_joint))
     return norms
 
 
-def normed(x: Tensor, *, norm: Norm, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    """The norm over the last dimension in float32; weight and bias [..., dim] may differ from head to head."""
+def _own_vector(vector: Tensor | None, head_dim: int, scope: NormScope, group: Group) -> Tensor | None:
+    """What the rank's heads need of the elements of all heads; [heads, head_dim] where each head is normed by itself."""
+    if vector is None or scope is NormScope.HEAD:
+        return vector
+    cut = even_cut(len(vector), Units(len(vector) // head_dim, shared=True), group.rank)
+    own = vector[cut.begin : cut.end]
+    return own.view(-1, head_dim) if scope is NormScope.EACH_HEAD else own
+
+
+def normed(x: Tensor, *, norm: Norm, weight: Tensor | None, bias: Tensor | None, others: Group | None = None) -> Tensor:
+    """The norm over the last dimension in float32; weight and bias [..., dim] may differ from head to head. `others` hold as
+    many more elements of the same rows, and as many copies of each."""
     x32 = x.float()
-    kind = F.rms_norm if norm.kind is NormKind.RMS else F.layer_norm
-    x32 = kind(x32, x32.shape[-1:], eps=norm.eps)
+    if others is not None:
+        x32 = _rms_norm_together(x32, norm.eps, others)
+    else:
+        kind = F.rms_norm if norm.kind is NormKind.RMS else F.layer_norm
+        x32 = kind(x32, x32.shape[-1:], eps=norm.eps)
     if weight is not None:
         x32 = x32 * (weight.float() + norm.offset)
     return (x32 if bias is None else x32 + bias.float()).to(x.dtype)
+
+
+def _rms_norm_together(x32: Tensor, eps: float, group: Group) -> Tensor:
+    squares = x32.square().sum(-1, keepdim=True)
+    group.sum(squares)
+    return x32 * torch.rsqrt(squares / (group.rank.world_size * x32.shape[-1]) + eps)
 
 
 class RotaryRecipe:

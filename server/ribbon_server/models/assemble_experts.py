@@ -25,7 +25,7 @@ def dense(part: Dense, weights: Weights, prefix: str = "") -> DenseFeedForward:
     return DenseFeedForward(
         gate_up=weights.linear(f"{prefix}gate_up"),
         activation=weights.activation(part.activation.value, gated=part.gated),
-        down=weights.linear(f"{prefix}down"),
+        down=weights.partial_linear(f"{prefix}down"),
         intermediate=part.intermediate,
     )
 
@@ -37,12 +37,12 @@ def experts(part: Experts, weights: Weights) -> ExpertsFeedForward:
         shared = SharedPart(dense(part.shared, weights, "shared_"), weights.optional("shared_gate"))
     gate = part.activation
     gated = clamped_gate(gate.slope, gate.limit) if isinstance(gate, ClampedGate) else plain_gate(gate.value)
-    own = expert_weights(part, weights)
-    return ExpertsFeedForward(own, router(part.router), gated, shared, part.router.scales_input)
+    own, first = expert_weights(part, weights), weights.group.rank.index * part.num_experts
+    return ExpertsFeedForward(own, router(part.router), gated, shared, part.router.scales_input, first)
 
 
 def expert_weights(part: Experts, weights: Weights) -> ExpertWeights:
-    """With a dimension for the experts."""
+    """With a dimension for the rank's own experts; the router knows all of them."""
     count = (part.num_experts, -1)
     gate_up_bias, down_bias = (weights.optional(f"experts_{name}_bias") for name in ("gate_up", "down"))
     return ExpertWeights(

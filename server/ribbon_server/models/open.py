@@ -8,6 +8,8 @@ import torch
 
 from ribbon_server.config import DType
 from ribbon_server.device import CPU
+from ribbon_server.distributed.base import Group
+from ribbon_server.distributed.single import SINGLE
 from ribbon_server.errors import BadSetting
 from ribbon_server.layers.dtypes import TORCH_DTYPES
 from ribbon_server.layers.registry import Kernels
@@ -19,6 +21,7 @@ from ribbon_server.models.hf_config import eos_token_ids
 from ribbon_server.models.loader import load_weights
 from ribbon_server.models.mxfp4 import unpacked
 from ribbon_server.models.registry import family_of
+from ribbon_server.models.share import share_of
 from ribbon_server.models.spec import ModelSpec
 from ribbon_server.telemetry import log
 
@@ -33,14 +36,19 @@ class Model:
     decoder: Decoder
     dtype: DType
     eos_token_ids: tuple[int, ...]
+    group: Group = SINGLE  # who holds the rest of it
 
 
-def open_model(folder: Path, dtype: DType | None, kernels: Kernels, device: torch.device = CPU) -> Model:
-    """Loads the model in `folder` to `device`; `dtype` None takes the checkpoint's, as the device computes it best.
+def open_model(
+    folder: Path, dtype: DType | None, kernels: Kernels, device: torch.device = CPU, group: Group = SINGLE
+) -> Model:
+    """Loads a rank's share of the model in `folder` to `device`, all of it where the rank is alone; `dtype` None takes the
+    checkpoint's, as the device computes it best.
 
     Raises:
         BadSetting: `folder` is no complete model directory.
-        ModelNotSupported: No family builds its architecture, or a setting of it is not supported.
+        ModelNotSupported: No family builds its architecture, a setting of it is not supported, or it cannot be dealt out to so
+            many ranks.
         WeightsMismatch: The weights are unreadable or do not fit the configuration.
     """
     if not folder.is_dir():
@@ -50,14 +58,15 @@ def open_model(folder: Path, dtype: DType | None, kernels: Kernels, device: torc
     checkpoint = unpacked(SafetensorsCheckpoint(folder))
     family = family_of(checkpoint.config.architecture)
     spec = family.build(checkpoint.config)
+    own = share_of(spec, group.rank)
     stored = frozenset(map(checkpoint.dtype_name, checkpoint.names()))
     if device.type == "cpu":
         chosen = choose_dtype(dtype, stored, bfloat16_is_fast=computes_bfloat16())
     else:
         chosen = dtype or stored_dtype(stored)
-    weights = load_weights(spec, family.names, checkpoint, TORCH_DTYPES[chosen], device)
-    decoder = assemble(spec, weights, kernels)
-    return Model(spec, decoder, chosen, eos_token_ids(folder, checkpoint.config))
+    weights = load_weights(spec, family.names, checkpoint, TORCH_DTYPES[chosen], device, group.rank)
+    decoder = assemble(own, weights, kernels, group)
+    return Model(spec, decoder, chosen, eos_token_ids(folder, checkpoint.config), group)
 
 
 def stored_dtype(stored: frozenset[str]) -> DType:

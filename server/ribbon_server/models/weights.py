@@ -2,19 +2,25 @@
 
 from torch import Tensor
 
+from ribbon_server.distributed.base import Group
 from ribbon_server.layers.activation import ActivationLayer, TorchActivation
 from ribbon_server.layers.linear import LinearLayer
 from ribbon_server.layers.registry import Kernels
 
 
 class Weights:
-    """Weights by our name behind a prefix, each taken once, and the kernels that use them."""
+    """Weights by our name behind a prefix, each taken once, the kernels that use them, and the ranks that hold the rest."""
 
-    def __init__(self, weights: dict[str, Tensor], kernels: Kernels, prefix: str = "") -> None:
+    def __init__(self, weights: dict[str, Tensor], kernels: Kernels, group: Group, prefix: str = "") -> None:
         """`weights` is shared: what is taken is gone from it."""
         self._weights = weights
         self._prefix = prefix
         self.kernels = kernels
+        self.group = group
+
+    def of_layer(self, index: int) -> "Weights":
+        """Those of one layer."""
+        return Weights(self._weights, self.kernels, self.group, f"layers.{index}.")
 
     def take(self, name: str) -> Tensor:
         """A weight that must be there."""
@@ -27,6 +33,11 @@ class Weights:
     def linear(self, name: str) -> LinearLayer:
         """A linear layer, with the bias of its name where there is one."""
         return self.kernels.linear(self.take(name), self.optional(f"{name}_bias"))
+
+    def partial_linear(self, name: str) -> LinearLayer:
+        """A linear layer over the inputs that this rank holds. The ranks' results add up to the whole, so only one adds the bias."""
+        bias = self.optional(f"{name}_bias")
+        return self.kernels.linear(self.take(name), bias if self.group.rank.index == 0 else None)
 
     def activation(self, name: str, *, gated: bool) -> ActivationLayer:
         """The native or fused layer where there is one, else plain torch."""

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from ribbon_server.device import CPU
-from ribbon_server.distributed.group import LOOPBACK, GlooGroup, Group
+from ribbon_server.distributed.base import Group
+from ribbon_server.distributed.gloo import LOOPBACK, GlooGroup
 from ribbon_server.distributed.sharding import Rank
 from ribbon_server.errors import RankLost
 from ribbon_server.models.checkpoint import SafetensorsCheckpoint

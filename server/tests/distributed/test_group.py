@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import ranks
 
-from ribbon_server.distributed.group import GlooGroup
+from ribbon_server.distributed.gloo import GlooGroup
 from ribbon_server.distributed.sharding import Rank
 from ribbon_server.distributed.single import SingleGroup
 from ribbon_server.errors import RankLost

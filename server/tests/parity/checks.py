@@ -3,15 +3,22 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+from rank_threads import on_ranks
 from resets import Reset, resets
 from safetensors.torch import load_file
 from stage import Stage, family_in, loaded
 from torch import Tensor
 
+from ribbon_server.distributed.base import Group
+from ribbon_server.distributed.sharding import Rank
+from ribbon_server.distributed.single import SINGLE
+from ribbon_server.errors import ModelNotSupported
 from ribbon_server.models.names import NameTable, Source, table_for, weight_rows
+from ribbon_server.models.share import share_of
 from ribbon_server.models.spec import Experts, ModelSpec
 
 TOLERANCE = 5e-5  # of the reference's spread over all logits, float32
@@ -22,6 +29,7 @@ BFLOAT16_EXPERTS = (
     0.5  # a router near a tie picks other experts; logits that have nothing to do with each other differ by 1.1
 )
 CHUNK, DECODED = 7, 12
+SHARDS = (2, 4)  # every model can be dealt out to two, some to four
 
 
 @dataclass(frozen=True)
@@ -48,9 +56,9 @@ class Expected:
         difference = (logits - self.logits[first : first + len(logits)]).abs().max()
         return float(difference.nan_to_num(nan=float("inf"))) / self.spread
 
-    def stage(self, dtype: torch.dtype = torch.float32) -> Stage:
+    def stage(self, dtype: torch.dtype = torch.float32, group: Group = SINGLE) -> Stage:
         """The model in our hands, with slots that the sequence fills."""
-        return loaded(self.folder, dtype, len(self.tokens))
+        return loaded(self.folder, dtype, len(self.tokens), group)
 
 
 def close(error: float) -> str:
@@ -90,6 +98,35 @@ def batch(expected: Expected) -> str:
     error = max(error, float((again - beside.feed({1: others[2][:1]})).abs().max()) / expected.spread)
     assert alone.isfinite().all()
     return close(error)
+
+
+def shards(expected: Expected) -> str:
+    """Several ranks compute what one does: a prompt beside another sequence, then one token at a time."""
+    family, checkpoint = family_in(expected.folder)
+    spec = family.build(checkpoint.config)
+    sizes = [world_size for world_size in SHARDS if _can_be_dealt_out(spec, world_size)]
+    assert SHARDS[0] in sizes, "the tiny configuration cannot be dealt out to two"
+    measured = []
+    for world_size in sizes:
+        first, *others = on_ranks(world_size, partial(_dealt_out, expected))
+        assert all(torch.equal(first, other) for other in others), "the ranks have different logits"
+        measured.append(f"{close(expected.error(first))} on {world_size}")
+    return ", ".join(measured)
+
+
+def _can_be_dealt_out(spec: ModelSpec, world_size: int) -> bool:
+    try:
+        share_of(spec, Rank(0, world_size))
+    except ModelNotSupported:
+        return False
+    return True
+
+
+def _dealt_out(expected: Expected, group: Group) -> Tensor:
+    stage, tokens = expected.stage(group=group), expected.tokens
+    body = len(tokens) - DECODED
+    together = stage.feed({2: tokens[40:75].flip(0), 1: tokens[:body]})[35:]
+    return torch.cat([together, *(stage.feed({1: piece}) for piece in tokens[body:].split(1))])
 
 
 def bfloat16(expected: Expected) -> str:
@@ -158,6 +195,7 @@ CHECKS: dict[str, Callable[[Expected], str]] = {
     "whole": whole,
     "chunks": chunks,
     "batch": batch,
+    "shards": shards,
     "bfloat16": bfloat16,
     "names": names,
     "fields": fields,

@@ -6,6 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ribbon_server.device import CPU
+from ribbon_server.distributed.base import Group
+from ribbon_server.distributed.single import SINGLE
 from ribbon_server.engine.warmup import opening_plan
 from ribbon_server.kv.ribbons import RibbonLimits, Ribbons
 from ribbon_server.layers.attention.base import ForwardContext
@@ -14,17 +17,18 @@ from ribbon_server.models.assemble import assemble
 from ribbon_server.models.checkpoint import SafetensorsCheckpoint
 from ribbon_server.models.loader import load_weights
 from ribbon_server.models.registry import Family, family_of
+from ribbon_server.models.share import share_of
 from ribbon_server.models.spec import ModelSpec
 
 SLOTS = 4
 
 
 class Stage:
-    """One model with a few open slots."""
+    """One model with a few open slots, or a rank's share of it."""
 
-    def __init__(self, spec: ModelSpec, weights: dict[str, Tensor], slot_tokens: int) -> None:
-        """Slots 1 to 3 are open and hold `slot_tokens` tokens each."""
-        self.decoder = assemble(spec, weights, native_kernels())
+    def __init__(self, spec: ModelSpec, weights: dict[str, Tensor], slot_tokens: int, group: Group = SINGLE) -> None:
+        """Slots 1 to 3 are open and hold `slot_tokens` tokens each. `weights` are those of the rank."""
+        self.decoder = assemble(share_of(spec, group.rank), weights, native_kernels(), group)
         self.decoder.prepare(slot_tokens)
         limits = RibbonLimits(SLOTS, 2 * SLOTS, slot_tokens, num_pages=2**14)
         self.ribbons = Ribbons(self.decoder.kv_layouts, limits)
@@ -53,8 +57,9 @@ def family_in(folder: Path) -> tuple[Family, SafetensorsCheckpoint]:
     return family_of(checkpoint.config.architecture), checkpoint
 
 
-def loaded(folder: Path, dtype: torch.dtype, slot_tokens: int) -> Stage:
-    """The model in `folder`, as the shard loads it."""
+def loaded(folder: Path, dtype: torch.dtype, slot_tokens: int, group: Group = SINGLE) -> Stage:
+    """The model in `folder`, as a shard loads it."""
     family, checkpoint = family_in(folder)
     spec = family.build(checkpoint.config)
-    return Stage(spec, load_weights(spec, family.names, checkpoint, dtype), slot_tokens)
+    weights = load_weights(spec, family.names, checkpoint, dtype, CPU, group.rank)
+    return Stage(spec, weights, slot_tokens, group)

@@ -52,7 +52,7 @@ def test_every_field_that_a_family_sets_matters(everything: Report, architecture
 
 def assert_no_hole(report: Report, key: str) -> None:
     assert report.failures([key]) == []
-    assert set(report.rows[key]) == {"whole", "chunks", "batch", "bfloat16", "names", "fields"}
+    assert set(report.rows[key]) == {"whole", "chunks", "batch", "shards", "bfloat16", "names", "fields"}
 
 
 def test_a_wrong_weight_is_noticed(tmp_path, monkeypatch) -> None:
@@ -75,6 +75,31 @@ def test_a_wrong_weight_is_noticed(tmp_path, monkeypatch) -> None:
             patch.setattr(checks.Expected, "stage", spoiled)
             with pytest.raises(AssertionError):
                 check(expected)
+
+
+@pytest.mark.parametrize("missing", ["summed", "partial_linear", "_own_slopes", "look_up"])
+def test_a_share_that_is_left_alone_is_noticed(missing: str, tmp_path, monkeypatch) -> None:
+    """Without the sum over ranks, with a bias of every rank, with slopes or rows that are another rank's: the check fails."""
+    from parity import checks, reference_side
+
+    from ribbon_server.layers.shares import OwnRows
+    from ribbon_server.models import assemble, assemble_attention
+    from ribbon_server.models.weights import Weights
+
+    spoiled = {
+        "summed": (assemble, lambda _: lambda part: part),
+        "partial_linear": (Weights, Weights.linear),
+        "_own_slopes": (assemble_attention, lambda alibi, heads, _: assemble_attention.alibi_slopes(alibi, heads)),
+        "look_up": (OwnRows, lambda own, table, index: table.index_select(0, index % own.count)),
+    }
+    case = next(case for case in ALL if case.key == "BloomForCausalLM-base")
+    reference_side.make(case, tmp_path)
+    expected = checks.Expected.read(tmp_path)
+    checks.shards(expected)
+    where, what = spoiled[missing]
+    monkeypatch.setattr(where, missing, what)
+    with pytest.raises(AssertionError):
+        checks.shards(expected)
 
 
 def test_keys_are_unique() -> None:

@@ -382,7 +382,8 @@ def test_a_corrupt_model_ends_with_one_clear_line_and_exit_2(model_copy: Path) -
     [
         (["--kv-memory", "lots"], "`--kv-memory` is 'lots'"),
         (["--kv-memory", "1.5"], "`--kv-memory` is '1.5'"),
-        (["--world-size", "2"], "tensor parallelism is not built yet"),
+        (["--world-size", "2"], "`--world-size` is 2; give all ranks the same `--meeting-point`"),
+        (["--rank", "2", "--world-size", "2"], "`--rank` is 2; ranks count from 0"),
     ],
 )
 def test_a_flag_that_cannot_be_meant_is_named(tmp_path: Path, flags: list[str], message: str) -> None:

@@ -1,9 +1,9 @@
-"""What the ranks of one model tell each other while they compute. Knows tensors and ranks; not layers, not who starts whom."""
+"""The group of ranks on the CPUs of one machine, over gloo. Knows tensors and ranks; not layers, not who starts whom."""
 
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,32 +13,6 @@ from ribbon_server.distributed.sharding import Rank
 from ribbon_server.errors import RankLost
 
 LOOPBACK = "127.0.0.1"
-
-
-class Group(Protocol):
-    """All ranks of a model. Every rank makes the same calls in the same order."""
-
-    rank: Rank
-
-    def sum(self, tensor: Tensor) -> None:
-        """Replaces `tensor` on every rank by the sum over all ranks.
-
-        Raises:
-            RankLost: Another rank died or hangs.
-        """
-        ...
-
-    def join(self, part: Tensor) -> Tensor:
-        """The parts [..., size] of all ranks, joined in their order to [..., ranks * size], on every rank. Raises as `sum`."""
-        ...
-
-    def broadcast(self, tensor: Tensor, source: int = 0) -> None:
-        """Replaces `tensor` on every rank by that of rank `source`. Raises as `sum`."""
-        ...
-
-    def least(self, value: int) -> int:
-        """The smallest `value` of all ranks, on every rank. Raises as `sum`."""
-        ...
 
 
 class GlooGroup:
