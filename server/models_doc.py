@@ -32,6 +32,12 @@ Weights are float32, bfloat16 or float16; MXFP4 weights are decoded to bfloat16 
 A checkpoint is cut for N ranks where N divides the query heads, N divides the key-value heads or is a multiple of them, and N
 divides the experts. One shard is what can be served today.
 
+A causal model that has no row here runs by `transformers`' own code, where that ships its class: its layers attend over ribbons through
+our kernels, in the same batches, on one shard, and slower than a family's. The shard's abilities name `bridge` then. It is checked at
+the start against its own attention, and refused with the reason where it keeps something else than keys and values (state-space layers,
+encoder-decoders, shared or own caches), needs remote code, is quantized, masks in another way than causally or by a window, or has rotary
+positions that change with the longest sequence of a batch.
+
 | family | architectures (older names) | features | CPU attention | reference |
 | --- | --- | --- | --- | --- |
 """

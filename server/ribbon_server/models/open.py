@@ -10,17 +10,18 @@ from ribbon_server.config import DType
 from ribbon_server.device import CPU
 from ribbon_server.distributed.base import Group
 from ribbon_server.distributed.single import SINGLE
-from ribbon_server.errors import BadSetting
+from ribbon_server.errors import BadSetting, ModelNotSupported
 from ribbon_server.layers.dtypes import TORCH_DTYPES
 from ribbon_server.layers.registry import Kernels
 from ribbon_server.machine import computes_bfloat16
 from ribbon_server.models.assemble import assemble
-from ribbon_server.models.checkpoint import SafetensorsCheckpoint
-from ribbon_server.models.decoder import Decoder
-from ribbon_server.models.hf_config import eos_token_ids
+from ribbon_server.models.bridged_spec import BridgedSpec
+from ribbon_server.models.checkpoint import Checkpoint, SafetensorsCheckpoint
+from ribbon_server.models.decoder import CausalModel
+from ribbon_server.models.hf_config import HfConfig, eos_token_ids
 from ribbon_server.models.loader import load_weights
 from ribbon_server.models.mxfp4 import unpacked
-from ribbon_server.models.registry import family_of
+from ribbon_server.models.registry import families, family_of, unknown_family
 from ribbon_server.models.share import share_of
 from ribbon_server.models.spec import ModelSpec
 from ribbon_server.telemetry import log
@@ -32,11 +33,26 @@ STORED_DTYPES = {"F32": DType.FLOAT32, "BF16": DType.BFLOAT16, "F16": DType.FLOA
 class Model:
     """A loaded model and what it says of itself."""
 
-    spec: ModelSpec
-    decoder: Decoder
+    spec: ModelSpec | BridgedSpec
+    decoder: CausalModel
     dtype: DType
     eos_token_ids: tuple[int, ...]
     group: Group = SINGLE  # who holds the rest of it
+
+    @property
+    def is_bridged(self) -> bool:
+        """Whether transformers' own model code runs, for want of a family."""
+        return isinstance(self.spec, BridgedSpec)
+
+
+@dataclass(frozen=True)
+class Target:
+    """As what and for whom weights are loaded."""
+
+    dtype: torch.dtype
+    kernels: Kernels
+    device: torch.device
+    group: Group
 
 
 def open_model(
@@ -47,8 +63,8 @@ def open_model(
 
     Raises:
         BadSetting: `folder` is no complete model directory.
-        ModelNotSupported: No family builds its architecture, a setting of it is not supported, or it cannot be dealt out to so
-            many ranks.
+        ModelNotSupported: No family builds its architecture and transformers' code cannot stand in, a setting of it is not
+            supported, or it cannot be dealt out to so many ranks.
         WeightsMismatch: The weights are unreadable or do not fit the configuration.
     """
     if not folder.is_dir():
@@ -56,17 +72,47 @@ def open_model(
             f"model directory {folder} does not exist; give a directory with config.json and safetensors weights"
         )
     checkpoint = unpacked(SafetensorsCheckpoint(folder))
+    chosen = _chosen_dtype(dtype, checkpoint, device)
+    target = Target(TORCH_DTYPES[chosen], kernels, device, group)
+    opened: tuple[ModelSpec | BridgedSpec, CausalModel]
+    if checkpoint.config.architecture in families():
+        opened = _native(checkpoint, target)
+    else:
+        opened = _bridged(folder, checkpoint.config, target)
+    spec, decoder = opened
+    return Model(spec, decoder, chosen, eos_token_ids(folder, checkpoint.config), group)
+
+
+def _native(checkpoint: Checkpoint, target: Target) -> tuple[ModelSpec, CausalModel]:
     family = family_of(checkpoint.config.architecture)
     spec = family.build(checkpoint.config)
-    own = share_of(spec, group.rank)
+    own = share_of(spec, target.group.rank)
+    weights = load_weights(spec, family.names, checkpoint, target.dtype, target.device, target.group.rank)
+    return spec, assemble(own, weights, target.kernels, target.group)
+
+
+def _bridged(folder: Path, config: HfConfig, target: Target) -> tuple[BridgedSpec, CausalModel]:
+    """For want of a family."""
+    # Here, since transformers takes seconds to import.
+    from ribbon_server.models.transformers_bridge import bridged_model
+
+    try:
+        if target.group.rank.world_size > 1:
+            raise ModelNotSupported("it is not dealt out; use `--num-shard` 1")
+        spec, decoder = bridged_model(folder, config, target.dtype, target.kernels, target.device)
+    except ModelNotSupported as error:
+        reason = f"{unknown_family(config.architecture)}, and not by transformers' own code either: {error}"
+        raise ModelNotSupported(reason) from error
+    told = f"`{spec.architecture}` has no family here: transformers' own code runs it, slower than a family would"
+    log(logging.WARNING, told)
+    return spec, decoder
+
+
+def _chosen_dtype(wanted: DType | None, checkpoint: Checkpoint, device: torch.device) -> DType:
     stored = frozenset(map(checkpoint.dtype_name, checkpoint.names()))
-    if device.type == "cpu":
-        chosen = choose_dtype(dtype, stored, bfloat16_is_fast=computes_bfloat16())
-    else:
-        chosen = dtype or stored_dtype(stored)
-    weights = load_weights(spec, family.names, checkpoint, TORCH_DTYPES[chosen], device, group.rank)
-    decoder = assemble(own, weights, kernels, group)
-    return Model(spec, decoder, chosen, eos_token_ids(folder, checkpoint.config), group)
+    if device.type != "cpu":
+        return wanted or stored_dtype(stored)
+    return choose_dtype(wanted, stored, bfloat16_is_fast=computes_bfloat16())
 
 
 def stored_dtype(stored: frozenset[str]) -> DType:

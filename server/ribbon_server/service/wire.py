@@ -158,7 +158,7 @@ def describe(model: Model, warm: WarmShard | None) -> pb.DescribeResponse:
         max_positions=spec.max_positions,
         eos_token_ids=model.eos_token_ids,
         prompt_runs=pb.PROMPT_RUNS_CAUSAL,
-        abilities=["sample", "top_tokens", "prompt_logprobs"],
+        abilities=["sample", "top_tokens", "prompt_logprobs", *(["bridge"] if model.is_bridged else [])],
         kv_groups=[] if warm is None else [_kv_group(model, group) for group in warm.engine.ribbons.groups],
         num_parameters_millions=round(model.decoder.num_parameters / 1e6),
     )
