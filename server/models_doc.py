@@ -29,8 +29,9 @@ run on a device yet. Latent attention keeps one vector a token and layer, the la
 
 Weights are float32, bfloat16 or float16; MXFP4 weights are decoded to bfloat16 as they are read, so they take four times their size.
 
-A checkpoint is cut for N ranks where N divides the query heads, N divides the key-value heads or is a multiple of them, and N
-divides the experts. One shard is what can be served today.
+A model is dealt out to N shards (`--num-shard`) where N divides the query heads, the feed-forward columns and the experts, and
+divides the key-value heads or is a multiple of them. `make parity` compares every row on two shards, and on four where the heads of
+its tiny configuration allow it. Several shards run on the CPU only so far.
 
 A causal model that has no row here runs by `transformers`' own code, where that ships its class: its layers attend over ribbons through
 our kernels, in the same batches, on one shard, and slower than a family's. The shard's abilities name `bridge` then. It is checked at

@@ -39,6 +39,7 @@ WITHHELD = (
     "PREFIX_CACHING",
     "REQUEST_TIMEOUT",
     "DRAIN_GRACE",
+    "NUM_SHARD",
 )
 
 
@@ -167,16 +168,16 @@ class Served:
         """The router's process."""
         return self._child("ribbon-router")
 
-    def shard(self) -> psutil.Process:
-        """The shard's process, after a restart the new one. Raises NotServingError while there is none."""
-        return self._child("serve")
+    def shard(self, rank: int = 0) -> psutil.Process:
+        """A shard's process, after a restart the new one. Raises NotServingError while there is none."""
+        return self._child("serve", f"--rank={rank}")
 
-    def _child(self, word: str) -> psutil.Process:
+    def _child(self, *words: str) -> psutil.Process:
         for child in psutil.Process(self.launcher.pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                if any(Path(part).name == word for part in child.cmdline()):
+                if set(words) <= {Path(part).name for part in child.cmdline()}:
                     return child
-        raise NotServingError(f"the launcher has no child that runs `{word}`\n{self.log_tail()}")
+        raise NotServingError(f"the launcher has no child that runs `{' '.join(words)}`\n{self.log_tail()}")
 
     def stop(self) -> int | None:
         """Drains as Ctrl-C does, kills what is left, and returns the launcher's exit code (None when it had to be killed)."""

@@ -96,6 +96,11 @@ def test_an_unknown_directory_is_refused(binary: Path, tmp_path: Path) -> None:
     assert "nowhere" in failed_start(tmp_path / "nowhere", binary=binary)
 
 
+def test_a_model_that_cannot_be_dealt_out_is_refused_by_its_heads(binary: Path, tiny_model: Path) -> None:
+    log = failed_start(tiny_model, "--num-shard", "3", binary=binary)
+    assert "4 attention heads, which cannot be dealt out to 3 shards; use another `--num-shard`" in log
+
+
 def test_a_busy_port_is_refused_by_number(binary: Path, tiny_model: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

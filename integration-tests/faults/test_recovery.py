@@ -47,6 +47,7 @@ class Fault:
 
     served: Served
     signal: signal.Signals
+    rank: int = 0
     streams: int = STREAMS
     fired: float | None = None
     counts: dict[int, int] = field(default_factory=dict)
@@ -54,7 +55,7 @@ class Fault:
 
     def __post_init__(self) -> None:
         """Looks the shard up before the streams run."""
-        self._pid = self.served.shard().pid
+        self._pid = self.served.shard(self.rank).pid
 
     def __call__(self, answer: Answer) -> None:
         """Called after every token of every stream."""
@@ -117,10 +118,10 @@ class Loss:
     healthy: float
 
 
-def lose_shard(served: Served, model: Path, sent: signal.Signals) -> Loss:
-    """Runs the streams, sends the signal in their middle, and judges every token."""
+def lose_shard(served: Served, model: Path, sent: signal.Signals, rank: int = 0) -> Loss:
+    """Runs the streams, sends the signal to one shard in their middle, and judges every token."""
     prompts = Prompts(model, seed=9)
-    asks, fault = stream_asks(prompts), Fault(served, sent)
+    asks, fault = stream_asks(prompts), Fault(served, sent, rank)
     with HealthWatch(served) as health:
         answers = all_at_once(served.base, asks, fault)
         fault.check()
@@ -133,7 +134,7 @@ def lose_shard(served: Served, model: Path, sent: signal.Signals) -> Loss:
     Reference(model).judge(runs).check(f"after {sent.name}")
     longest = max(max(answer.gaps) for answer in answers)
     show(
-        f"{sent.name}: 503 after {loss.unhealthy:.2f} s, 200 after {loss.healthy:.2f} s, longest gap in a stream {longest:.2f} s"
+        f"{sent.name} to rank {rank}: 503 after {loss.unhealthy:.2f} s, 200 after {loss.healthy:.2f} s, longest gap in a stream {longest:.2f} s"
     )
     return loss
 
@@ -145,6 +146,17 @@ def test_32_streams_survive_the_loss_of_the_shard(serve: Serve, tiny_model: Path
         if lose_shard(served, tiny_model, sent).unhealthy <= STEP_SECONDS + HEALTH_SLACK_SECONDS:
             return
     pytest.fail(f"/health was never 503 within {HEALTH_SLACK_SECONDS:g} s of the step deadline")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [pytest.param(signal.SIGKILL, id="kill -9"), pytest.param(signal.SIGSTOP, id="SIGSTOP", marks=pytest.mark.slow)],
+)
+def test_32_streams_survive_the_loss_of_one_shard_of_two(serve: Serve, tiny_model: Path, sent: signal.Signals) -> None:
+    served: Served = serve(tiny_model, *FLAGS, "--num-shard", "2")
+    before = {served.shard(rank).pid for rank in range(2)}
+    lose_shard(served, tiny_model, sent, rank=1)
+    assert before.isdisjoint(served.shard(rank).pid for rank in range(2)), "none can go on alone"
 
 
 def test_a_request_that_kills_the_shard_each_time_ends_alone(serve: Serve, tiny_model: Path) -> None:

@@ -48,8 +48,8 @@ def test_a_bad_variable_is_refused_by_name(variable, value, flag):
     ],
 )
 def test_a_variable_that_asks_for_nothing_is_fine(variable, value):
-    result = run("--num-shard", "2", **{variable: value})
-    assert "`--num-shard` is 2" in result.stdout, result.stdout + result.stderr
+    result = run("--kv-memory", "much", **{variable: value})
+    assert "`--kv-memory` is `much`" in result.stdout, result.stdout + result.stderr
 
 
 def test_a_refused_secret_is_not_printed():
@@ -66,8 +66,8 @@ def test_help_prints_no_value_of_the_environment():
 
 
 def test_the_command_line_wins_over_the_environment():
-    result = run("--num-shard", "3", NUM_SHARD="2")
-    assert "`--num-shard` is 3" in result.stdout
+    result = run("--kv-memory", "much", KV_MEMORY="little")
+    assert "`--kv-memory` is `much`" in result.stdout
 
 
 def test_an_unknown_flag_is_answered_with_the_nearest():

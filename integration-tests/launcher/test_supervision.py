@@ -120,6 +120,65 @@ def test_a_dead_shard_is_replaced_by_a_new_generation_with_a_new_socket(fake, he
     assert first["uris"] != second["uris"]
 
 
+def pids_by_rank(started, generation):
+    """Of the shards of one start."""
+    of_start = [shard for shard in started if f"--generation={generation}" in shard["argv"]]
+    return {word: shard["pid"] for shard in of_start for word in shard["argv"] if word.startswith("--rank=")}
+
+
+def test_shards_of_a_group_are_told_of_each_other_and_announced_together(fake, heard, shards):
+    launcher = fake("--num-shard", "3")
+    launcher.ready()
+    [announced] = [message for message in heard() if message["type"] == "shards"]
+    assert pids_by_rank(shards(), 1).keys() == {"--rank=0", "--rank=1", "--rank=2"}
+    by_rank = sorted(shards(), key=lambda shard: [word for word in shard["argv"] if word.startswith("--rank=")])
+    paths = [word for shard in by_rank for word in shard["argv"] if word.startswith("--uds-path=")]
+    assert announced["uris"] == [f"unix://{path.removeprefix('--uds-path=')}" for path in paths]
+    meeting_points = {word for shard in shards() for word in shard["argv"] if word.startswith("--meeting-point=")}
+    assert len(meeting_points) == 1
+    assert all("--world-size=3" in shard["argv"] for shard in shards())
+    launcher.signal()
+    assert launcher.exit_code() == 0
+    assert launcher.descendants() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_where_one_shard_dies_the_whole_group_is_replaced(fake, heard, shards, number):
+    launcher = fake("--num-shard", "2", server={"deaf": number == signal.SIGKILL})
+    launcher.ready()
+    first = pids_by_rank(shards(), 1)
+    os.kill(first["--rank=1"], number)
+    assert wait_until(lambda: types(heard) == ["started", "shards", "lost", "shards"])
+    lost, second = heard()[2:]
+    assert (lost["generation"], second["generation"], len(second["uris"])) == (1, 2, 2)
+    assert lost["reason"].startswith("rank 1: ")
+    assert launcher.descendants() != []
+    assert not set(first.values()) & set(launcher.descendants())
+    assert len(pids_by_rank(shards(), 2)) == 2
+
+
+def test_a_group_that_hangs_is_killed_and_replaced(fake, heard, shards):
+    launcher = fake("--num-shard", "2", router={"hung_generation": 1}, server={"deaf": True})
+    launcher.wait_for("deadline of step 17")
+    assert wait_until(lambda: types(heard) == ["started", "shards", "lost", "shards"])
+    assert len(shards()) == 4
+
+
+def test_a_group_that_dies_counts_once(fake, heard):
+    launcher = fake("--num-shard", "2", server={"dies_until_generation": 99})
+    assert launcher.exit_code() == 1
+    assert "the shard died 6 times within 10 minutes" in launcher.output
+    assert types(heard)[-1] == "give_up"
+    assert launcher.descendants() == []
+
+
+def test_a_group_in_which_one_refuses_its_settings_ends_the_start_with_2(fake):
+    launcher = fake("--num-shard", "2", server={"serve_fails": "3 heads for 2 shards"})
+    assert launcher.exit_code() == 2
+    assert "the shard cannot start: 3 heads for 2 shards" in launcher.output
+    assert launcher.descendants() == []
+
+
 def test_a_stopped_shard_that_hangs_is_killed_and_replaced(fake, heard, shards):
     launcher = fake(router={"hung_generation": 1}, server={"deaf": True})
     launcher.wait_for("deadline of step 17")

@@ -13,6 +13,9 @@ use clap::{
 
 use crate::tgi_flags;
 
+/// More than any model has heads.
+const MOST_SHARDS: i64 = 256;
+
 /// Downloads, starts and watches the processes of one Ribbon server.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "ribbon-launcher", version)]
@@ -29,15 +32,15 @@ pub(crate) struct Args {
     #[arg(long, env, value_parser = NonEmptyStringValueParser::new())]
     pub(crate) huggingface_hub_cache: Option<String>,
 
-    /// Shards of one model. Only 1 is built yet.
-    #[arg(long, env, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) num_shard: Option<u32>,
+    /// Shards that hold the model together, each a process with its share of every layer; they divide this machine's cores among them.
+    #[arg(long, env, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=MOST_SHARDS))]
+    pub(crate) num_shard: u32,
 
     /// Number format of weights and activations; the checkpoint's when absent (float16 becomes bfloat16 on a CPU, float32 where the CPU has no bfloat16 instructions).
     #[arg(long, env)]
     pub(crate) dtype: Option<Dtype>,
 
-    /// Memory for KV pages: bytes (`512MiB`, `2000000000`) or a fraction of the device's memory (`0.8`).
+    /// Memory for the KV pages of each shard: bytes (`512MiB`, `2000000000`) or a fraction of the shard's part of the memory (`0.8`).
     #[arg(long, env, value_parser = NonEmptyStringValueParser::new())]
     pub(crate) kv_memory: Option<String>,
 
@@ -165,7 +168,7 @@ pub(crate) struct Args {
     #[arg(long, env)]
     pub(crate) json_output: bool,
 
-    /// File that the shard appends one JSON line a step to.
+    /// File that the first shard appends one JSON line a step to.
     #[arg(long, env, value_parser = NonEmptyStringValueParser::new())]
     pub(crate) step_log: Option<String>,
 

@@ -14,6 +14,7 @@ mod process;
 mod pulse;
 mod restarts;
 mod shard;
+mod shards;
 mod sockets;
 mod supervisor;
 mod tgi_flags;

@@ -17,8 +17,12 @@ pub(crate) struct LaunchPlan {
     pub(crate) download: Vec<OsString>,
     /// Directory of downloaded models, when it is not the Hub library's own.
     pub(crate) hub_cache: Option<String>,
-    /// Arguments of `ribbon-server serve` that are the same for every generation.
+    /// Shards that hold the model together.
+    pub(crate) num_shards: u32,
+    /// Arguments of `ribbon-server serve` that are the same for every rank and generation.
     shard: Vec<OsString>,
+    /// File for the step log of the first rank.
+    step_log: Option<String>,
     /// Arguments of the router that do not depend on the model.
     router: Vec<OsString>,
     /// Start of the shards' socket paths, when it is not a private directory of ours.
@@ -62,14 +66,15 @@ impl LaunchPlan {
         let mut warnings = Vec::new();
         let hostname = hostname(invocation, &mut warnings)?;
         let max_input_tokens = max_input_tokens(args)?;
-        check_num_shard(args)?;
         check_limits(args, max_input_tokens)?;
         check_kv_memory(args)?;
         warnings.extend(without_effect(args));
         Ok(Self {
             download: download_arguments(args),
             hub_cache: args.huggingface_hub_cache.clone(),
+            num_shards: args.num_shard,
             shard: shard_arguments(args),
+            step_log: args.step_log.clone(),
             router: router_arguments(args, hostname, max_input_tokens),
             socket_prefix: args.shard_uds_path.clone(),
             hostname,
@@ -82,17 +87,20 @@ impl LaunchPlan {
     }
 
     /// Arguments of one shard process.
-    pub(crate) fn shard_arguments(
-        &self,
-        model: &Model,
-        generation: u64,
-        socket: &Path,
-    ) -> Vec<OsString> {
+    pub(crate) fn shard_arguments(&self, model: &Model, seat: &Seat<'_>) -> Vec<OsString> {
         let mut line = Line::new("serve");
         line.model(model)
-            .flag("uds-path", socket)
-            .flag("generation", generation.to_string());
-        line.flag("rank", "0").flag("world-size", "1");
+            .flag("uds-path", seat.socket)
+            .flag("generation", seat.generation.to_string());
+        line.flag("rank", seat.rank.to_string())
+            .flag("world-size", self.num_shards.to_string());
+        if let Some(path) = seat.meeting_point {
+            line.flag("meeting-point", path);
+        }
+        line.optional(
+            "step-log",
+            self.step_log.as_ref().filter(|_| seat.rank == 0),
+        );
         [line.0, self.shard.clone()].concat()
     }
 
@@ -102,6 +110,19 @@ impl LaunchPlan {
         line.model(model);
         [line.0, self.router.clone()].concat()
     }
+}
+
+/// Which shard a process is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seat<'a> {
+    /// Counts from 0.
+    pub(crate) rank: u32,
+    /// Counts from 1.
+    pub(crate) generation: u64,
+    /// Where it listens.
+    pub(crate) socket: &'a Path,
+    /// Where it finds the other ranks, if there are any.
+    pub(crate) meeting_point: Option<&'a Path>,
 }
 
 /// A command line that grows.
@@ -155,7 +176,6 @@ fn shard_arguments(args: &Args) -> Vec<OsString> {
     let mut line = Line(Vec::new());
     line.optional("dtype", args.dtype.map(super::args::Dtype::name));
     line.optional("kv-memory", args.kv_memory.as_ref());
-    line.optional("step-log", args.step_log.as_ref());
     line.optional("test-crash-token", args.test_crash_token);
     line.optional("test-fail-allocations", args.test_fail_allocations.as_ref());
     line.0
@@ -249,15 +269,6 @@ fn check_kv_memory(args: &Args) -> Result<(), LaunchError> {
         return Ok(());
     };
     kv_memory::check(text).map_err(|reason| refused(format!("`--kv-memory` is `{text}`: {reason}")))
-}
-
-fn check_num_shard(args: &Args) -> Result<(), LaunchError> {
-    match args.num_shard {
-        Some(count) if count > 1 => Err(refused(format!(
-            "`--num-shard` is {count}: more than one shard is not built yet in Ribbon, use 1"
-        ))),
-        _ => Ok(()),
-    }
 }
 
 fn check_limits(args: &Args, max_input_tokens: Option<u32>) -> Result<(), LaunchError> {

@@ -1,6 +1,9 @@
-//! One shard process: its start, its events, its end. Knows no policy and no router.
+//! One shard process: its start, its events, its end. Knows no policy, no router and no other shard.
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use serde::Deserialize;
 use tokio::{
@@ -13,14 +16,13 @@ use crate::{
     env::{HUB_TOKENS, Programs},
     error::LaunchError,
     lines::Lines,
-    plan::{LaunchPlan, Model},
+    plan::{LaunchPlan, Model, Seat},
     process::{self, Ending, Group},
     sockets::Sockets,
     supervisor::Event,
 };
 
 const NAME: &str = "ribbon-server serve";
-const RANK: u32 = 0;
 
 /// What a shard tells, through its stdout or by ending.
 #[derive(Debug)]
@@ -46,15 +48,20 @@ enum Line {
     Listening,
 }
 
+/// Whose events these are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Origin {
+    /// Counts from 1.
+    pub(crate) generation: u64,
+    /// Counts from 0.
+    pub(crate) rank: u32,
+}
+
 /// A running shard.
 #[derive(Debug)]
 pub(crate) struct Shard {
     /// Its address.
     pub(crate) socket: PathBuf,
-    /// gRPC listened once.
-    pub(crate) listening: bool,
-    /// When it was started.
-    pub(crate) started: Instant,
     group: Group,
     /// Its end of input tells the shard that we are gone.
     _stdin: Option<ChildStdin>,
@@ -72,27 +79,31 @@ pub(crate) struct ShardRecipe {
 }
 
 impl Shard {
-    /// Starts the process; its events go to `events` with its generation.
+    /// Starts the process; its events go to `events`.
     ///
     /// # Errors
     /// [`LaunchError::Spawn`].
     pub(crate) fn start(
         recipe: &ShardRecipe,
-        generation: u64,
+        from: Origin,
+        meeting_point: Option<&Path>,
         events: Sender<Event>,
         tasks: &mut JoinSet<()>,
     ) -> Result<Self, LaunchError> {
-        let socket = recipe.sockets.path(RANK, generation);
+        let socket = recipe.sockets.path(from.rank, from.generation);
         Sockets::clear(&socket);
-        let failed = |source| LaunchError::Spawn { name: NAME, source };
-        let mut child = spawn(recipe, generation, &socket).map_err(failed)?;
+        let seat = Seat {
+            rank: from.rank,
+            generation: from.generation,
+            socket: &socket,
+            meeting_point,
+        };
+        let mut child = spawn(recipe, &seat).map_err(failed)?;
         let group = Group::of(&child).map_err(failed)?;
         let stdin = child.stdin.take();
-        tasks.spawn(watch(child, generation, events));
+        tasks.spawn(watch(child, from, events));
         Ok(Self {
             socket,
-            listening: false,
-            started: Instant::now(),
             group,
             _stdin: stdin,
         })
@@ -109,14 +120,13 @@ impl Shard {
     }
 }
 
-fn spawn(
-    recipe: &ShardRecipe,
-    generation: u64,
-    socket: &std::path::Path,
-) -> std::io::Result<Child> {
-    let mut arguments = recipe
-        .plan
-        .shard_arguments(&recipe.model, generation, socket);
+/// A shard cannot be started.
+pub(crate) fn failed(source: io::Error) -> LaunchError {
+    LaunchError::Spawn { name: NAME, source }
+}
+
+fn spawn(recipe: &ShardRecipe, seat: &Seat<'_>) -> io::Result<Child> {
+    let mut arguments = recipe.plan.shard_arguments(&recipe.model, seat);
     arguments.push(format!("--logger-level={}", recipe.log_level).into());
     let mut command = process::command(&recipe.programs.server, &arguments);
     for name in HUB_TOKENS.iter().chain(&["LOG_LEVEL"]) {
@@ -125,22 +135,22 @@ fn spawn(
     process::piped(&mut command).spawn()
 }
 
-async fn watch(mut child: Child, generation: u64, events: Sender<Event>) {
+async fn watch(mut child: Child, from: Origin, events: Sender<Event>) {
     let mut reader = JoinSet::new();
     if let Some(stdout) = child.stdout.take() {
-        reader.spawn(read_events(stdout, generation, events.clone()));
+        reader.spawn(read_events(stdout, from, events.clone()));
     }
-    let Ok(ending) = process::wait(&mut child, RANK).await else {
+    let Ok(ending) = process::wait(&mut child, from.rank).await else {
         return;
     };
     // Its last events come before its end; a grandchild may hold the pipe open.
     let _ = tokio::time::timeout(process::LAST_LINES, reader.join_next()).await;
     let _ = events
-        .send(Event::Shard(generation, ShardEvent::Ended(ending)))
+        .send(Event::Shard(from, ShardEvent::Ended(ending)))
         .await;
 }
 
-async fn read_events(stdout: ChildStdout, generation: u64, events: Sender<Event>) {
+async fn read_events(stdout: ChildStdout, from: Origin, events: Sender<Event>) {
     let mut lines = Lines::new(stdout);
     while let Some(line) = lines.next().await {
         let event = match serde_json::from_str(&line) {
@@ -150,11 +160,11 @@ async fn read_events(stdout: ChildStdout, generation: u64, events: Sender<Event>
             },
             Ok(Line::Listening) => ShardEvent::Listening,
             Err(_) => {
-                tracing::debug!(target: "ribbon_shard", rank = RANK, "{line}");
+                tracing::debug!(target: "ribbon_shard", rank = from.rank, "{line}");
                 continue;
             }
         };
-        if events.send(Event::Shard(generation, event)).await.is_err() {
+        if events.send(Event::Shard(from, event)).await.is_err() {
             return;
         }
     }

@@ -1,4 +1,4 @@
-//! Where the shards' sockets are: paths that are ours alone, and gone when we are.
+//! Where the shards' sockets are, and where the ranks of a group find each other: paths that are ours alone, and gone when we are.
 //!
 //! A launcher that is killed leaves its private directory behind. It held a lock on it, which the kernel took away: the next
 //! launcher finds the directory unlocked and removes it.
@@ -7,7 +7,7 @@ use std::{
     fs::{self, File},
     io,
     os::unix::{
-        fs::FileTypeExt,
+        fs::{FileTypeExt, OpenOptionsExt},
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
@@ -31,8 +31,12 @@ pub(crate) struct Sockets {
     _lock: Option<File>,
 }
 
+/// Stands between the prefix and the generation in the name of a meeting point.
+const MEETING: &str = "-meeting-";
 /// How names of private directories begin; six more letters follow.
 const PRIVATE: &str = "ribbon-";
+/// How names in them begin.
+const SHARD: &str = "shard";
 
 impl Sockets {
     /// Uses the operator's prefix, or makes a private directory (mode 0700).
@@ -59,6 +63,27 @@ impl Sockets {
     pub(crate) fn path(&self, rank: u32, generation: u64) -> PathBuf {
         let mut path = self.prefix.clone().into_os_string();
         path.push(format!("-{rank}-{generation}"));
+        path.into()
+    }
+
+    /// A new empty file for the ranks of a generation, which nobody else may read (mode 0600).
+    pub(crate) fn meeting_point(&self, generation: u64) -> io::Result<PathBuf> {
+        let path = self.meeting_path(generation);
+        self.forget_meeting(generation);
+        let mut options = File::options();
+        options.write(true).create_new(true).mode(0o600);
+        options.open(&path)?;
+        Ok(path)
+    }
+
+    /// Removes the file: all ranks have met, or will not any more.
+    pub(crate) fn forget_meeting(&self, generation: u64) {
+        let _ = fs::remove_file(self.meeting_path(generation));
+    }
+
+    fn meeting_path(&self, generation: u64) -> PathBuf {
+        let mut path = self.prefix.clone().into_os_string();
+        path.push(format!("{MEETING}{generation}"));
         path.into()
     }
 
@@ -115,7 +140,7 @@ fn private() -> Result<Sockets, LaunchError> {
         let directory = made?;
         if let Some(lock) = lock(&directory) {
             return Ok(Sockets {
-                prefix: directory.join("shard"),
+                prefix: directory.join(SHARD),
                 own_directory: Some(directory),
                 _lock: Some(lock),
             });
@@ -143,7 +168,7 @@ fn remove_abandoned(base: &Path) {
         let name = entry.file_name();
         let letters = name.to_str().and_then(|name| name.strip_prefix(PRIVATE));
         if letters.is_some_and(|letters| letters.len() == 6)
-            && holds_only_sockets(&entry.path())
+            && holds_only_ours(&entry.path())
             && let Some(_lock) = lock(&entry.path())
         {
             let _ = fs::remove_dir_all(entry.path());
@@ -152,11 +177,13 @@ fn remove_abandoned(base: &Path) {
 }
 
 /// Nobody else's directory of that name is touched.
-fn holds_only_sockets(directory: &Path) -> bool {
+fn holds_only_ours(directory: &Path) -> bool {
     let is_ours = |entry: io::Result<fs::DirEntry>| {
         entry.is_ok_and(|entry| {
             let is_socket = entry.file_type().is_ok_and(|kind| kind.is_socket());
-            is_socket && entry.file_name().as_encoded_bytes().starts_with(b"shard-")
+            let name = entry.file_name();
+            let rest = name.to_str().and_then(|name| name.strip_prefix(SHARD));
+            rest.is_some_and(|rest| rest.starts_with(MEETING) || is_socket && rest.starts_with('-'))
         })
     };
     directory
@@ -192,6 +219,27 @@ mod tests {
     }
 
     #[test]
+    fn a_meeting_point_is_private_new_and_forgotten() {
+        use std::os::unix::fs::PermissionsExt;
+        let sockets = Sockets::new(None).expect("a directory");
+        for _ in 0..2 {
+            let path = sockets.meeting_point(3).expect("made");
+            let found = path.metadata().expect("there");
+            assert_eq!(
+                (found.permissions().mode() & 0o777, found.len()),
+                (0o600, 0)
+            );
+            fs::write(
+                &path,
+                "what the ranks of a dead launcher's generation wrote",
+            )
+            .expect("written");
+        }
+        sockets.forget_meeting(3);
+        assert!(!sockets.meeting_path(3).exists());
+    }
+
+    #[test]
     fn what_a_killed_launcher_left_is_removed_and_nothing_else() {
         let base = mkdtemp(&std::env::temp_dir().join("sweep-XXXXXX")).expect("a directory");
         let abandoned = base.join("ribbon-aaaaaa");
@@ -200,6 +248,7 @@ mod tests {
             fs::create_dir(directory).expect("made");
         }
         drop(UnixListener::bind(abandoned.join("shard-0-1")).expect("a socket left behind"));
+        fs::write(abandoned.join("shard-meeting-1"), "").expect("a meeting point left behind");
         fs::write(foreign.join("notes"), "mine").expect("written");
         let lock = lock(&used).expect("locked");
         remove_abandoned(&base);

@@ -23,7 +23,8 @@ use crate::{
     process::Ending,
     pulse::Pulse,
     restarts::{self, Restarts},
-    shard::{Shard, ShardEvent, ShardRecipe},
+    shard::{Origin, ShardEvent, ShardRecipe},
+    shards::Shards,
     webserver::{RouterEvent, Webserver},
 };
 
@@ -39,8 +40,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 pub(crate) enum Event {
     /// SIGINT, SIGTERM or SIGHUP, by number.
     Signal(i32),
-    /// Of a generation of shards.
-    Shard(u64, ShardEvent),
+    /// Of a shard.
+    Shard(Origin, ShardEvent),
     /// Of the router.
     Router(RouterEvent),
 }
@@ -59,7 +60,7 @@ enum End {
 /// What is due at a later time.
 #[derive(Debug)]
 enum Due {
-    StartShard,
+    StartShards,
     GiveUp(LaunchError),
 }
 
@@ -71,7 +72,7 @@ pub(crate) struct Supervisor {
     sender: Sender<Event>,
     tasks: JoinSet<()>,
     router: Option<Webserver>,
-    shard: Option<Shard>,
+    shards: Option<Shards>,
     generation: u64,
     restarts: Restarts,
     due: Option<(Instant, Due)>,
@@ -86,7 +87,7 @@ pub(crate) struct Supervisor {
 }
 
 impl Supervisor {
-    /// Starts the router and the first shard.
+    /// Starts the router and the first shards.
     ///
     /// # Errors
     /// [`LaunchError::Spawn`].
@@ -109,7 +110,7 @@ impl Supervisor {
             sender,
             tasks,
             router: Some(router),
-            shard: None,
+            shards: None,
             generation: 0,
             restarts: Restarts::default(),
             due: None,
@@ -120,7 +121,7 @@ impl Supervisor {
             pulse: None,
             drain_until: None,
         };
-        supervisor.start_shard()?;
+        supervisor.start_shards()?;
         Ok(supervisor)
     }
 
@@ -175,8 +176,8 @@ impl Supervisor {
     async fn handle(&mut self, event: Event) -> ControlFlow<End> {
         match event {
             Event::Signal(signal) => self.on_signal(signal).await,
-            Event::Shard(generation, event) if generation == self.generation => {
-                self.on_shard(event).await
+            Event::Shard(origin, event) if origin.generation == self.generation => {
+                self.on_shard(origin.rank, event).await
             }
             Event::Shard(..) => ControlFlow::Continue(()),
             Event::Router(RouterEvent::Says(message)) => self.on_message(message),
@@ -214,30 +215,38 @@ impl Supervisor {
         }
     }
 
-    async fn on_shard(&mut self, event: ShardEvent) -> ControlFlow<End> {
+    async fn on_shard(&mut self, rank: u32, event: ShardEvent) -> ControlFlow<End> {
         match event {
             ShardEvent::Phase { name, milliseconds } => {
-                debug!("shard: {name} took {milliseconds} ms");
-                self.phases.insert(name, milliseconds as f64 / 1e3);
+                debug!("shard {rank}: {name} took {milliseconds} ms");
+                // They do the same at the same time.
+                if rank == 0 {
+                    self.phases.insert(name, milliseconds as f64 / 1e3);
+                }
                 ControlFlow::Continue(())
             }
             ShardEvent::Listening => {
-                self.on_listening().await;
+                self.on_listening(rank).await;
                 ControlFlow::Continue(())
             }
-            ShardEvent::Ended(ending) => self.on_shard_end(ending).await,
+            ShardEvent::Ended(ending) => self.on_shard_end(rank, ending).await,
         }
     }
 
-    async fn on_listening(&mut self) {
-        let Some(shard) = &mut self.shard else { return };
-        shard.listening = true;
+    async fn on_listening(&mut self, rank: u32) {
+        let Some(shards) = &mut self.shards else {
+            return;
+        };
+        if !shards.listens(rank) {
+            return;
+        }
         info!(
             "shard generation {} listens after {} ms",
             self.generation,
-            shard.started.elapsed().as_millis()
+            shards.started.elapsed().as_millis()
         );
-        let uris = vec![format!("unix://{}", shard.socket.display())];
+        let uris = shards.uris();
+        self.recipe.sockets.forget_meeting(self.generation);
         let message = ToRouter::Shards {
             generation: self.generation,
             uris,
@@ -246,12 +255,28 @@ impl Supervisor {
         self.say(&message).await;
     }
 
-    async fn on_shard_end(&mut self, ending: Ending) -> ControlFlow<End> {
-        let listened = self.shard.take().is_some_and(|shard| shard.listening);
-        if !self.ready && ending.status.code() == Some(2) {
-            return ControlFlow::Break(End::Failed(LaunchError::ShardRefused(ending.last_words)));
+    async fn on_shard_end(&mut self, rank: u32, ending: Ending) -> ControlFlow<End> {
+        let Some(mut shards) = self.shards.take() else {
+            return ControlFlow::Continue(());
+        };
+        if shards.ended(rank, ending) {
+            return self.on_generation_end(&shards).await;
         }
-        let reason = ending.describe();
+        // None can go on alone.
+        shards.kill();
+        self.shards = Some(shards);
+        ControlFlow::Continue(())
+    }
+
+    async fn on_generation_end(&mut self, shards: &Shards) -> ControlFlow<End> {
+        let listened = shards.are_listening();
+        if !self.ready
+            && let Some(words) = shards.refusal()
+        {
+            let words = words.to_owned();
+            return ControlFlow::Break(End::Failed(LaunchError::ShardRefused(words)));
+        }
+        let reason = shards.reason();
         error!("shard generation {} ended: {reason}", self.generation);
         self.say(&ToRouter::Lost {
             generation: self.generation,
@@ -274,7 +299,7 @@ impl Supervisor {
                 } else {
                     FAILED_START_PAUSE
                 },
-                Due::StartShard,
+                Due::StartShards,
             )
         });
         ControlFlow::Continue(())
@@ -294,8 +319,8 @@ impl Supervisor {
                 warn!(
                     "shard {rank} of generation {generation} is over the deadline of step {step}: restarting it"
                 );
-                if let Some(shard) = &self.shard {
-                    shard.kill();
+                if let Some(shards) = &self.shards {
+                    shards.kill();
                 }
             }
             FromRouter::Suspects {
@@ -333,7 +358,7 @@ impl Supervisor {
     fn on_explanation(&mut self, generation: u64) {
         self.restarts.explained(generation);
         if matches!(self.due, Some((_, Due::GiveUp(_)))) && !self.restarts.exceeded() {
-            self.due = Some((Instant::now(), Due::StartShard));
+            self.due = Some((Instant::now(), Due::StartShards));
         }
     }
 
@@ -348,12 +373,12 @@ impl Supervisor {
         }))
     }
 
-    fn start_shard(&mut self) -> Result<(), LaunchError> {
+    fn start_shards(&mut self) -> Result<(), LaunchError> {
         self.generation += 1;
-        self.shard = Some(Shard::start(
+        self.shards = Some(Shards::start(
             &self.recipe,
             self.generation,
-            self.sender.clone(),
+            &self.sender,
             &mut self.tasks,
         )?);
         Ok(())

@@ -155,7 +155,7 @@ fn each_flag_reaches_its_process() {
         let plan = plan(words);
         let arguments = match *process {
             "download" => plan.download.clone(),
-            "shard" => plan.shard_arguments(&model(), 1, Path::new("/s")),
+            "shard" => plan.shard_arguments(&model(), &seat(0, None)),
             _ => plan.router_arguments(&model()),
         };
         assert!(
@@ -165,9 +165,37 @@ fn each_flag_reaches_its_process() {
     }
 }
 
+fn seat(rank: u32, meeting_point: Option<&Path>) -> Seat<'_> {
+    Seat {
+        rank,
+        generation: 3,
+        socket: Path::new("/run/s-0-3"),
+        meeting_point,
+    }
+}
+
+#[test]
+fn one_of_several_shards_is_told_who_it_is_and_where_the_others_are() {
+    let plan = plan(&["--num-shard", "2", "--step-log", "steps"]);
+    assert_eq!(plan.num_shards, 2);
+    let arguments = |rank| text(plan.shard_arguments(&model(), &seat(rank, Some(Path::new("/m")))));
+    for rank in [0, 1] {
+        for word in [
+            format!("--rank={rank}"),
+            "--world-size=2".to_owned(),
+            "--meeting-point=/m".to_owned(),
+        ] {
+            assert!(arguments(rank).contains(&word), "{word}");
+        }
+    }
+    // Two writers would spoil it.
+    let logs = |rank| arguments(rank).contains(&"--step-log=steps".to_owned());
+    assert_eq!((logs(0), logs(1)), (true, false));
+}
+
 #[test]
 fn a_shard_is_told_who_it_is() {
-    let arguments = text(plan(&[]).shard_arguments(&model(), 3, Path::new("/run/s-0-3")));
+    let arguments = text(plan(&[]).shard_arguments(&model(), &seat(0, None)));
     assert_eq!(
         arguments,
         [
@@ -225,7 +253,6 @@ fn flags_that_contradict_each_other_are_refused_by_name() {
             ],
             &["--max-batch-total-tokens", "--max-batch-prefill-tokens"],
         ),
-        (&["--num-shard", "2"], &["--num-shard", "not built yet"]),
         (&["--hostname", "localhost"], &["--hostname", "localhost"]),
     ];
     for (words, expected) in cases {

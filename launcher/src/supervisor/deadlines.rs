@@ -36,10 +36,10 @@ impl Supervisor {
     }
 
     fn listening_deadline(&self) -> Option<Instant> {
-        self.shard
+        self.shards
             .as_ref()
-            .filter(|shard| !shard.listening)
-            .map(|shard| shard.started + self.recipe.plan.startup_timeout)
+            .filter(|shards| !shards.are_listening())
+            .map(|shards| shards.started + self.recipe.plan.startup_timeout)
     }
 
     /// Does what is due.
@@ -71,17 +71,17 @@ impl Supervisor {
             )));
         }
         if passed(self.listening_deadline())
-            && let Some(shard) = &mut self.shard
+            && let Some(shards) = &mut self.shards
         {
             warn!(
                 "shard generation {} does not come up: restarting it",
                 self.generation
             );
-            shard.kill();
-            shard.started = now;
+            shards.kill();
+            shards.started = now;
         }
         match self.due.take_if(|(at, _)| *at <= now) {
-            Some((_, Due::StartShard)) => match self.start_shard() {
+            Some((_, Due::StartShards)) => match self.start_shards() {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(error) => ControlFlow::Break(End::Failed(error)),
             },

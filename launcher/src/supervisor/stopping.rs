@@ -15,20 +15,20 @@ impl Supervisor {
         }
     }
 
-    /// Ends the router, which was told, then the shard, which is asked now: each is killed after `limit` or at another signal.
+    /// Ends the router, which was told, then the shards, which are asked now: each is killed after `limit` or at another signal.
     pub(super) async fn stop(&mut self, limit: Duration) {
         let hurried = self.wait_until(limit, |house| house.router.is_none()).await;
         self.kill_router();
-        if let Some(shard) = &self.shard {
-            shard.terminate();
+        if let Some(shards) = &self.shards {
+            shards.terminate();
         }
         let limit = if hurried { Duration::ZERO } else { limit };
-        self.wait_until(limit, |house| house.shard.is_none()).await;
-        if let Some(shard) = &self.shard {
-            shard.kill();
+        self.wait_until(limit, |house| house.shards.is_none()).await;
+        if let Some(shards) = &self.shards {
+            shards.kill();
         }
         self.wait_until(KILL_LIMIT, |house| {
-            house.router.is_none() && house.shard.is_none()
+            house.router.is_none() && house.shards.is_none()
         })
         .await;
         self.tasks.abort_all();
@@ -40,10 +40,11 @@ impl Supervisor {
         while !done(self) {
             match tokio::time::timeout_at(deadline, self.events.recv()).await {
                 Ok(Some(Event::Router(RouterEvent::Ended { .. }))) => self.router = None,
-                Ok(Some(Event::Shard(generation, ShardEvent::Ended(_))))
-                    if generation == self.generation =>
+                Ok(Some(Event::Shard(origin, ShardEvent::Ended(ending))))
+                    if origin.generation == self.generation =>
                 {
-                    self.shard = None;
+                    self.shards
+                        .take_if(|shards| shards.ended(origin.rank, ending));
                 }
                 Ok(None | Some(Event::Signal(_))) | Err(_) => return true,
                 Ok(Some(_)) => {}

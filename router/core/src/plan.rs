@@ -63,6 +63,8 @@ pub struct ShardDescription {
     pub max_batch_prefill_tokens: u32,
     /// Resolved longest sequence, in tokens.
     pub max_total_tokens: u32,
+    /// Shards that hold the model together.
+    pub num_shards: u32,
     /// Longest step seen while warming up.
     pub slowest_step: Duration,
     /// Resolved revision of a Hub model.

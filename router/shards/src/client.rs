@@ -1,6 +1,6 @@
 //! One connection to one shard: connect, describe, warm up, and the stream of steps. Every wait has a deadline.
 
-use std::{future::Future, time::Duration};
+use std::{fmt, future::Future, time::Duration};
 
 use ribbon_core::ShardDescription;
 use tokio::{sync::mpsc, time::timeout};
@@ -26,6 +26,22 @@ const PLANS: usize = 16;
 /// Flow-control window: a plan or an outcome never waits for one.
 const WINDOW_BYTES: u32 = 16 << 20;
 
+/// Which shard of its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Counts from 0.
+    pub rank: u32,
+    /// Shards that hold the model together.
+    pub world_size: u32,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rank, world_size } = self;
+        write!(formatter, "{rank} of {world_size} shards")
+    }
+}
+
 /// A warm shard.
 #[derive(Debug)]
 pub(crate) struct Warm {
@@ -33,10 +49,11 @@ pub(crate) struct Warm {
     client: ShardClient<Channel>,
 }
 
-/// Connects to the shard of `generation` at `uri` and warms it up.
+/// Connects to the shard of `generation` at `uri` and warms it up. All shards of a group have to be warmed at the same time.
 pub(crate) async fn warm(
     uri: String,
     generation: u64,
+    place: Place,
     settings: ShardSettings,
 ) -> Result<Warm, ShardError> {
     let mut client = connect(uri).await?;
@@ -46,7 +63,7 @@ pub(crate) async fn warm(
         client.describe(wire::DescribeRequest {}),
     )
     .await?;
-    convert::check(&shard, generation)?;
+    convert::check(&shard, generation, place)?;
     let request = wire::WarmupRequest {
         max_batch_prefill_tokens: settings.max_batch_prefill_tokens.unwrap_or(0),
         max_total_tokens: settings.max_total_tokens.unwrap_or(0),

@@ -8,7 +8,7 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use describe::{check, description};
+pub(crate) use describe::{check, description, together};
 pub(crate) use outcome::outcome;
 pub(crate) use plan::plan;
 #[cfg(test)]

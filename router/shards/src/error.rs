@@ -4,15 +4,25 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::client::Place;
+
 /// Why a generation of shards cannot be used, or not any more.
 #[derive(Debug, Error)]
 pub enum ShardError {
     /// The launcher named an address this client does not speak.
     #[error("the shard's address `{0}` is not supported, only `unix://` is")]
     Address(String),
-    /// Several ranks are a later issue.
-    #[error("{0} shards were announced, this version drives one")]
-    WorldSize(usize),
+    /// A shard that takes itself for another one of its group.
+    #[error("it says that it is rank {}, but is announced as rank {}", .said, .announced)]
+    Place {
+        /// Of the shard.
+        said: Place,
+        /// Of the launcher.
+        announced: Place,
+    },
+    /// A generation without shards.
+    #[error("no shards were announced")]
+    NoShards,
     /// Nobody answers at the socket.
     #[error("cannot connect to the shard at `{uri}`")]
     Connect {

@@ -2,6 +2,7 @@
 //! What belongs to an older generation is dropped with it.
 
 mod generation;
+mod outcomes;
 #[cfg(test)]
 mod tests;
 

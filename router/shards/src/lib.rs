@@ -29,6 +29,7 @@ mod wire {
     tonic::include_proto!("ribbon.shard.v1");
 }
 
+pub use client::Place;
 pub use error::ShardError;
 pub use group::{GenerationControl, Hung, HungReports, ShardGroups};
 

@@ -22,6 +22,7 @@ struct Info {
     max_stop_sequences: usize,
     max_input_tokens: u32,
     max_total_tokens: u32,
+    num_shard: u32,
     validation_workers: usize,
     max_client_batch_size: usize,
     router: &'static str,
@@ -32,7 +33,8 @@ struct Info {
 
 /// The limits are the resolved ones, so there is no answer before a shard was warm.
 async fn info(State(state): State<AppState>) -> Result<Json<Info>, NativeError> {
-    let limits = ready_model(state.engines.get(None).as_ref())?.limits;
+    let model = ready_model(state.engines.get(None).as_ref())?;
+    let limits = model.limits;
     let settings = &state.settings;
     Ok(Json(Info {
         model_id: settings.model_id.clone(),
@@ -43,6 +45,7 @@ async fn info(State(state): State<AppState>) -> Result<Json<Info>, NativeError> 
         max_stop_sequences: settings.max_stop_sequences,
         max_input_tokens: limits.max_input_tokens,
         max_total_tokens: limits.max_total_tokens,
+        num_shard: model.description.num_shards,
         validation_workers: settings.validation_workers,
         max_client_batch_size: settings.max_client_batch_size,
         router: "text-generation-router",

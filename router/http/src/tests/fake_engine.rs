@@ -224,6 +224,7 @@ impl Engine for FakeEngine {
                 kv_groups: Vec::new(),
                 max_batch_prefill_tokens: 512,
                 max_total_tokens: limits.max_total_tokens,
+                num_shards: 1,
                 slowest_step: Duration::from_millis(1),
                 revision: None,
             })

@@ -412,6 +412,7 @@ fn description(setup: Setup) -> ShardDescription {
         kv_groups: setup.kinds.iter().map(group).collect(),
         max_batch_prefill_tokens: setup.budget,
         max_total_tokens: setup.longest,
+        num_shards: 1,
         slowest_step: Duration::from_millis(60),
         revision: None,
     }

@@ -4,13 +4,17 @@ use std::time::Duration;
 
 use ribbon_core::{KvGroup, KvKind, ShardDescription};
 
-use crate::{ShardError, wire};
+use crate::{ShardError, client::Place, wire};
 
 /// One number of a byte is left for "none" on the shard's side.
 const MAX_GROUPS: usize = 255;
 
 /// Checks, before the shard is warmed up, that this router can drive it.
-pub(crate) fn check(shard: &wire::DescribeResponse, generation: u64) -> Result<(), ShardError> {
+pub(crate) fn check(
+    shard: &wire::DescribeResponse,
+    generation: u64,
+    announced: Place,
+) -> Result<(), ShardError> {
     if shard.generation != generation {
         let reason = format!(
             "it belongs to generation {}, not {generation}",
@@ -18,8 +22,12 @@ pub(crate) fn check(shard: &wire::DescribeResponse, generation: u64) -> Result<(
         );
         return Err(ShardError::malformed("description", reason));
     }
-    if shard.world_size > 1 {
-        return Err(ShardError::WorldSize(shard.world_size as usize));
+    let said = Place {
+        rank: shard.rank,
+        world_size: shard.world_size,
+    };
+    if said != announced {
+        return Err(ShardError::Place { said, announced });
     }
     match shard.prompt_runs() {
         wire::PromptRuns::Causal => Ok(()),
@@ -55,9 +63,30 @@ pub(crate) fn description(warm: wire::WarmupResponse) -> Result<ShardDescription
         kv_groups,
         max_batch_prefill_tokens: warm.max_batch_prefill_tokens,
         max_total_tokens: warm.max_total_tokens,
+        num_shards: shard.world_size,
         slowest_step: Duration::from_nanos(warm.slowest_step_ns),
         revision: Some(shard.revision).filter(|revision| !revision.is_empty()),
     })
+}
+
+/// What a group of shards is, of what each of them said: the same, but for how fast they are.
+pub(crate) fn together(
+    shards: impl IntoIterator<Item = ShardDescription>,
+) -> Result<ShardDescription, ShardError> {
+    let mut shards = shards.into_iter();
+    let mut group = shards.next().ok_or(ShardError::NoShards)?;
+    for (other, rank) in shards.zip(1..) {
+        group.slowest_step = group.slowest_step.max(other.slowest_step);
+        let alike = ShardDescription {
+            slowest_step: group.slowest_step,
+            ..other
+        };
+        if alike != group {
+            let reason = format!("ranks 0 and {rank} differ: {group:?}, {alike:?}");
+            return Err(ShardError::malformed("description", reason));
+        }
+    }
+    Ok(group)
 }
 
 /// Groups have ids of a byte, every slot and storage is in each of them, and they draw on one pool of pages.

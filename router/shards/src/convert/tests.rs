@@ -1,12 +1,12 @@
 use std::sync::Arc;
 
 use ribbon_core::{
-    Admission, GroupOp, KvKind, RibbonOp, RowResult, Sampling, Slot, StepPlan, Storage, TokenScore,
-    Wanted, Watermark, WorkItem,
+    Admission, GroupOp, KvKind, RibbonOp, RowResult, Sampling, ShardDescription, Slot, StepPlan,
+    Storage, TokenScore, Wanted, Watermark, WorkItem,
 };
 
 use super::*;
-use crate::{ShardError, wire};
+use crate::{ShardError, client::Place, wire};
 
 fn bytes(values: &[u32]) -> Vec<u8> {
     values
@@ -346,9 +346,10 @@ fn groups_with_and_without_a_window_are_told_apart() {
 #[test]
 fn a_shard_of_another_start_or_kind_is_not_warmed() {
     let shard = warm().description.unwrap();
-    assert!(check(&shard, 1).is_ok());
+    let alone = place(0, 1);
+    assert!(check(&shard, 1, alone).is_ok());
     assert!(
-        check(&shard, 2)
+        check(&shard, 2, alone)
             .unwrap_err()
             .to_string()
             .contains("generation 1, not 2")
@@ -357,10 +358,47 @@ fn a_shard_of_another_start_or_kind_is_not_warmed() {
         prompt_runs: wire::PromptRuns::Whole as i32,
         ..shard.clone()
     };
-    assert!(matches!(check(&whole, 1), Err(ShardError::Unsupported(_))));
-    let two = wire::DescribeResponse {
+    assert!(matches!(
+        check(&whole, 1, alone),
+        Err(ShardError::Unsupported(_))
+    ));
+}
+
+fn place(rank: u32, world_size: u32) -> Place {
+    Place { rank, world_size }
+}
+
+#[test]
+fn a_shard_has_to_be_the_one_that_was_announced() {
+    let second = wire::DescribeResponse {
+        rank: 1,
         world_size: 2,
-        ..shard
+        ..warm().description.unwrap()
     };
-    assert!(matches!(check(&two, 1), Err(ShardError::WorldSize(2))));
+    assert!(check(&second, 1, place(1, 2)).is_ok());
+    for announced in [place(0, 1), place(0, 2), place(1, 3)] {
+        let message = check(&second, 1, announced).unwrap_err().to_string();
+        assert!(
+            message.contains("rank 1 of 2 shards"),
+            "{announced}: {message}"
+        );
+    }
+}
+
+#[test]
+fn a_group_is_what_all_its_shards_are_and_as_fast_as_the_slowest() {
+    let first = description(warm()).unwrap();
+    let second = ShardDescription {
+        slowest_step: first.slowest_step * 2,
+        ..first.clone()
+    };
+    let group = together([first.clone(), second.clone()]).unwrap();
+    assert_eq!(group, second);
+    let other = ShardDescription {
+        max_total_tokens: first.max_total_tokens - 1,
+        ..second
+    };
+    let message = together([first, other]).unwrap_err().to_string();
+    assert!(message.contains("ranks 0 and 1 differ"), "{message}");
+    assert!(matches!(together([]), Err(ShardError::NoShards)));
 }

@@ -2,25 +2,24 @@
 
 use std::{fmt, future::Future, pin::Pin};
 
-use futures_util::StreamExt;
+use futures_util::future::try_join_all;
 use ribbon_core::{PlanSink, ShardDescription, ShardEvent, StepPlan};
 use tokio::sync::mpsc;
-use tonic::Streaming;
 
-use super::Hung;
+use super::{Hung, outcomes::Outcomes};
 use crate::{
     ShardError, ShardSettings,
-    client::{self, Warm},
+    client::{self, Place, Warm},
     convert, wire,
 };
 
 type Pending<T> = Pin<Box<dyn Future<Output = Result<T, ShardError>> + Send>>;
 
 enum Phase {
-    Warming(Pending<Warm>),
-    /// The stream is open, its answer not there yet.
-    Opening(Pending<Streaming<wire::StepOutcome>>),
-    Running(Box<Streaming<wire::StepOutcome>>),
+    Warming(Pending<Group>),
+    /// The streams are open, their answers not there yet.
+    Opening(Pending<Outcomes>),
+    Running(Box<Outcomes>),
 }
 
 /// A generation under way.
@@ -37,14 +36,9 @@ impl Generation {
         settings: ShardSettings,
         hung: mpsc::Sender<Hung>,
     ) -> Self {
-        let warming = async move {
-            let [uri] =
-                <[String; 1]>::try_from(uris).map_err(|uris| ShardError::WorldSize(uris.len()))?;
-            client::warm(uri, number, settings).await
-        };
         Self {
             number,
-            phase: Phase::Warming(Box::pin(warming)),
+            phase: Phase::Warming(Box::pin(Group::warm(uris, number, settings))),
             hung,
         }
     }
@@ -58,28 +52,23 @@ impl Generation {
         loop {
             match &mut self.phase {
                 Phase::Warming(warming) => {
-                    let warm = warming.await?;
-                    return Ok(self.run(warm));
+                    let group = warming.await?;
+                    return Ok(self.run(group));
                 }
-                Phase::Opening(answer) => self.phase = Phase::Running(Box::new(answer.await?)),
+                Phase::Opening(answers) => self.phase = Phase::Running(Box::new(answers.await?)),
                 Phase::Running(outcomes) => {
-                    let failed = |status| ShardError::Call {
-                        call: "Run",
-                        status: Box::new(status),
-                    };
-                    let outcome = outcomes.next().await.ok_or(ShardError::StreamEnded)?;
-                    return convert::outcome(outcome.map_err(failed)?).map(ShardEvent::Outcome);
+                    return convert::outcome(outcomes.next().await?).map(ShardEvent::Outcome);
                 }
             }
         }
     }
 
-    fn run(&mut self, warm: Warm) -> ShardEvent {
-        let description: Box<ShardDescription> = Box::new(warm.description.clone());
-        let (plans, answer) = warm.run();
-        self.phase = Phase::Opening(Box::pin(answer));
+    fn run(&mut self, group: Group) -> ShardEvent {
+        let description = Box::new(group.description);
+        let (plans, answers): (Vec<_>, Vec<_>) = group.shards.into_iter().map(Warm::run).unzip();
+        self.phase = Phase::Opening(Box::pin(Outcomes::of(answers)));
         let plans = Plans {
-            to_shard: plans,
+            to_shards: plans,
             hung: self.hung.clone(),
             generation: self.number,
         };
@@ -88,6 +77,34 @@ impl Generation {
             plans: Box::new(plans),
             generation: self.number,
         }
+    }
+}
+
+/// All shards of a generation, warm.
+struct Group {
+    description: ShardDescription,
+    /// Ordered by rank.
+    shards: Vec<Warm>,
+}
+
+impl Group {
+    /// The shards talk to each other while they warm up, so that all of them have to be asked at once.
+    async fn warm(
+        uris: Vec<String>,
+        generation: u64,
+        settings: ShardSettings,
+    ) -> Result<Self, ShardError> {
+        let world_size = uris.len() as u32;
+        let warming = (0..).zip(uris).map(|(rank, uri)| {
+            let place = Place { rank, world_size };
+            client::warm(uri, generation, place, settings)
+        });
+        let shards = try_join_all(warming).await?;
+        let descriptions = shards.iter().map(|shard| shard.description.clone());
+        Ok(Self {
+            description: convert::together(descriptions)?,
+            shards,
+        })
     }
 }
 
@@ -104,26 +121,45 @@ pub(super) fn report(reports: &mpsc::Sender<Hung>, hung: Hung) {
     }
 }
 
-/// Where the plans of one generation go.
+/// Where the plans of one generation go: every shard gets all of them.
 #[derive(Debug)]
 struct Plans {
-    to_shard: mpsc::Sender<wire::StepPlan>,
+    /// Ordered by rank.
+    to_shards: Vec<mpsc::Sender<wire::StepPlan>>,
     hung: mpsc::Sender<Hung>,
     generation: u64,
 }
 
 impl PlanSink for Plans {
     fn send(&mut self, plan: StepPlan) {
-        match self.to_shard.try_send(convert::plan(&plan)) {
-            // Closed: the generation is lost, which comes up as an event of its own.
-            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
-            Err(mpsc::error::TrySendError::Full(_)) => self.report_hung(plan.step_id),
+        let message = convert::plan(&plan);
+        let Some((first, others)) = self.to_shards.split_first() else {
+            return;
+        };
+        for (other, rank) in others.iter().zip(1..) {
+            self.give(other, rank, message.clone());
         }
+        self.give(first, 0, message);
     }
 
     fn report_hung(&self, step_id: u64) {
+        self.report(0, step_id);
+    }
+}
+
+impl Plans {
+    fn give(&self, shard: &mpsc::Sender<wire::StepPlan>, rank: u32, plan: wire::StepPlan) {
+        let step_id = plan.step_id;
+        match shard.try_send(plan) {
+            // Closed: the generation is lost, which comes up as an event of its own.
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
+            Err(mpsc::error::TrySendError::Full(_)) => self.report(rank, step_id),
+        }
+    }
+
+    fn report(&self, rank: u32, step_id: u64) {
         let hung = Hung {
-            rank: 0,
+            rank,
             generation: self.generation,
             step: step_id,
             refused: None,

@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status, Streaming, transport::Server};
 
 use super::*;
 use crate::{
+    client::Place,
     convert::tests_warm,
     wire::{
         self,
@@ -27,9 +28,11 @@ const SOON: Duration = Duration::from_secs(20);
 
 type Outcomes = Pin<Box<dyn Stream<Item = Result<wire::StepOutcome, Status>> + Send>>;
 
-/// Feeds every row; step 3 breaks the stream.
+/// Feeds every row; step 3 of the first shard breaks the stream, step 5 of the others.
+#[derive(Clone, Copy)]
 struct FakeShard {
     generation: u64,
+    place: Place,
 }
 
 fn u32s(bytes: &[u8]) -> Vec<u32> {
@@ -39,16 +42,19 @@ fn u32s(bytes: &[u8]) -> Vec<u32> {
         .collect()
 }
 
-fn answer(plan: &wire::StepPlan) -> Result<wire::StepOutcome, Status> {
-    if plan.step_id == 3 {
-        return Err(Status::internal("the third step is too much"));
+fn answer(plan: &wire::StepPlan, rank: u32) -> Result<wire::StepOutcome, Status> {
+    match (plan.step_id, rank) {
+        (3, 0) => return Err(Status::internal("the third step is too much")),
+        (5, 1..) => return Err(Status::internal("a follower gives up")),
+        _ => {}
     }
     let slot = plan.work.as_ref().unwrap().slot.clone();
     let rows = u32s(&slot).len();
     Ok(wire::StepOutcome {
         step_id: plan.step_id,
         slot,
-        status: vec![1; rows],
+        // Nobody may take a follower's word.
+        status: vec![if rank == 0 { 1 } else { 6 }; rows],
         token_id: vec![0; rows * 4],
         logprob: vec![0; rows * 4],
         top_count: vec![0; rows],
@@ -67,6 +73,8 @@ impl Shard for FakeShard {
         let shard = tests_warm().description.unwrap();
         Ok(Response::new(wire::DescribeResponse {
             generation: self.generation,
+            rank: self.place.rank,
+            world_size: self.place.world_size,
             ..shard
         }))
     }
@@ -83,9 +91,13 @@ impl Shard for FakeShard {
             return Err(Status::invalid_argument("14 tokens are too many"));
         }
         let budget = request.max_batch_prefill_tokens;
+        let mut warm = tests_warm();
+        if let Some(shard) = &mut warm.description {
+            shard.world_size = self.place.world_size;
+        }
         Ok(Response::new(wire::WarmupResponse {
             max_batch_prefill_tokens: budget,
-            ..tests_warm()
+            ..warm
         }))
     }
 
@@ -99,20 +111,24 @@ impl Shard for FakeShard {
             .message()
             .await?
             .ok_or_else(|| Status::cancelled("no plan"))?;
-        let outcomes = stream::once(async move { answer(&first) });
-        let rest = plans.map(|plan| answer(&plan?));
+        let rank = self.place.rank;
+        let outcomes = stream::once(async move { answer(&first, rank) });
+        let rest = plans.map(move |plan| answer(&plan?, rank));
         Ok(Response::new(Box::pin(outcomes.chain(rest))))
     }
 }
 
 static SOCKETS: AtomicU32 = AtomicU32::new(0);
 
-/// A shard that listens, and everything that faces it.
+/// Shards that listen, and everything that faces them.
 struct House {
+    /// Of the first shard.
     uri: String,
-    path: PathBuf,
-    /// The shard's process, as it were: everything in it ends with it.
-    process: Option<Runtime>,
+    /// Of all of them, by rank.
+    uris: Vec<String>,
+    paths: Vec<PathBuf>,
+    /// The shards' processes, as it were: everything in one ends with it.
+    processes: Vec<Runtime>,
     control: GenerationControl,
     hung: HungReports,
     events: Pin<Box<dyn Stream<Item = ShardEvent> + Send>>,
@@ -120,9 +136,20 @@ struct House {
 
 impl House {
     fn new(generation: u64, max_total_tokens: Option<u32>) -> Self {
-        let number = SOCKETS.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("ribbon-{}-{number}", std::process::id()));
-        let process = serve(&path, FakeShard { generation });
+        Self::of(1, generation, max_total_tokens)
+    }
+
+    fn of(world_size: u32, generation: u64, max_total_tokens: Option<u32>) -> Self {
+        let (paths, processes): (Vec<PathBuf>, Vec<Runtime>) = (0..world_size)
+            .map(|rank| {
+                let place = Place { rank, world_size };
+                listening(FakeShard { generation, place })
+            })
+            .unzip();
+        let uris: Vec<String> = paths
+            .iter()
+            .map(|path| format!("unix://{}", path.display()))
+            .collect();
         let (groups, control, hung) = ShardGroups::new(ShardSettings {
             max_batch_prefill_tokens: Some(96),
             max_total_tokens,
@@ -130,9 +157,10 @@ impl House {
         });
         let events = Box::new(groups).events();
         Self {
-            uri: format!("unix://{}", path.display()),
-            path,
-            process: Some(process),
+            uri: uris[0].clone(),
+            uris,
+            paths,
+            processes,
             control,
             hung,
             events,
@@ -144,7 +172,7 @@ impl House {
     }
 
     async fn ready(&mut self) -> Box<dyn PlanSink> {
-        self.control.shards(1, vec![self.uri.clone()]).await;
+        self.control.shards(1, self.uris.clone()).await;
         match self.next().await {
             ShardEvent::Ready {
                 description,
@@ -152,6 +180,7 @@ impl House {
                 generation: 1,
             } => {
                 assert_eq!(description.max_batch_prefill_tokens, 96);
+                assert_eq!(description.num_shards as usize, self.uris.len());
                 plans
             }
             other => panic!("{other:?}"),
@@ -170,6 +199,14 @@ impl House {
     }
 }
 
+/// A shard at a new path.
+fn listening(shard: FakeShard) -> (PathBuf, Runtime) {
+    let number = SOCKETS.fetch_add(1, Ordering::Relaxed);
+    let path = std::env::temp_dir().join(format!("ribbon-{}-{number}", std::process::id()));
+    let process = serve(&path, shard);
+    (path, process)
+}
+
 /// A server with threads of its own at `path`, listening on return.
 fn serve(path: &Path, shard: FakeShard) -> Runtime {
     let runtime = Runtime::new().unwrap();
@@ -184,7 +221,14 @@ fn serve(path: &Path, shard: FakeShard) -> Runtime {
 
 impl House {
     fn kill(&mut self) {
-        if let Some(process) = self.process.take() {
+        for process in self.processes.drain(..) {
+            process.shutdown_background();
+        }
+    }
+
+    /// Ends one shard and leaves the others.
+    fn kill_last(&mut self) {
+        if let Some(process) = self.processes.pop() {
             process.shutdown_background();
         }
     }
@@ -193,7 +237,9 @@ impl House {
 impl Drop for House {
     fn drop(&mut self) {
         self.kill();
-        std::fs::remove_file(&self.path).ok();
+        for path in &self.paths {
+            std::fs::remove_file(path).ok();
+        }
     }
 }
 
@@ -227,6 +273,41 @@ async fn plans_go_down_and_outcomes_come_up() {
             (Slot(4), &RowResult::Fed)
         );
     }
+}
+
+#[tokio::test]
+async fn every_shard_of_a_group_gets_every_plan_and_the_first_one_answers() {
+    let mut house = House::of(3, 1, None);
+    let mut plans = house.ready().await;
+    for step in [1, 2] {
+        plans.send(plan(step));
+        let ShardEvent::Outcome(outcome) = house.next().await else {
+            panic!("no outcome")
+        };
+        assert_eq!(outcome.step_id, step);
+        assert_eq!(outcome.rows[0].result, RowResult::Fed);
+    }
+    // Only a follower breaks here, so it got this plan.
+    plans.send(plan(5));
+    let mut event = house.next().await;
+    if matches!(event, ShardEvent::Outcome(_)) {
+        event = house.next().await;
+    }
+    let ShardEvent::Lost { reason } = event else {
+        panic!("{event:?}")
+    };
+    assert!(reason.contains("a follower gives up"), "{reason}");
+    assert_eq!(house.hung().await.generation, 1);
+}
+
+#[tokio::test]
+async fn a_dead_follower_is_a_loss() {
+    let mut house = House::of(2, 1, None);
+    let mut plans = house.ready().await;
+    plans.send(plan(1));
+    assert!(matches!(house.next().await, ShardEvent::Outcome(_)));
+    house.kill_last();
+    assert!(!house.lost().await.is_empty());
 }
 
 #[tokio::test]
@@ -288,15 +369,11 @@ async fn a_hung_step_is_passed_on() {
 #[tokio::test]
 async fn what_cannot_be_warmed_is_lost_with_the_reason() {
     let missing = "unix:///tmp/ribbon-no-such-socket".to_owned();
-    let house = House::new(1, None);
-    let uri = house.uri.clone();
-    drop(house);
-    let cases: [(Option<u32>, u64, Vec<String>, &str); 5] = [
+    let cases: [(Option<u32>, u64, Vec<String>, &str); 4] = [
         (Some(13), 1, vec![], "13 tokens bring bad luck"),
         (None, 2, vec![], "generation 2, not 1"),
         (None, 1, vec![missing], "cannot connect"),
         (None, 1, vec!["http://127.0.0.1:1".into()], "only `unix://`"),
-        (None, 1, vec![uri.clone(), uri], "2 shards"),
     ];
     for (max_total_tokens, generation, uris, reason) in cases {
         let mut house = House::new(generation, max_total_tokens);
@@ -305,6 +382,18 @@ async fn what_cannot_be_warmed_is_lost_with_the_reason() {
         } else {
             uris
         };
+        house.control.shards(1, uris).await;
+        let said = house.lost().await;
+        assert!(said.contains(reason), "{reason}: {said}");
+        assert_eq!(house.hung().await.generation, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_shard_that_is_alone_is_no_group() {
+    for (num_uris, reason) in [(2, "2 shards"), (0, "no shards")] {
+        let mut house = House::new(1, None);
+        let uris = vec![house.uri.clone(); num_uris];
         house.control.shards(1, uris).await;
         let said = house.lost().await;
         assert!(said.contains(reason), "{reason}: {said}");
