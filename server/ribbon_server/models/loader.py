@@ -63,8 +63,8 @@ def check_names(rows: Sequence[WeightRow], spec: ModelSpec, table: NameTable, ch
     wanted = {source.name for row in rows for source in row.sources}
     found = checkpoint.names()
     is_ignored = ignored_names(spec, table)
-    _refuse("lacks", wanted - found)
-    _refuse("has, and the model does not use,", {name for name in found - wanted if not is_ignored(name)})
+    refuse_names("lacks", wanted - found)
+    refuse_names("has, and the model does not use,", {name for name in found - wanted if not is_ignored(name)})
 
 
 def check_headers(rows: Sequence[WeightRow], checkpoint: Checkpoint) -> None:
@@ -138,7 +138,12 @@ def _cut(source: Source, role: Role, rank: Rank) -> Cut | None:
     return vocab_cut(size, rank) if role is Role.VOCAB else even_cut(size, source.units or Units(size), rank)
 
 
-def _refuse(verb: str, names: set[str]) -> None:
+def refuse_names(verb: str, names: set[str]) -> None:
+    """Says what is wrong with the checkpoint's tensors, where any are named.
+
+    Raises:
+        WeightsMismatch: Some are.
+    """
     if not names:
         return
     shown = ", ".join(sorted(names)[:SHOWN])

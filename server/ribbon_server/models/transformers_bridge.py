@@ -7,18 +7,18 @@ from typing import Any
 import torch
 import transformers
 
-from ribbon_server.errors import ModelNotSupported, ShardError, WeightsMismatch
+from ribbon_server.errors import ModelNotSupported, ShardError
 from ribbon_server.layers.registry import Kernels
 from ribbon_server.models.bridged_attention import SEEN_POSITIONS, register
 from ribbon_server.models.bridged_check import check_batches
 from ribbon_server.models.bridged_decoder import BridgedDecoder, recorded_calls
 from ribbon_server.models.bridged_spec import BridgedSpec
 from ribbon_server.models.hf_config import HfConfig
+from ribbon_server.models.loader import refuse_names
 
 ATTENDING = {"full_attention", "sliding_attention"}  # kinds of layers that keep keys and values, and nothing else
 UNSTEADY = {"dynamic", "longrope"}  # kinds of rotary positions that follow the longest sequence of a batch
 NEEDED = {"position_ids", "logits_to_keep"}
-SHOWN = 3  # names in a message
 
 
 def bridged_model(
@@ -112,14 +112,9 @@ def load(model_class: Any, folder: Path, dtype: torch.dtype) -> Any:
         use_safetensors=True,
         local_files_only=True,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are told, and refused below
     )
-    for verb, key in (("lacks", "missing_keys"), ("has, and the model does not use,", "unexpected_keys")):
-        _refuse(verb, sorted(told[key]))
-    _refuse("has in another shape than the configuration says", sorted(str(entry) for entry in told["mismatched_keys"]))
+    refuse_names("lacks", set(told["missing_keys"]))
+    refuse_names("has, and the model does not use,", set(told["unexpected_keys"]))
+    refuse_names("has in another shape than config.json says", {str(key) for key, *_ in told["mismatched_keys"]})
     return model.eval().requires_grad_(False)
-
-
-def _refuse(verb: str, names: list[str]) -> None:
-    if names:
-        shown = ", ".join(names[:SHOWN])
-        raise WeightsMismatch(f"the checkpoint {verb} {shown}; weights and configuration are not of the same model")

@@ -175,6 +175,24 @@ def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
         open_model(tmp_path, None, REFERENCE)
 
 
+def test_a_tensor_of_another_shape_is_named(tmp_path: Path) -> None:
+    save(tmp_path, "OlmoeForCausalLM", BRIDGED["OlmoeForCausalLM"])
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["model.norm.weight"] = torch.zeros(7)
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(WeightsMismatch, match=r"has in another shape than config\.json says model\.norm\.weight"):
+        open_model(tmp_path, None, REFERENCE)
+
+
+def test_code_beside_the_weights_is_never_imported(tmp_path: Path) -> None:
+    save(tmp_path, "OlmoeForCausalLM", BRIDGED["OlmoeForCausalLM"])
+    mark = tmp_path / "sprung"
+    (tmp_path / "modeling_own.py").write_text(f"import pathlib\npathlib.Path({str(mark)!r}).touch()\n")
+    spoil_config(tmp_path, auto_map={"AutoConfig": "modeling_own.C", "AutoModelForCausalLM": "modeling_own.M"})
+    assert open_model(tmp_path, None, REFERENCE).is_bridged
+    assert not mark.exists()
+
+
 def test_neighbours_that_leak_into_each_other_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The check at the start can fail: a class that mixes each token's output with that of the one in front of it."""
     save(tmp_path, "OlmoeForCausalLM", BRIDGED["OlmoeForCausalLM"])
