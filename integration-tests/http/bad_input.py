@@ -109,7 +109,9 @@ def meanings() -> Iterator[Row]:
     yield native("too many stop strings", {"stop": ["a", "b", "c", "d", "e"]}, "stop")
     yield native("top_n_tokens above the limit", {"top_n_tokens": 6}, "top_n_tokens")
     yield native("truncate 0", {"truncate": 0}, "truncate")
-    yield native("not built: grammar", {"grammar": {"type": "regex", "value": "a+"}}, "grammar")
+    yield native("a grammar that is no regex", {"grammar": {"type": "regex", "value": "a("}}, "grammar", "unclosed")
+    unique = {"type": "array", "uniqueItems": True}
+    yield native("a schema beyond masks", {"grammar": {"type": "json", "value": unique}}, "grammar", "uniqueItems")
     yield native("unknown adapter", {"adapter_id": "nobody"}, "adapter")
     stream = {"inputs": "", "parameters": {}}
     scored = {"inputs": "a", "parameters": {"decoder_input_details": True}}

@@ -160,6 +160,10 @@ pub(crate) struct Args {
     #[arg(long, env, default_value = "30", value_parser = seconds)]
     pub(crate) router_timeout: f64,
 
+    /// Refuse requests that bring a grammar (`grammar`, `response_format`, `guided_…`).
+    #[arg(long, env)]
+    pub(crate) disable_grammar_support: bool,
+
     /// Serve `/debug/ribbons`, which shows the KV memory as JSON to anybody who can reach the port.
     #[arg(long, env)]
     pub(crate) debug_routes: bool,

@@ -194,6 +194,7 @@ fn router_arguments(args: &Args, hostname: IpAddr, max_input_tokens: Option<u32>
     line.optional("request-timeout", args.request_timeout);
     line.flag("prefix-caching", args.prefix_caching.to_string());
     line.switch("debug-routes", args.debug_routes);
+    line.switch("disable-grammar-support", args.disable_grammar_support);
     line.optional("max-input-tokens", max_input_tokens);
     line.optional("max-total-tokens", args.max_total_tokens);
     line.optional("max-batch-prefill-tokens", args.max_batch_prefill_tokens);

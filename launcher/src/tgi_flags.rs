@@ -108,9 +108,8 @@ pub(crate) const UNBUILT: &[UnbuiltFlag] = &[
     value("master-addr").default("localhost"),
     value("master-port").default("29500"),
     value("weights-cache-override"),
-    // There are no such kernels, and no grammars yet: to be without them is what Ribbon does.
+    // There are no such kernels: to be without them is what Ribbon does.
     switch("disable-custom-kernels").neutral(&["true"]),
-    switch("disable-grammar-support").neutral(&["true"]),
     value("cuda-memory-fraction")
         .default("1.0")
         .neutral(&["1", "1.0"]),

@@ -178,6 +178,43 @@ class Runs:
     ) -> None:
         """Causal grouped-query attention of this step's tokens over the slots; output [tokens, heads, head_dim]."""
 
+class Grammars:
+    """Which tokens the grammars of constrained sequences allow next (design sections 2e and 5), by slot.
+
+    A grammar's keyword arguments are kind ("json_schema", "regex" or "lark"), source, digest (32 bytes: equal ones are
+    compiled once) and start_after (a token id, or None: it holds behind the first generated token with this id). Compiling and
+    filling masks happen in threads of their own. A grammar or tokenizer that cannot be used shows as its rows' `fault`.
+    ValueError for a slot or shape that cannot be."""
+
+    def __init__(self, *, tokenizer_json: str, vocab_size: int, end_tokens: list[int], num_slots: int) -> None:
+        """end_tokens: the tokens that end a text, whatever the sequence's own stop tokens are."""
+    def expect(self, *, kind: str, source: str, digest: bytes, start_after: int | None) -> None:
+        """Starts to compile a grammar that a sequence will soon bring."""
+    def open(
+        self, slot: int, stops: np.ndarray, *, kind: str, source: str, digest: bytes, start_after: int | None
+    ) -> None:
+        """The sequence that takes the slot follows the grammar; stops uint32 are the tokens that end it."""
+    def close(self, slots: np.ndarray) -> None:
+        """Slots uint32 have no grammar any more."""
+    def begin(self, slots: np.ndarray, prompt: np.ndarray, known: np.ndarray, history: np.ndarray) -> None:
+        """Starts on the masks of slots uint32 [rows]: each has known int64 [rows] tokens in history int32 [num_slots, width], the
+        first prompt int64 [rows] of them the prompt. What a grammar has not seen yet it takes first. Slots without a grammar
+        are passed over. Waits for masks that were begun before."""
+    def finish(self) -> None:
+        """Waits until the masks are there."""
+    def apply(self, slots: np.ndarray, logits: np.ndarray) -> None:
+        """Tokens that are not allowed get -inf: logits float32 [rows, vocab] of slots uint32 [rows], all with a grammar."""
+    def masks(self, slots: np.ndarray, output: np.ndarray) -> None:
+        """Copies masks: output uint32 [rows, mask_words], the lowest token in the lowest bit."""
+    def only_stops(self, slots: np.ndarray, output: np.ndarray) -> None:
+        """Whether only tokens that end the sequence are allowed: output uint8 [rows]; 0 for a slot without a grammar."""
+    def fault(self, slot: int) -> str | None:
+        """Why the slot's mask allows nothing."""
+    def fill_ns(self, slot: int) -> int:
+        """How long the slot's last mask took, its tokens and the wait for its grammar included."""
+    @property
+    def mask_words(self) -> int: ...
+
 class PackedLinear:
     """y = x @ weight.T + bias of bfloat16 with a packed copy of the weight; a call of few rows reads it once at memory speed."""
 

@@ -112,7 +112,7 @@ class Driver:
         return np.where(counts >= np.array(left, np.int64), Wanted.SAMPLE, Wanted.NONE).astype(np.uint8)
 
     def open(
-        self, slot: int, tokens: list[int], *, room: int = 64, prompt: int | None = None, stops=(), bias=None, **params
+        self, slot, tokens: list[int], *, room=64, prompt: int | None = None, stops=(), bias=None, grammar=None, **params
     ):
         """Admission and operations that seat a sequence, not run yet."""
         bias = bias or {}
@@ -121,6 +121,7 @@ class Driver:
             np.array(stops, np.uint32),
             np.array(list(bias), np.uint32),
             np.array(list(bias.values()), np.float32),
+            grammar,
         )
         admission = Admission(slot, slot, np.array(tokens, np.uint32), prompt or len(tokens), sampling)
         return {

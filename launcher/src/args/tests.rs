@@ -129,7 +129,6 @@ fn an_unbuilt_flag_that_asks_for_nothing_is_fine() {
         &["--speculate", "0"],
         &["--cuda-graphs", "0"],
         &["--disable-custom-kernels"],
-        &["--disable-grammar-support"],
         &["--enable-prefill-logprobs"],
     ] {
         parse_words(words).expect("asks for nothing");

@@ -147,6 +147,11 @@ const FLAGS: &[(&[&str], &str, &str)] = &[
     ),
     (&[], "router", "--prefix-caching=true"),
     (&["--debug-routes"], "router", "--debug-routes"),
+    (
+        &["--disable-grammar-support"],
+        "router",
+        "--disable-grammar-support",
+    ),
 ];
 
 #[test]

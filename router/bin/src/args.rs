@@ -38,6 +38,9 @@ pub(crate) struct Args {
     /// Show sequences what others have computed.
     #[arg(long, env, default_value_t = true, action = clap::ArgAction::Set)]
     pub(crate) prefix_caching: bool,
+    /// Refuse grammars.
+    #[arg(long, env)]
+    pub(crate) disable_grammar_support: bool,
     /// Serve `/debug/…`.
     #[arg(long, env)]
     pub(crate) debug_routes: bool,

@@ -65,6 +65,7 @@ fn http(args: &Args) -> Result<HttpSettings, RouterError> {
             .map(|value| seconds("request-timeout", value))
             .transpose()?,
         debug_routes: args.debug_routes,
+        grammar_support: !args.disable_grammar_support,
         ..HttpSettings::new(args.model_id.clone())
     })
 }

@@ -8,7 +8,7 @@ use ribbon_core::Engine;
 use ribbon_http::{AppState, Engines, ModelText};
 use ribbon_scheduler::{SchedulerHandle, metrics::Kind};
 use ribbon_shards::{GenerationControl, ShardGroups};
-use ribbon_text::{ChatTemplate, Tokenizer};
+use ribbon_text::{ChatTemplate, GrammarCheck, Tokenizer};
 use tokio::{net::TcpListener, sync::oneshot, time::timeout};
 
 use crate::{
@@ -168,6 +168,7 @@ fn load_text(config: &Config) -> Result<ModelText, RouterError> {
     Ok(ModelText {
         tokenizer: Arc::new(tokenizer),
         template,
+        grammars: GrammarCheck::new(&config.model_path),
     })
 }
 

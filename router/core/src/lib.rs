@@ -5,6 +5,7 @@
 pub mod debug;
 pub mod engine;
 pub mod finish;
+pub mod grammar;
 pub mod limits;
 pub mod plan;
 pub mod sampling;
@@ -16,6 +17,7 @@ pub use engine::{
     TokenEvent, TokenScore, TokenStream, Tokens,
 };
 pub use finish::FinishReason;
+pub use grammar::{Grammar, GrammarKind};
 pub use limits::Limits;
 pub use plan::{
     Admission, GroupOp, KvGroup, KvKind, RibbonOp, RowOutcome, RowResult, ShardDescription, Slot,

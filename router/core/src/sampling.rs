@@ -1,5 +1,9 @@
 //! How the next token is picked. Ranges are checked at the edge; a value here is always usable.
 
+use std::sync::Arc;
+
+use crate::Grammar;
+
 /// The soft watermark of Kirchenbauer et al., <https://arxiv.org/abs/2301.10226>.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Watermark {
@@ -44,6 +48,8 @@ pub struct Sampling {
     pub prompt_top_tokens: Option<u32>,
     /// Added to the score of a token.
     pub logit_bias: Vec<(u32, f32)>,
+    /// Tokens that it does not allow cannot be picked.
+    pub grammar: Option<Arc<Grammar>>,
 }
 
 impl Default for Sampling {
@@ -65,6 +71,7 @@ impl Default for Sampling {
             top_tokens: 0,
             prompt_top_tokens: None,
             logit_bias: Vec::new(),
+            grammar: None,
         }
     }
 }

@@ -8,7 +8,7 @@
 //! tasks.spawn(ribbon_http::metrics::upkeep(prometheus.clone()));
 //! let tokenizer = Arc::new(Tokenizer::load(&model_path)?);
 //! let template = ChatTemplate::load(&model_path, &tokenizer)?;
-//! let text = ModelText { tokenizer, template };
+//! let text = ModelText { tokenizer, template, grammars: GrammarCheck::new(&model_path) };
 //! let state = AppState::new(settings, Engines::single(model_id, engine), text, prometheus);
 //! axum::serve(listener.tap_io(|tcp| { let _ = tcp.set_nodelay(true); }), ribbon_http::router(state)).await?;
 //! ```
@@ -25,6 +25,7 @@ pub mod error;
 mod estimate;
 mod extract;
 mod fields;
+mod grammar;
 mod headers;
 mod instruments;
 pub mod metrics;

@@ -37,6 +37,8 @@ pub struct HttpSettings {
     pub request_timeout: Option<Duration>,
     /// How long a client may take to send a body.
     pub body_timeout: Duration,
+    /// Whether requests may bring grammars.
+    pub grammar_support: bool,
     /// Whether `/debug/…` is served.
     pub debug_routes: bool,
     /// Longest silence of a stream: its headers go out no later, and comments keep it alive.
@@ -65,6 +67,7 @@ impl HttpSettings {
             docker_label: None,
             request_timeout: None,
             body_timeout: Duration::from_mins(1),
+            grammar_support: true,
             debug_routes: false,
             keep_alive: Duration::from_secs(15),
         }

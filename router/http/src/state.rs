@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use axum::http::HeaderMap;
 use metrics_exporter_prometheus::PrometheusHandle;
 use ribbon_core::Engine;
-use ribbon_text::{ChatTemplate, Tokenizer};
+use ribbon_text::{ChatTemplate, GrammarCheck, Tokenizer};
 use tokio::time::Instant;
 
 use crate::{
@@ -16,6 +16,9 @@ use crate::{
     settings::HttpSettings,
     workers::Workers,
 };
+
+/// Threads that wait for grammars to be compiled.
+const GRAMMAR_THREADS: usize = 2;
 
 /// Engines by model name. A name that is not there is served by the base model.
 #[derive(Clone)]
@@ -48,6 +51,8 @@ pub struct ModelText {
     pub tokenizer: Arc<Tokenizer>,
     /// Its chat template, if it has a usable one.
     pub template: Option<ChatTemplate>,
+    /// Tells which grammars can be enforced with its tokens.
+    pub grammars: GrammarCheck,
 }
 
 /// Shared by all handlers; cheap to clone.
@@ -60,6 +65,7 @@ pub struct Inner {
     pub(crate) engines: Engines,
     pub(crate) text: Arc<ModelText>,
     pub(crate) workers: Workers,
+    pub(crate) grammar_workers: Workers,
     pub(crate) instruments: Arc<Instruments>,
     pub(crate) prometheus: PrometheusHandle,
     pub(crate) bytes_per_token: BytesPerToken,
@@ -78,12 +84,15 @@ impl AppState {
             settings.validation_workers.max(1),
             settings.max_concurrent_requests as usize,
         );
+        let max_grammars = settings.max_concurrent_requests as usize;
+        let grammar_workers = Workers::new(GRAMMAR_THREADS, max_grammars);
         let instruments = Arc::new(Instruments::new());
         Self(Arc::new(Inner {
             settings,
             engines,
             text: Arc::new(text),
             workers,
+            grammar_workers,
             instruments,
             prometheus,
             bytes_per_token: BytesPerToken::default(),

@@ -11,6 +11,7 @@ use crate::{
     choices::Choices,
     conversation::Conversation,
     error::{ApiError, Cause},
+    grammar,
     instruments::Tally,
     running::{Origin, Running},
     state::{AppState, ModelText},
@@ -123,6 +124,7 @@ pub(crate) async fn submit(
         ..
     } = request;
     let prepared = caller.in_time(on_worker(state, source, longest)).await??;
+    let grammar = wish.grammar.clone();
     let asked = SequenceOrigin {
         tenant: caller.tenant(user.as_deref(), &state.names),
         caller,
@@ -130,7 +132,12 @@ pub(crate) async fn submit(
         model: &model,
     };
     let is_thinking = prepared.is_thinking(&rules);
-    let group = asked.group(prepared.prompts)?;
+    let mut group = asked.group(prepared.prompts)?;
+    if let Some(grammar) = grammar {
+        let checking = grammar::checked(state, grammar, &model);
+        let grammar = asked.caller.in_time(checking).await??;
+        grammar::attach(&grammar, &mut group);
+    }
     let streams = engine.submit(group.clone())?;
     let stops = StopStrings::new(wish.stops.iter().map(String::as_str));
     let running = |(index, (request, tokens)): (usize, (&SequenceRequest, TokenStream))| {

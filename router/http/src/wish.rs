@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ribbon_core::{Limits, Sampling, SequenceRequest, ShardDescription};
 use ribbon_text::StopText;
 
-use crate::{choices::Choices, error::ApiError};
+use crate::{choices::Choices, error::ApiError, grammar::GrammarWish};
 
 /// Whose habits the answer follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,7 @@ pub(crate) struct Wish {
     pub(crate) ignore_eos: bool,
     pub(crate) min_tokens: u32,
     pub(crate) stop_token_ids: Vec<u32>,
+    pub(crate) grammar: Option<GrammarWish>,
     pub(crate) priority: i32,
     pub(crate) cache_salt: Option<Arc<str>>,
     pub(crate) dialect: Dialect,
@@ -149,7 +150,10 @@ impl Wish {
             max_new_tokens,
             sampling: Arc::new(self.sampling.clone()),
             stop_token_ids: self.stop_tokens(model),
-            min_tokens: self.min_tokens,
+            min_tokens: match self.is_endless() {
+                true => max_new_tokens,
+                false => self.min_tokens,
+            },
             traceparent: None,
             parameter_hash: self.hash(),
             cache_salt: self.cache_salt.clone(),
@@ -193,7 +197,7 @@ impl Wish {
     }
 
     fn stop_tokens(&self, model: &Model) -> Arc<[u32]> {
-        let eos: &[u32] = if self.ignore_eos {
+        let eos: &[u32] = if self.ignore_eos && !self.is_endless() {
             &[]
         } else {
             &model.description.eos_token_ids
@@ -202,6 +206,11 @@ impl Wish {
         ids.sort_unstable();
         ids.dedup();
         ids.into()
+    }
+
+    /// The model's end counts only where the grammar allows nothing else.
+    fn is_endless(&self) -> bool {
+        self.ignore_eos && self.grammar.is_some()
     }
 
     /// Names these parameters in logs, the seed apart (FNV-1a of their text form).

@@ -5,6 +5,7 @@
 pub mod answer;
 pub mod chat_template;
 pub mod detokenize;
+pub mod grammar;
 mod markers;
 pub mod model_files;
 mod python_text;
@@ -18,8 +19,10 @@ pub mod tools;
 pub use answer::{AnswerParser, AnswerRules};
 pub use chat_template::{ChatTemplate, Ending, Prompt, Rendering, TemplateError};
 pub use detokenize::Detokenizer;
+pub use grammar::GrammarCheck;
 pub use model_files::LoadError;
 pub use reasoning::{Phase, ReasoningFormat};
+pub use ribbon_grammar::{Grammar, GrammarError, Written};
 pub use stop_match::{StopMatcher, StopStrings, StopText};
 pub use tokenizer::{EncodeError, SpecialTokens, TokenSpan, Tokenizer};
 pub use tools::{Part, ToolFormat, ToolUse};

@@ -9,6 +9,7 @@ pub mod element;
 pub mod elementwise;
 pub mod error;
 pub mod features;
+pub mod grammar;
 pub mod lanes;
 pub mod linear;
 pub mod region;

@@ -76,8 +76,9 @@ class Engine:
         return outcome
 
     def expect(self, plan: StepPlan) -> None:
-        """Has the device prepare the pages of a plan that will be run later. The one call that other threads may make."""
+        """Has pages and grammars of a plan that will be run later prepared. The one call that other threads may make."""
         self.ribbons.prefetch(plan.ops)
+        self.sequences.expect(plan.admitted)
 
     def refuse(self, plan: StepPlan, reason: str) -> StepOutcome:
         """Answers a plan that cannot be read: every row failed."""
@@ -106,6 +107,7 @@ class Engine:
         batch = make_batch(plan, rows, self.sequences)
         context = ForwardContext(self.ribbons, batch.slots, batch.starts, batch.lengths)
         prepared_ns = time.monotonic_ns()
+        self.sequences.state.begin_masks(batch.slots[batch.sampling].astype(np.int64))
         logits, prompt = forward(self.decoder, batch, context, self.sequences.vocab_size)
         self.ribbons.fence()
         forwarded_ns = time.monotonic_ns()
@@ -165,8 +167,9 @@ class Engine:
         if faults.any():
             bad = faults != Fault.NONE
             outcome.status[batch.rows[bad]] = RowStatus.FAILED
-            pairs = zip(batch.rows[bad].tolist(), faults[bad].tolist(), strict=True)
-            outcome.errors += [(row, REASONS[Fault(fault)]) for row, fault in pairs]
+            columns = (batch.rows, batch.slots, faults)
+            failed = zip(*(column[bad].tolist() for column in columns), strict=True)
+            outcome.errors += [(row, self._reason(slot, Fault(fault))) for row, slot, fault in failed]
         fed = faults == Fault.NONE
         self.sequences.advance(batch.slots[fed].astype(np.int64), batch.counts[fed])
 
@@ -178,6 +181,10 @@ class Engine:
         outcome.token_id[rows[valid]] = picks.token_id[valid]
         outcome.logprob[rows[valid]] = picks.logprob[valid]
         self._take_top(picks, rows, outcome)
+
+    def _reason(self, slot: int, fault: Fault) -> str:
+        """Why the sequence got no token: its grammar knows better. Off the steady path."""
+        return self.sequences.state.fault(slot) or REASONS[fault]
 
     @staticmethod
     def _take_top(picks: Picks, rows: np.ndarray, outcome: StepOutcome) -> None:

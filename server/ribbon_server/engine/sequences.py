@@ -1,5 +1,7 @@
 """What the shard knows of the sequence in each slot, in columns. Rules (a) to (n) of the design's section 2 end here."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from ribbon_server.engine.step import Admission, RefusedAdmission
@@ -50,12 +52,22 @@ class Sequences:
             if ids.size and int(ids.max()) >= self.vocab_size:
                 raise InvalidRequest(f"{name} id {int(ids.max())} is outside the vocabulary of {self.vocab_size}")
 
+    def expect(self, admitted: Iterable[Admission | RefusedAdmission]) -> None:
+        """Has the grammars compiled that sequences will soon bring. Any thread may call this."""
+        grammars = self.state.grammars
+        if grammars is None:
+            return
+        for admission in admitted:
+            if isinstance(admission, Admission) and admission.params.grammar is not None:
+                grammars.expect(admission.params.grammar)
+
     def forget(self, slots: np.ndarray) -> None:
         """The slots have no sequence any more."""
         self.length[slots] = 0
         self.is_seated[slots] = False
         self.is_ended[slots] = False
         self.cancelled_in[slots] = 0
+        self.state.forget(slots)
         for slot in slots.tolist():
             self.refusals.pop(slot, None)
 

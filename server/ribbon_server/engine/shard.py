@@ -15,6 +15,7 @@ from ribbon_server.kv.device import MEMORY_SHARE, device_free_bytes
 from ribbon_server.kv.ribbons import Ribbons
 from ribbon_server.machine import memory_limit_bytes
 from ribbon_server.models.open import Model
+from ribbon_server.sampling.grammars import Grammars, GrammarTokens
 from ribbon_server.telemetry import log
 
 
@@ -45,6 +46,9 @@ def warm_up(model: Model, wish: WarmupWish, kv_memory: KvMemory | None, faults: 
     figures = Warmup(engine, spec.max_positions).run(wish.max_batch_prefill_tokens)
     engine.reset()
     engine.inject(FaultHook(faults))
+    if model.tokenizer_json is not None:  # now, so that reading it is not in the figures
+        tokens = GrammarTokens(model.tokenizer_json, spec.vocab_size, model.eos_token_ids)
+        sequences.state.grammars = Grammars(tokens, limits.num_slots)
     log(
         logging.INFO,
         f"warm: slots of {limits.slot_tokens} tokens, {limits.num_pages} KV pages, {figures.budget} tokens a step",

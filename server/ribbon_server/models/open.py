@@ -38,6 +38,7 @@ class Model:
     dtype: DType
     eos_token_ids: tuple[int, ...]
     group: Group = SINGLE  # who holds the rest of it
+    tokenizer_json: Path | None = None  # where the bytes of its tokens are, which grammars need
 
     @property
     def is_bridged(self) -> bool:
@@ -80,7 +81,9 @@ def open_model(
     else:
         opened = _bridged(folder, checkpoint.config, target)
     spec, decoder = opened
-    return Model(spec, decoder, chosen, eos_token_ids(folder, checkpoint.config), group)
+    ends = eos_token_ids(folder, checkpoint.config)
+    tokenizer_json = folder / "tokenizer.json"
+    return Model(spec, decoder, chosen, ends, group, tokenizer_json if tokenizer_json.is_file() else None)
 
 
 def _native(checkpoint: Checkpoint, target: Target) -> tuple[ModelSpec, CausalModel]:

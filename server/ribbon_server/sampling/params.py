@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ribbon_server.errors import InvalidRequest
+from ribbon_server.sampling.grammars import Grammar
 
 # One record a slot; the names are those of the wire. A batch gathers its rows in one call.
 PARAMETERS = np.dtype(
@@ -44,6 +45,7 @@ class SamplingParams:
     stop_token_ids: np.ndarray = field(default_factory=NO_TOKENS.copy)  # uint32
     bias_token_ids: np.ndarray = field(default_factory=NO_TOKENS.copy)  # uint32
     bias_values: np.ndarray = field(default_factory=NO_VALUES.copy)  # float32
+    grammar: Grammar | None = None
 
 
 NEUTRAL = {

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from ribbon_server.device import CPU, upload
+from ribbon_server.errors import InvalidRequest
+from ribbon_server.sampling.grammars import Grammars
 from ribbon_server.sampling.params import PARAMETERS, RaggedTable, SamplingParams
 
 
@@ -22,9 +24,14 @@ class SamplingState:
         self.stops = RaggedTable(num_slots, np.int64, -1)
         self.bias_ids = RaggedTable(num_slots, np.int64, 0)
         self.bias_values = RaggedTable(num_slots, np.float32, 0.0)
+        self.grammars: Grammars | None = None  # of a model whose tokens have bytes
 
     def put(self, slot: int, tokens: np.ndarray, num_prompt: int, params: SamplingParams) -> None:
-        """Seats a sequence with its whole known history."""
+        """Seats a sequence with its whole known history.
+
+        Raises:
+            InvalidRequest: It has a grammar, and the model has none.
+        """
         self.params[slot] = params.values
         self.history[slot, : len(tokens)] = tokens
         self.known[slot] = len(tokens)
@@ -32,6 +39,33 @@ class SamplingState:
         self.stops.put(slot, params.stop_token_ids)
         self.bias_ids.put(slot, params.bias_token_ids)
         self.bias_values.put(slot, params.bias_values)
+        if params.grammar is None:
+            return
+        if self.grammars is None:
+            raise InvalidRequest("the sequence has a `grammar`; the model has no tokenizer.json to enforce it with")
+        self.grammars.open(slot, params.grammar, params.stop_token_ids)
+
+    def forget(self, slots: np.ndarray) -> None:
+        """The slots have no sequence any more."""
+        if self.grammars is not None:
+            self.grammars.close(slots)
+
+    def begin_masks(self, slots: np.ndarray) -> None:
+        """Has the grammars of the sequences that will sample say what may come. Returns at once."""
+        if self.grammars is not None:
+            self.grammars.begin(slots, self.prompt[slots], self.known[slots], self.history)
+
+    def has_grammar(self, slots: np.ndarray) -> np.ndarray:
+        """Which of them have one, bool [rows]."""
+        return np.zeros(len(slots), bool) if self.grammars is None else self.grammars.has[slots]
+
+    def only_stops(self, slots: np.ndarray) -> np.ndarray:
+        """Whose grammar allows nothing but stop tokens, bool [rows]."""
+        return np.zeros(len(slots), bool) if self.grammars is None else self.grammars.only_stops(slots)
+
+    def fault(self, slot: int) -> str | None:
+        """What is wrong with the slot's grammar."""
+        return None if self.grammars is None else self.grammars.fault(slot)
 
     def rows(self, slots: np.ndarray, device: torch.device = CPU) -> "SamplingRows":
         """The rows of one step, whose logits lie on `device`."""

@@ -9,6 +9,7 @@ from ribbon_server.kv.group import RibbonGroup
 from ribbon_server.kv.operations import RibbonOps
 from ribbon_server.models.open import Model
 from ribbon_server.pb import shard_pb2 as pb
+from ribbon_server.sampling.grammars import Grammar
 from ribbon_server.sampling.params import SamplingParams, parameters
 
 U32, U8, F32 = np.dtype("<u4"), np.dtype("u1"), np.dtype("<f4")
@@ -25,6 +26,12 @@ SAME_NAME = (
     "watermark_delta",
     "prompt_top_tokens",
 )
+GRAMMAR_KINDS = {
+    pb.GRAMMAR_KIND_JSON_SCHEMA: "json_schema",
+    pb.GRAMMAR_KIND_REGEX: "regex",
+    pb.GRAMMAR_KIND_LARK: "lark",
+}
+DIGEST_BYTES = 32
 NEUTRAL_WHEN_ABSENT = (
     "temperature",
     "top_p",
@@ -112,7 +119,18 @@ def _params(message: pb.Admission) -> SamplingParams:
     _same_rows("bias", bias_ids, bias_values)
     if not np.isfinite(bias_values).all():
         raise InvalidRequest("`bias_values` must be finite")
-    return SamplingParams(values, column(message.stop_token_ids, U32, "stop_token_ids"), bias_ids, bias_values)
+    stops = column(message.stop_token_ids, U32, "stop_token_ids")
+    grammar = _grammar(wire.grammar) if wire.HasField("grammar") else None
+    return SamplingParams(values, stops, bias_ids, bias_values, grammar)
+
+
+def _grammar(wire: pb.Grammar) -> Grammar:
+    if wire.kind not in GRAMMAR_KINDS:
+        raise InvalidRequest(f"`grammar.kind` is {wire.kind}; this shard knows {sorted(GRAMMAR_KINDS)}")
+    if len(wire.digest) != DIGEST_BYTES:
+        raise InvalidRequest(f"`grammar.digest` has {len(wire.digest)} bytes; SHA-256 has {DIGEST_BYTES}")
+    start_after = wire.start_after if wire.HasField("start_after") else None
+    return Grammar(GRAMMAR_KINDS[wire.kind], wire.source, wire.digest, start_after)
 
 
 def outcome_to_wire(outcome: StepOutcome) -> pb.StepOutcome:
@@ -150,6 +168,7 @@ def outcome_to_wire(outcome: StepOutcome) -> pb.StepOutcome:
 def describe(model: Model, warm: WarmShard | None) -> pb.DescribeResponse:
     """What the model and, when warm, the region say of themselves; the caller adds what the process was told."""
     spec = model.spec
+    extra = {"bridge": model.is_bridged, "grammar": model.tokenizer_json is not None}
     return pb.DescribeResponse(
         architecture=spec.architecture,
         dtype=model.dtype.value,
@@ -158,7 +177,7 @@ def describe(model: Model, warm: WarmShard | None) -> pb.DescribeResponse:
         max_positions=spec.max_positions,
         eos_token_ids=model.eos_token_ids,
         prompt_runs=pb.PROMPT_RUNS_CAUSAL,
-        abilities=["sample", "top_tokens", "prompt_logprobs", *(["bridge"] if model.is_bridged else [])],
+        abilities=["sample", "top_tokens", "prompt_logprobs", *(name for name, has in extra.items() if has)],
         kv_groups=[] if warm is None else [_kv_group(model, group) for group in warm.engine.ribbons.groups],
         num_parameters_millions=round(model.decoder.num_parameters / 1e6),
     )

@@ -10,6 +10,7 @@ use crate::{
     choices::{self, Choices, Noise},
     error::ApiError,
     fields::{FieldRules, NONE},
+    grammar::{Format, GrammarWish},
     settings::HttpSettings,
     wish::{Dialect, Wish},
 };
@@ -50,6 +51,7 @@ pub(crate) struct Parameters {
     stop_token_ids: Option<Vec<u32>>,
     priority: Option<i64>,
     cache_salt: Option<String>,
+    grammar: Option<Format>,
     #[serde(flatten)]
     extra: Map<String, Value>,
 }
@@ -85,8 +87,9 @@ const PARAMETERS: FieldRules = FieldRules {
         "stop_token_ids",
         "priority",
         "cache_salt",
+        "grammar",
     ],
-    unsupported: &[("grammar", NONE), ("adapter_id", NONE)],
+    unsupported: &[("adapter_id", NONE)],
     harmless: &[],
 };
 
@@ -224,6 +227,13 @@ impl Parameters {
         })
     }
 
+    fn grammar_wish(&mut self) -> Result<Option<GrammarWish>, ApiError> {
+        match self.grammar.take().map(|format| format.wish("grammar")) {
+            Some(wish) => wish,
+            None => Ok(None),
+        }
+    }
+
     fn checked_top_k(&self) -> Result<u32, ApiError> {
         match self.top_k {
             None => Ok(0),
@@ -248,6 +258,7 @@ impl Parameters {
         let stop_token_ids = self.stop_token_ids.take().unwrap_or_default();
         checks::stop_token_ids(&stop_token_ids)?;
         Ok(Wish {
+            grammar: self.grammar_wish()?,
             sampling: Sampling {
                 top_tokens,
                 prompt_top_tokens: (self.decoder_input_details == Some(true)).then_some(0),

@@ -9,6 +9,7 @@ use crate::{
     checks,
     choices::{self, Choices, Noise},
     error::{ApiError, Cause},
+    grammar::{Format, GrammarWish, Guided},
     schema::openai_fields::RULES,
     settings::HttpSettings,
     wish::{Dialect, Wish},
@@ -44,6 +45,11 @@ pub(crate) struct OpenAiRequest {
     best_of: Option<u64>,
     priority: Option<i64>,
     cache_salt: Option<String>,
+    response_format: Option<Format>,
+    guided_json: Option<Value>,
+    guided_regex: Option<String>,
+    guided_choice: Option<Vec<String>>,
+    guided_grammar: Option<String>,
     pub(crate) user: Option<String>,
     #[serde(flatten)]
     pub(crate) chat: ChatFields,
@@ -100,6 +106,7 @@ impl OpenAiRequest {
         let stop_token_ids = self.stop_token_ids.take().unwrap_or_default();
         checks::stop_token_ids(&stop_token_ids)?;
         Ok(Wish {
+            grammar: self.grammar()?,
             sampling: self.sampling()?,
             choices: self.choices(settings)?,
             max_new_tokens,
@@ -228,6 +235,16 @@ impl OpenAiRequest {
             });
         };
         Err(ApiError::invalid("best_of", message))
+    }
+
+    fn grammar(&mut self) -> Result<Option<GrammarWish>, ApiError> {
+        let guided = Guided {
+            json: self.guided_json.take(),
+            regex: self.guided_regex.take(),
+            choice: self.guided_choice.take(),
+            grammar: self.guided_grammar.take(),
+        };
+        GrammarWish::only(self.response_format.take(), guided)
     }
 
     fn check_stream_options(&self) -> Result<(), ApiError> {

@@ -8,24 +8,21 @@ use super::*;
 /// A field's name and a value for it.
 type Field = (&'static str, fn() -> Value);
 
-const NATIVE: [Field; 3] = [
-    ("grammar", || json!({"type": "regex", "value": "a"})),
+const NATIVE: [Field; 2] = [
     ("adapter_id", || json!("mine")),
     ("presence_penalty", || json!(1.0)),
 ];
 
-const OPENAI: [Field; 11] = [
+const OPENAI: [Field; 9] = [
     ("logit_bias", || json!({"5": 1})),
     (
         "tools",
         || json!([{"type": "function", "function": {"name": "f"}}]),
     ),
     ("tool_choice", || json!("required")),
-    ("response_format", || json!({"type": "json_object"})),
     ("suffix", || json!("x")),
     ("functions", || json!([{"name": "f"}])),
     ("chat_template_kwargs", || json!({"a": 1})),
-    ("guided_json", || json!({})),
     ("reasoning_effort", || json!("low")),
     ("use_beam_search", || json!(true)),
     ("top_logprobs", || json!(1)),

@@ -7,6 +7,7 @@ mod details;
 mod docs;
 mod fake_engine;
 mod fields;
+mod grammar;
 mod lifecycle;
 mod native;
 mod openai;
@@ -30,7 +31,7 @@ use axum::{
 use fake_engine::{FakeEngine, Item};
 use http_body_util::BodyExt;
 use metrics_exporter_prometheus::PrometheusHandle;
-use ribbon_text::{ChatTemplate, SpecialTokens, Tokenizer};
+use ribbon_text::{ChatTemplate, GrammarCheck, SpecialTokens, Tokenizer};
 use serde_json::Value;
 use tower::ServiceExt;
 
@@ -95,6 +96,7 @@ impl Server {
         let text = ModelText {
             tokenizer: tokenizer(),
             template,
+            grammars: GrammarCheck::new(&model_path()),
         };
         let engines = Engines::single("demo", engine.clone());
         let state = metrics::with_local_recorder(&recorder, || {

@@ -1,6 +1,8 @@
 //! A plan, onto the wire.
 
-use ribbon_core::{Admission, GroupOp, RibbonOp, Sampling, StepPlan, Wanted, WorkItem};
+use ribbon_core::{
+    Admission, Grammar, GrammarKind, GroupOp, RibbonOp, Sampling, StepPlan, Wanted, WorkItem,
+};
 
 use super::column::{f32s, u32s};
 use crate::wire;
@@ -52,6 +54,21 @@ fn sampling(sampling: &Sampling) -> wire::Sampling {
         watermark_gamma: sampling.watermark.map_or(0.0, |mark| mark.gamma),
         watermark_delta: sampling.watermark.map_or(0.0, |mark| mark.delta),
         prompt_top_tokens: sampling.prompt_top_tokens.unwrap_or(0),
+        grammar: sampling.grammar.as_deref().map(grammar),
+    }
+}
+
+fn grammar(grammar: &Grammar) -> wire::Grammar {
+    let kind = match grammar.kind {
+        GrammarKind::JsonSchema => wire::GrammarKind::JsonSchema,
+        GrammarKind::Regex => wire::GrammarKind::Regex,
+        GrammarKind::Lark => wire::GrammarKind::Lark,
+    };
+    wire::Grammar {
+        kind: kind as i32,
+        source: grammar.source.as_ref().to_owned(),
+        digest: grammar.digest.to_vec(),
+        start_after: grammar.start_after,
     }
 }
 

@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
 use ribbon_core::{
-    Admission, GroupOp, KvKind, RibbonOp, RowResult, Sampling, ShardDescription, Slot, StepPlan,
-    Storage, TokenScore, Wanted, Watermark, WorkItem,
+    Admission, Grammar, GrammarKind, GroupOp, KvKind, RibbonOp, RowResult, Sampling,
+    ShardDescription, Slot, StepPlan, Storage, TokenScore, Wanted, Watermark, WorkItem,
 };
 
 use super::*;
@@ -50,6 +50,12 @@ fn a_plan_becomes_columns() {
             delta: 3.0,
         }),
         prompt_top_tokens: Some(4),
+        grammar: Some(Arc::new(Grammar {
+            kind: GrammarKind::Regex,
+            source: "a+".into(),
+            digest: [7; 32],
+            start_after: Some(0),
+        })),
         ..Sampling::default()
     };
     let plan = StepPlan {
@@ -127,6 +133,13 @@ fn a_plan_becomes_columns() {
         (0.25, 3.0)
     );
     assert_eq!(sampling.prompt_top_tokens, 4);
+    let grammar = sampling.grammar.as_ref().unwrap();
+    assert_eq!(grammar.kind(), wire::GrammarKind::Regex);
+    assert_eq!(
+        (grammar.source.as_str(), &grammar.digest[..]),
+        ("a+", &[7u8; 32][..])
+    );
+    assert_eq!(grammar.start_after, Some(0));
 }
 
 fn good_outcome() -> wire::StepOutcome {

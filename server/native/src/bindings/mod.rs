@@ -2,6 +2,7 @@
 
 mod arguments;
 mod device;
+mod grammar;
 mod kernels;
 mod region;
 mod runs;
@@ -48,6 +49,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(region::max_maps, module)?)?;
     module.add_function(wrap_pyfunction!(device::cuda_memory, module)?)?;
     module.add_function(wrap_pyfunction!(device::bench_map, module)?)?;
+    module.add_class::<grammar::Grammars>()?;
     module.add_class::<runs::Runs>()?;
     module.add_class::<kernels::PackedLinear>()?;
     module.add_function(wrap_pyfunction!(kernels::rms_norm, module)?)?;

@@ -1,4 +1,4 @@
-"""Masks stop tokens until enough tokens were generated. Last, so that no bias brings them back."""
+"""Masks stop tokens until enough tokens were generated, or the grammar allows no others. Last, so that no bias brings them back."""
 
 import numpy as np
 from torch import Tensor
@@ -12,9 +12,10 @@ class MinTokens:
     ORDER = 600
 
     def is_active(self, rows: SamplingRows) -> np.ndarray:
-        """Where too few tokens were generated and there is something to mask."""
+        """Where too few tokens were generated and there is something to mask and something left."""
         too_few = rows.known - rows.prompt < rows.params["min_tokens"]
-        return too_few & (rows.state.stops.counts[rows.slots] > 0)
+        active = too_few & (rows.state.stops.counts[rows.slots] > 0)
+        return active & ~rows.state.only_stops(rows.slots) if active.any() else active
 
     def prepare(self, rows: SamplingRows) -> Tensor:
         """Stop token ids [rows, longest], padded with the row's own first one."""
