@@ -53,6 +53,7 @@ def check(answers: list[Answer]) -> None:
         jsonschema.validate(json.loads(answer.text or ""), LIST)
 
 
+@pytest.mark.slow
 def test_a_lost_shard_forgets_no_grammar(serve: Serve, demo_model: Path) -> None:
     assert demo_model.exists()
     served: Served = serve(None, "--dtype", "float32", "--kv-memory", "256MiB")

@@ -1,5 +1,6 @@
 """Tiny random models in Hugging Face layout, and shards over them, for every test of the shard."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from ribbon_server.kv.ribbons import OpKind, RibbonOps
 from ribbon_server.layers.registry import Kernels, native_kernels
 from ribbon_server.models.open import open_model
 from ribbon_server.models.registry import families
+from ribbon_server.sampling.grammars import Grammar
 from ribbon_server.sampling.params import SamplingParams, parameters
 
 EOS = 2
@@ -56,6 +58,20 @@ def save_tiny(folder: Path, architecture: str = "LlamaForCausalLM", **fields: ob
     save_file({name: tensor.contiguous().clone() for name, tensor in names.items()}, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps({**config.to_dict(), "architectures": [architecture]}))
     return TinyModel(folder, model)
+
+
+def write_byte_tokenizer(folder: Path, first: int, last: int) -> None:
+    """A tokenizer.json whose tokens from `first` to `last` are the bytes from 0 on, behind the end token."""
+    added = [{"id": EOS, "content": "<end>", "special": True}]
+    vocab = {f"<0x{token - first:02X}>": token for token in range(first, last + 1)}
+    decoder = {"type": "Sequence", "decoders": [{"type": "ByteFallback"}]}
+    tokenizer = {"decoder": decoder, "added_tokens": added, "model": {"vocab": vocab}}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+def regex(source: str) -> Grammar:
+    """A grammar of one regular expression."""
+    return Grammar("regex", source, hashlib.sha256(source.encode()).digest())
 
 
 def make_engine(
@@ -112,7 +128,16 @@ class Driver:
         return np.where(counts >= np.array(left, np.int64), Wanted.SAMPLE, Wanted.NONE).astype(np.uint8)
 
     def open(
-        self, slot, tokens: list[int], *, room=64, prompt: int | None = None, stops=(), bias=None, grammar=None, **params
+        self,
+        slot,
+        tokens: list[int],
+        *,
+        room=64,
+        prompt: int | None = None,
+        stops=(),
+        bias=None,
+        grammar=None,
+        **params,
     ):
         """Admission and operations that seat a sequence, not run yet."""
         bias = bias or {}

@@ -63,6 +63,9 @@ impl Matcher {
     }
 }
 
+/// What llguidance says of a token that may not come; it has one reason for this and for what is beyond its limits.
+const MISMATCH: &str = "satisfy the grammar";
+
 fn advance(parser: &mut TokenParser, tokens: &[u32]) -> Result<(), GrammarError> {
     if tokens.is_empty() {
         return Ok(());
@@ -75,7 +78,10 @@ fn advance(parser: &mut TokenParser, tokens: &[u32]) -> Result<(), GrammarError>
     }));
     match advanced {
         Ok(_) => Ok(()),
-        Err(error) => Err(GrammarError::Mismatch(words(&error))),
+        Err(error) if error.to_string().contains(MISMATCH) => {
+            Err(GrammarError::Mismatch(words(&error)))
+        }
+        Err(error) => Err(GrammarError::TooComplex(words(&error))),
     }
 }
 

@@ -3,10 +3,11 @@
 import hashlib
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny import EOS, Driver, TinyModel, make_engine, save_tiny
+from tiny import EOS, Driver, TinyModel, make_engine, regex, save_tiny, write_byte_tokenizer
 
 from ribbon_server.engine.step import RowStatus
 from ribbon_server.sampling.grammars import Grammar
@@ -32,15 +33,7 @@ def byte_token(byte: int) -> int:
 def model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
     """Its tokens are the bytes."""
     folder = tmp_path_factory.mktemp("bytes")
-    tokenizer = {
-        "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}]},
-        "added_tokens": [
-            {"id": EOS, "content": "<end>", "special": True},
-            {"id": THINK, "content": "<thought>", "special": True},
-        ],
-        "model": {"vocab": {f"<0x{byte:02X}>": byte_token(byte) for byte in range(256)}},
-    }
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    write_byte_tokenizer(folder, byte_token(0), byte_token(255))
     return save_tiny(folder, vocab_size=VOCAB)
 
 
@@ -49,16 +42,9 @@ def driver(model: TinyModel) -> Driver:
     return Driver(make_engine(model.folder, concurrent=16))
 
 
-def grammar(kind: str, source: str, start_after: int | None = None) -> Grammar:
-    return Grammar(kind, source, hashlib.sha256(f"{kind} {source}".encode()).digest(), start_after)
-
-
 def point() -> Grammar:
-    return grammar("json_schema", json.dumps(POINT))
-
-
-def regex(source: str) -> Grammar:
-    return grammar("regex", source)
+    source = json.dumps(POINT)
+    return Grammar("json_schema", source, hashlib.sha256(source.encode()).digest())
 
 
 def text_of(tokens: list[int]) -> str:
@@ -149,7 +135,7 @@ def test_a_failed_step_leaves_the_grammar_where_it_was(driver: Driver, monkeypat
 
 
 def test_a_grammar_may_start_behind_a_token(driver: Driver) -> None:
-    later = grammar("regex", "ok", THINK)
+    later = replace(regex("ok"), start_after=THINK)
     made = run(driver, 1, PROMPT, grammar=later, bias={THINK: 40.0, EOS: -90.0})
     begin = made.index(THINK) + 1
     assert text_of(made[begin:]) == "ok"
@@ -176,7 +162,7 @@ def test_a_row_that_no_token_is_left_to_fails_alone(driver: Driver) -> None:
     driver.engine.decoder.forward = lambda *inputs: decoder(*inputs) - 3e38
     outcome = driver.step({1: 3, 2: 3})
     assert outcome.status.tolist() == [RowStatus.FAILED, RowStatus.SAMPLED]
-    assert "no token is left" in outcome.errors[0][1]
+    assert "no token is allowed" in outcome.errors[0][1]
 
 
 def test_a_model_without_tokenizer_refuses_grammars_by_name(tiny_untied: TinyModel) -> None:

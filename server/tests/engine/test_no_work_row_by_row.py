@@ -3,7 +3,7 @@
 import sys
 
 import numpy as np
-from tiny import Driver, TinyModel, make_engine, save_tiny
+from tiny import EOS, Driver, TinyModel, make_engine, regex, save_tiny, write_byte_tokenizer
 
 LIMIT = 1.2
 
@@ -86,3 +86,11 @@ def test_the_guard_sees_a_loop_over_rows(tiny_untied: TinyModel, monkeypatch) ->
     monkeypatch.setattr(Sequences, "advance", row_by_row)
     one, many = (steady_step(tiny_untied.folder, rows) for rows in (1, 64))
     assert many > LIMIT * one
+
+
+def test_a_constrained_decode_step_does_no_work_row_by_row(tmp_path) -> None:
+    model = save_tiny(tmp_path)
+    write_byte_tokenizer(model.folder, 10, 159)
+    params = {"grammar": regex("[a-z]{60}"), "min_tokens": 30, "stops": [EOS]}
+    one, many = (steady_step(model.folder, rows, **params) for rows in (1, 64))
+    assert many <= LIMIT * one

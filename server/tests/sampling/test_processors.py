@@ -112,7 +112,8 @@ def test_min_tokens_masks_stop_tokens_until_there_are_enough(logits) -> None:
 
 def test_processors_run_in_the_order_of_the_contract() -> None:
     names = [type(processor).__name__ for processor in PROCESSORS]
-    assert names == ["Watermark", "Repetition", "Frequency", "Presence", "Count", "LogitBias", "MinTokens"]
+    expected = ["Watermark", "Repetition", "Frequency", "Presence", "Count", "LogitBias", "GrammarMask", "MinTokens"]
+    assert names == expected
 
 
 def test_a_bias_does_not_bring_a_masked_stop_token_back(logits) -> None:
