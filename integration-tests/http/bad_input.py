@@ -145,10 +145,14 @@ def openai_routes() -> Iterator[Row]:
     yield openai("streamed chat with a bad top_p", chat, CHAT | {"top_p": 2.0, "stream": True}, names=("top_p",))
     yield openai("chat max_tokens 0", chat, CHAT | {"max_tokens": 0}, names=("max_tokens",))
     yield openai(
-        "a required tool call, not built",
+        "a required tool call with arguments that cannot be enforced",
         chat,
-        CHAT | {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required"},
-        names=("tool_choice",),
+        CHAT
+        | {
+            "tools": [{"type": "function", "function": {"name": "f", "parameters": {"not": {}}}}],
+            "tool_choice": "required",
+        },
+        names=("tool_choice", "`not`"),
     )
     yield openai(
         "a choice of a tool that is not there",

@@ -182,16 +182,25 @@ class Grammars:
     """Which tokens the grammars of constrained sequences allow next (design sections 2e and 5), by slot.
 
     A grammar's keyword arguments are kind ("json_schema", "regex" or "lark"), source, digest (32 bytes: equal ones are
-    compiled once) and start_after (a token id, or None: it holds behind the first generated token with this id). Compiling and
-    filling masks happen in threads of their own. A grammar or tokenizer that cannot be used shows as its rows' `fault`.
+    compiled once), start_after (a token id, or None: it holds behind the first generated token with this id) and opened_by (with
+    it, start_after counts only where this is the first generated token). Compiling and filling masks happen in threads of
+    their own. A grammar or tokenizer that cannot be used shows as its rows' `fault`.
     ValueError for a slot or shape that cannot be."""
 
     def __init__(self, *, tokenizer_json: str, vocab_size: int, end_tokens: list[int], num_slots: int) -> None:
         """end_tokens: the tokens that end a text, whatever the sequence's own stop tokens are."""
-    def expect(self, *, kind: str, source: str, digest: bytes, start_after: int | None) -> None:
+    def expect(self, *, kind: str, source: str, digest: bytes, start_after: int | None, opened_by: int | None) -> None:
         """Starts to compile a grammar that a sequence will soon bring."""
     def open(
-        self, slot: int, stops: np.ndarray, *, kind: str, source: str, digest: bytes, start_after: int | None
+        self,
+        slot: int,
+        stops: np.ndarray,
+        *,
+        kind: str,
+        source: str,
+        digest: bytes,
+        start_after: int | None,
+        opened_by: int | None,
     ) -> None:
         """The sequence that takes the slot follows the grammar; stops uint32 are the tokens that end it."""
     def close(self, slots: np.ndarray) -> None:

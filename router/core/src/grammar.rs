@@ -25,4 +25,7 @@ pub struct Grammar {
     /// It holds for what follows the first generated token with this id (the end of reasoning, say); without it, from the
     /// first generated token on.
     pub start_after: Option<u32>,
+    /// With it, `start_after` counts only where this is the first generated token (reasoning begins, say); otherwise the grammar
+    /// holds from that one on.
+    pub opened_by: Option<u32>,
 }

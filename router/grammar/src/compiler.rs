@@ -58,10 +58,9 @@ impl Compiler {
     /// It is no grammar of its kind, exceeds a bound, or allows no text.
     pub fn compile(&self, grammar: &Grammar) -> Result<Arc<Compiled>, GrammarError> {
         let parsed = parsed(grammar)?;
-        let mut parser = self
-            .factory
-            .create_parser(parsed)
-            .map_err(|error| GrammarError::Invalid(explained(words(&error))))?;
+        let compiling = catch_unwind(AssertUnwindSafe(|| self.factory.create_parser(parsed)));
+        let mut parser =
+            compiling.map_err(|error| GrammarError::Invalid(explained(words(&error))))?;
         parser.start_without_prompt();
         let compiled = Arc::new(Compiled {
             shared: Mutex::new(parser.deep_clone()),
@@ -78,13 +77,16 @@ impl fmt::Debug for Compiler {
     }
 }
 
-/// The compiler's advice names a switch that nobody has here.
+/// The compiler's advice names a switch that nobody has here, and its faults are nobody's business.
 fn explained(words: String) -> String {
-    if !words.contains("coerce_one_of") {
-        return words;
+    if words.contains("coerce_one_of") {
+        return "the branches of a `oneOf` may overlap; use `anyOf`, or give each branch a required property with a `const` of its own"
+            .to_owned();
     }
-    "the branches of a `oneOf` may overlap; use `anyOf`, or give each branch a required property with a `const` of its own"
-        .to_owned()
+    if words.starts_with("panic: ") {
+        return "its compiler failed".to_owned();
+    }
+    words
 }
 
 fn parsed(grammar: &Grammar) -> Result<TopLevelGrammar, GrammarError> {

@@ -180,6 +180,23 @@ fn branches_with_a_tag_exclude_each_other_behind_references() {
 }
 
 #[test]
+fn branches_that_take_too_long_to_compare_are_left_as_they_are() {
+    let values: Vec<String> = (0..5_000).map(|number| format!("v{number}")).collect();
+    let branch = |tag: usize| {
+        let properties =
+            json!({"x": {"$ref": "#/$defs/values"}, "tag": {"const": tag.to_string()}});
+        json!({"type": "object", "required": ["x", "tag"], "properties": properties})
+    };
+    let union = |number: usize| {
+        let branches: Vec<Value> = (0..number).map(branch).collect();
+        let whole = json!({"oneOf": branches, "$defs": {"values": {"enum": values}}});
+        Written::JsonSchema(whole).normalised().unwrap().source
+    };
+    assert!(!union(3).contains("oneOf"));
+    assert!(union(300).contains("oneOf"));
+}
+
+#[test]
 fn nested_exclusive_branches_are_all_rewritten() {
     let grammar = schema(json!({
         "anyOf": [{"type": "string"}, {"type": "object"}],
@@ -222,6 +239,11 @@ fn what_is_no_grammar_says_why() {
             "nonsense",
         ),
         (Written::JsonSchema(json!({"$ref": "#/$defs/no"})), "$ref"),
+        // llguidance cuts the value inside of a letter.
+        (
+            Written::JsonSchema(json!({"type": "integer", "minimum": "é".repeat(99)})),
+            "its compiler failed",
+        ),
         (Written::Regex("a(".into()), "unclosed"),
         (Written::Regex(r"(a)\1".into()), "backreference"),
         (Written::Choice(Vec::new()), "nothing"),
@@ -280,9 +302,35 @@ fn a_text_that_is_whole_allows_its_end_alone() {
 fn a_vocabulary_needs_an_end_and_bytes() {
     let none = Vocabulary::new(vec![b"a".to_vec()], 1, &[7]).err().unwrap();
     assert!(none.to_string().contains("no token ends a text"));
-    let words = br###"{"decoder": {"type": "WordPiece"}, "added_tokens": [], "model": {"vocab": {"a": 0}}}"###;
+    let words =
+        br#"{"decoder": {"type": "WordPiece"}, "added_tokens": [], "model": {"vocab": {"a": 0}}}"#;
     let wordpiece = Vocabulary::from_tokenizer_json(words, 1, &[0])
         .err()
         .unwrap();
     assert!(matches!(wordpiece, GrammarError::Vocabulary(_)));
+}
+
+#[test]
+fn a_joined_schema_refers_into_itself() {
+    let part = json!({
+        "$id": "https://example.com/part", "type": "array", "prefixItems": [{"$ref": "#/$defs/a"}, {"$ref": "#"}], "maxItems": 2,
+        "items": {"oneOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}]},
+        "$defs": {"a": {"type": "string", "const": "a"}, "b": {"type": "null"}}, "default": {"$ref": "#/$defs/a"}
+    });
+    let whole = json!({
+        "anyOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/parts/0"}],
+        "$defs": {"a": {"const": 1}, "b": {"const": "b"}, "parts": {"0": part}}
+    });
+    let at = |place: &str| Written::JoinedSchemas(whole.clone(), vec![place.to_owned()]);
+    let grammar = compiled(at("#/$defs/parts/0")).unwrap();
+    for text in ["1", r#"["a"]"#, r#"["a",["a",[]]]"#] {
+        assert!(follows(&grammar, text), "{text}");
+    }
+    for text in [r#""a""#, "[1]", r#"["a",1]"#] {
+        assert!(!follows(&grammar, text), "{text}");
+    }
+    let nowhere = Written::JsonSchema(whole.clone()).normalised();
+    assert!(
+        matches!(nowhere, Err(GrammarError::Unenforceable { keyword, .. }) if keyword == "$id")
+    );
 }

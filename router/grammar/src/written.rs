@@ -12,6 +12,9 @@ use crate::{Grammar, GrammarError, GrammarKind, MAX_SOURCE_BYTES, schema};
 pub enum Written {
     /// A text that a JSON schema validates.
     JsonSchema(Value),
+    /// The same. At each of these places, JSON pointers that begin with `#`, is a schema that was written as a document of
+    /// its own: what it refers to is in itself.
+    JoinedSchemas(Value, Vec<String>),
     /// Any JSON object.
     JsonObject,
     /// A text that the whole of a regular expression matches.
@@ -29,11 +32,14 @@ impl Written {
     /// A schema has a keyword that cannot be enforced, or the text is too large.
     pub fn normalised(self) -> Result<Grammar, GrammarError> {
         let (kind, source) = match self {
-            Self::JsonSchema(schema) => (GrammarKind::JsonSchema, schema::normalised(schema)?),
-            Self::JsonObject => {
-                let any_object = schema::normalised(json!({"type": "object"}))?;
-                (GrammarKind::JsonSchema, any_object)
+            Self::JsonSchema(schema) => {
+                return Self::JoinedSchemas(schema, Vec::new()).normalised();
             }
+            Self::JoinedSchemas(schema, parts) => {
+                check_size(schema.to_string().len())?;
+                (GrammarKind::JsonSchema, schema::normalised(schema, &parts)?)
+            }
+            Self::JsonObject => return Self::JsonSchema(json!({"type": "object"})).normalised(),
             Self::Regex(regex) => (GrammarKind::Regex, regex),
             Self::Choice(choices) => (GrammarKind::Regex, one_of(&choices)?),
             Self::Lark(lark) => (GrammarKind::Lark, lark),
@@ -43,12 +49,7 @@ impl Written {
 }
 
 fn grammar(kind: GrammarKind, source: String) -> Result<Grammar, GrammarError> {
-    if source.len() > MAX_SOURCE_BYTES {
-        return Err(GrammarError::TooLarge {
-            bytes: source.len(),
-            limit: MAX_SOURCE_BYTES,
-        });
-    }
+    check_size(source.len())?;
     let mut hash = Sha256::new();
     hash.update([kind as u8]);
     hash.update(&source);
@@ -57,6 +58,17 @@ fn grammar(kind: GrammarKind, source: String) -> Result<Grammar, GrammarError> {
         source: Arc::from(source),
         digest: hash.finalize().into(),
         start_after: None,
+        opened_by: None,
+    })
+}
+
+fn check_size(bytes: usize) -> Result<(), GrammarError> {
+    if bytes <= MAX_SOURCE_BYTES {
+        return Ok(());
+    }
+    Err(GrammarError::TooLarge {
+        bytes,
+        limit: MAX_SOURCE_BYTES,
     })
 }
 

@@ -54,6 +54,14 @@ impl ApiError {
         }
     }
 
+    /// Tools that cannot be used as `param` asks.
+    pub(crate) fn tool(param: &'static str, message: String) -> Self {
+        Self {
+            param: Some(param.into()),
+            ..Self::new(Cause::Tool, message)
+        }
+    }
+
     /// A body without the request's shape; `path` is where.
     pub(crate) fn shape(path: Option<String>, message: String) -> Self {
         Self {

@@ -2,11 +2,26 @@
 
 use jiff::Zoned;
 use ribbon_text::{
-    AnswerRules, ChatTemplate, Ending, Prompt, Rendering, ToolFormat, ToolUse, tools::GENERIC,
+    AnswerRules, ChatTemplate, Ending, Prompt, Rendering, ToolFormat, ToolUse,
+    tools::{GENERIC, demanded},
 };
 use serde_json::{Map, Value, json};
 
-use crate::error::{ApiError, Cause};
+use crate::{
+    error::{ApiError, Cause},
+    grammar::GrammarWish,
+};
+
+/// Whether the model has to call a tool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Calls {
+    /// As it likes.
+    Allowed,
+    /// One or more.
+    Required,
+    /// The one that is left, once; so many tools stood before it in the request.
+    Named { place: usize },
+}
 
 /// What tells the model about tools, beside the template.
 #[derive(Clone, Debug)]
@@ -26,6 +41,7 @@ pub(crate) struct Conversation {
     pub(crate) messages: Vec<Value>,
     /// Tools that may be called.
     pub(crate) tools: Vec<Value>,
+    pub(crate) calls: Calls,
     /// Whether several may be called at once.
     pub(crate) parallel: bool,
     pub(crate) tool_prompt: ToolPrompt,
@@ -46,11 +62,31 @@ impl Conversation {
     /// What to look for in the answers.
     pub(crate) fn rules(&self, template: Option<&ChatTemplate>) -> AnswerRules {
         let format = template.and_then(ChatTemplate::tool_format);
+        let format = format.filter(|_| self.calls == Calls::Allowed);
         let tools = (!self.tools.is_empty()).then(|| self.tool_use(format.unwrap_or(&GENERIC)));
         AnswerRules {
             reasoning: template.and_then(ChatTemplate::reasoning),
             tools,
         }
+    }
+
+    /// What the answer has to follow: what was asked for, or that there are calls.
+    ///
+    /// # Errors
+    /// A grammar was asked for, and there are tools: an answer that calls one would not follow it.
+    pub(crate) fn grammar(
+        &self,
+        asked: Option<GrammarWish>,
+    ) -> Result<Option<GrammarWish>, ApiError> {
+        let (first, parallel) = match (self.calls, asked) {
+            (_, asked) if self.tools.is_empty() => return Ok(asked),
+            (_, Some(asked)) => return Err(exclusive(asked.field)),
+            (Calls::Allowed, None) => return Ok(None),
+            (Calls::Required, None) => (0, self.parallel),
+            (Calls::Named { place }, None) => (place, false),
+        };
+        let written = demanded((first..).zip(&self.tools), parallel);
+        Ok(Some(GrammarWish::new("tool_choice", written)))
     }
 
     fn tool_use(&self, format: &'static ToolFormat) -> ToolUse {
@@ -111,6 +147,13 @@ impl Conversation {
             _ => {}
         }
     }
+}
+
+fn exclusive(field: &'static str) -> ApiError {
+    let message = format!(
+        "Grammar and tools are mutually exclusive: leave out `{field}` or `tools`, or set `tool_choice` to `none`"
+    );
+    ApiError::tool(field, message)
 }
 
 /// What a tool is called by.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ribbon_core::SequenceRequest;
-use ribbon_text::{Grammar, GrammarError, Written};
+use ribbon_text::{AnswerRules, Grammar, GrammarError, Tokenizer, Written};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -16,7 +16,9 @@ pub(crate) struct GrammarWish {
     pub(crate) field: &'static str,
     pub(crate) written: Written,
     /// It holds behind the first generated token with this id.
-    pub(crate) start_after: Option<u32>,
+    start_after: Option<u32>,
+    /// If this is the first one; otherwise it holds from there on.
+    opened_by: Option<u32>,
 }
 
 /// `grammar` of the native routes and `response_format` of the others, in TGI's and OpenAI's forms.
@@ -89,7 +91,39 @@ impl GrammarWish {
             field,
             written,
             start_after: None,
+            opened_by: None,
         }
+    }
+
+    /// The same for what follows the model's thought: the one in which the prompt ends, or one that the answer may begin with.
+    ///
+    /// # Errors
+    /// The prompt ends in a thought that no single token ends.
+    pub(crate) fn behind_thought(
+        self,
+        is_thinking: bool,
+        rules: &AnswerRules,
+        tokenizer: &Tokenizer,
+    ) -> Result<Self, ApiError> {
+        let (start_after, opened_by) = match (is_thinking, rules.tokens_of_thought(tokenizer)) {
+            (true, [_, Some(end)]) => (Some(end), None),
+            (true, [_, None]) => return Err(self.endless_thought()),
+            (false, [Some(begin), Some(end)]) => (Some(end), Some(begin)),
+            (false, _) => (None, None),
+        };
+        Ok(Self {
+            start_after,
+            opened_by,
+            ..self
+        })
+    }
+
+    fn endless_thought(&self) -> ApiError {
+        let field = self.field;
+        let message = format!(
+            "`{field}`: the model thinks first, and no single token of it ends the thought; switch thinking off in the prompt"
+        );
+        ApiError::invalid(field, message)
     }
 
     /// The one grammar of several fields.
@@ -151,7 +185,7 @@ fn missing(field: &'static str, part: &str) -> ApiError {
     ApiError::invalid(field, format!("`{field}` needs `{part}` for its `type`"))
 }
 
-/// Has a grammar compiled on a worker of its own kind, so that nobody else waits behind it.
+/// Has a grammar compiled on a worker of its own kind, so that nobody else waits behind it; one that is known does not wait.
 ///
 /// # Errors
 /// It cannot be enforced, this model has no grammars, or too many wait.
@@ -170,17 +204,28 @@ pub(crate) async fn checked(
         let error = GrammarError::Vocabulary("no token ends a text".to_owned());
         return Err(refused(error.to_string()));
     }
+    let grammar = compiled(state, wish.written).await?;
+    let grammar = grammar.map_err(|error| refused(error.to_string()))?;
+    Ok(Arc::new(Grammar {
+        start_after: wish.start_after,
+        opened_by: wish.opened_by,
+        ..grammar
+    }))
+}
+
+async fn compiled(
+    state: &AppState,
+    written: Written,
+) -> Result<Result<Grammar, GrammarError>, ApiError> {
     let text = state.text.clone();
-    let checking = state
-        .grammar_workers
-        .run(0, move || text.grammars.checked(wish.written));
-    match checking.await? {
-        Ok(grammar) => Ok(Arc::new(Grammar {
-            start_after: wish.start_after,
-            ..grammar
-        })),
-        Err(error) => Err(refused(error.to_string())),
-    }
+    let known = state.workers.run(0, move || text.grammars.known(written));
+    let grammar = match known.await? {
+        Ok((grammar, false)) => grammar,
+        known => return Ok(known.map(|(grammar, _)| grammar)),
+    };
+    let text = state.text.clone();
+    let checking = move || text.grammars.check(&grammar).map(|()| grammar);
+    state.grammar_workers.run(0, checking).await
 }
 
 /// Has every sequence follow the grammar.

@@ -124,7 +124,6 @@ pub(crate) async fn submit(
         ..
     } = request;
     let prepared = caller.in_time(on_worker(state, source, longest)).await??;
-    let grammar = wish.grammar.clone();
     let asked = SequenceOrigin {
         tenant: caller.tenant(user.as_deref(), &state.names),
         caller,
@@ -133,7 +132,8 @@ pub(crate) async fn submit(
     };
     let is_thinking = prepared.is_thinking(&rules);
     let mut group = asked.group(prepared.prompts)?;
-    if let Some(grammar) = grammar {
+    if let Some(grammar) = wish.grammar.clone() {
+        let grammar = grammar.behind_thought(is_thinking, &rules, &state.text.tokenizer)?;
         let checking = grammar::checked(state, grammar, &model);
         let grammar = asked.caller.in_time(checking).await??;
         grammar::attach(&grammar, &mut group);

@@ -150,9 +150,10 @@ impl Wish {
             max_new_tokens,
             sampling: Arc::new(self.sampling.clone()),
             stop_token_ids: self.stop_tokens(model),
-            min_tokens: match self.is_endless() {
-                true => max_new_tokens,
-                false => self.min_tokens,
+            min_tokens: if self.is_endless() {
+                max_new_tokens
+            } else {
+                self.min_tokens
             },
             traceparent: None,
             parameter_hash: self.hash(),

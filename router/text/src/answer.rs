@@ -21,6 +21,13 @@ impl AnswerRules {
         self.reasoning.is_none() && self.tools.is_none()
     }
 
+    /// The tokens that begin and end what is thought; `None` where nothing is, or several tokens write one.
+    pub fn tokens_of_thought(&self, tokenizer: &Tokenizer) -> [Option<u32>; 2] {
+        let markers = self.reasoning.map(ReasoningFormat::markers);
+        let id = |marker: &str| tokenizer.id_of(marker);
+        markers.map_or([None; 2], |markers| markers.map(id))
+    }
+
     /// Special tokens that mark parts of an answer, which must be in its text to be found.
     pub fn marker_tokens(&self, tokenizer: &Tokenizer) -> Vec<u32> {
         let reasoning = self.reasoning.iter().flat_map(|format| format.markers());

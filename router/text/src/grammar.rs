@@ -40,23 +40,34 @@ impl GrammarCheck {
         }
     }
 
-    /// The grammar as the shard gets it. Blocks for a few milliseconds, at worst for
-    /// [`ribbon_grammar::MAX_COMPILE_TIME`]; what was checked before costs nothing.
+    /// The grammar as the shard gets it, and whether it was checked before; if not, [`Self::check`] it. Takes milliseconds.
     ///
     /// # Errors
     /// It cannot be enforced.
-    pub fn checked(&self, written: Written) -> Result<Grammar, GrammarError> {
+    pub fn known(&self, written: Written) -> Result<(Grammar, bool), GrammarError> {
         let grammar = written.normalised()?;
-        let known = self.lock().get(&grammar.digest);
-        let verdict = known.unwrap_or_else(|| {
-            let verdict = self.compile(&grammar);
-            // Time is the machine's, not the grammar's.
-            if !matches!(verdict, Err(GrammarError::TooSlow(_))) {
-                self.lock().put(grammar.digest, verdict.clone());
-            }
-            verdict
-        });
-        verdict.map(|()| grammar)
+        match self.lock().get(&grammar.digest) {
+            Some(verdict) => verdict.map(|()| (grammar, true)),
+            None => Ok((grammar, false)),
+        }
+    }
+
+    /// Compiles the grammar, and remembers whether it can be enforced. Blocks for a few milliseconds, at worst for
+    /// [`ribbon_grammar::MAX_COMPILE_TIME`].
+    ///
+    /// # Errors
+    /// It cannot be.
+    pub fn check(&self, grammar: &Grammar) -> Result<(), GrammarError> {
+        // Whoever came at the same time may have found it out.
+        if let Some(verdict) = self.lock().get(&grammar.digest) {
+            return verdict;
+        }
+        let verdict = self.compile(grammar);
+        // Time is the machine's, not the grammar's.
+        if !matches!(verdict, Err(GrammarError::TooSlow(_))) {
+            self.lock().put(grammar.digest, verdict.clone());
+        }
+        verdict
     }
 
     fn compile(&self, grammar: &Grammar) -> Verdict {
@@ -140,16 +151,24 @@ mod tests {
         GrammarCheck::new(&model)
     }
 
+    fn checked(check: &GrammarCheck, written: Written) -> Result<Grammar, GrammarError> {
+        let (grammar, is_known) = check.known(written)?;
+        if !is_known {
+            check.check(&grammar)?;
+        }
+        Ok(grammar)
+    }
+
     #[test]
     fn a_verdict_is_kept_whatever_it_is() {
         let check = bundled();
         let good = || Written::JsonSchema(json!({"type": "object"}));
         let bad = || Written::Regex("a(".to_owned());
-        let grammar = check.checked(good()).unwrap();
-        let error = check.checked(bad()).unwrap_err();
+        let grammar = checked(&check, good()).unwrap();
+        let error = checked(&check, bad()).unwrap_err();
         assert_eq!(check.lock().by_digest.len(), 2);
-        assert_eq!(check.checked(good()).unwrap(), grammar);
-        assert_eq!(check.checked(bad()).unwrap_err(), error);
+        assert_eq!(check.known(good()).unwrap(), (grammar, true));
+        assert_eq!(check.known(bad()).unwrap_err(), error);
         assert_eq!(check.lock().order.len(), 2);
         assert_eq!(check.running.load(Ordering::Relaxed), 0);
     }
@@ -173,16 +192,16 @@ mod tests {
         let held: Vec<Running> = (0..MAX_RUNNING)
             .map(|_| Running::enter(&check.running).unwrap())
             .collect();
-        let busy = check.checked(Written::JsonObject).unwrap_err();
+        let busy = checked(&check, Written::JsonObject).unwrap_err();
         assert_eq!(busy, GrammarError::TooSlow(MAX_COMPILE_TIME));
         drop(held);
-        check.checked(Written::JsonObject).unwrap();
+        checked(&check, Written::JsonObject).unwrap();
     }
 
     #[test]
     fn a_model_without_bytes_has_no_grammars() {
         let check = GrammarCheck::new(Path::new("/nowhere"));
-        let error = check.checked(Written::JsonObject).unwrap_err();
+        let error = checked(&check, Written::JsonObject).unwrap_err();
         assert!(matches!(error, GrammarError::Vocabulary(_)), "{error}");
     }
 }

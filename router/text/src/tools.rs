@@ -2,6 +2,7 @@
 //! that no later text could change, so the parts do not depend on where the text was cut.
 
 mod call_object;
+mod demanded;
 mod format;
 mod json_scan;
 mod named_call;
@@ -10,6 +11,7 @@ mod python_call;
 use std::sync::Arc;
 
 use call_object::CallObject;
+pub use demanded::demanded;
 pub use format::{Entry, GENERIC, ToolFormat};
 use named_call::NamedCall;
 use python_call::PythonCall;

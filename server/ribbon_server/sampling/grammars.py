@@ -22,6 +22,7 @@ class Grammar:
     source: str
     digest: bytes  # SHA-256 of both
     start_after: int | None = None  # it holds behind the first generated token with this id
+    opened_by: int | None = None  # with it, `start_after` counts only where this is the first generated token
 
 
 @dataclass(frozen=True)

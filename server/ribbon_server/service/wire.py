@@ -130,7 +130,8 @@ def _grammar(wire: pb.Grammar) -> Grammar:
     if len(wire.digest) != DIGEST_BYTES:
         raise InvalidRequest(f"`grammar.digest` has {len(wire.digest)} bytes; SHA-256 has {DIGEST_BYTES}")
     start_after = wire.start_after if wire.HasField("start_after") else None
-    return Grammar(GRAMMAR_KINDS[wire.kind], wire.source, wire.digest, start_after)
+    opened_by = wire.opened_by if wire.HasField("opened_by") else None
+    return Grammar(GRAMMAR_KINDS[wire.kind], wire.source, wire.digest, start_after, opened_by)
 
 
 def outcome_to_wire(outcome: StepOutcome) -> pb.StepOutcome:

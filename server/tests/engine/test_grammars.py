@@ -136,7 +136,7 @@ def test_a_failed_step_leaves_the_grammar_where_it_was(driver: Driver, monkeypat
 
 def test_a_grammar_may_start_behind_a_token(driver: Driver) -> None:
     later = replace(regex("ok"), start_after=THINK)
-    made = run(driver, 1, PROMPT, grammar=later, bias={THINK: 40.0, EOS: -90.0})
+    made = run(driver, 1, PROMPT, grammar=later, bias={THINK: 40.0, EOS: 90.0})
     begin = made.index(THINK) + 1
     assert text_of(made[begin:]) == "ok"
 

@@ -43,11 +43,14 @@ pub(super) fn verdict(
     schema: &Map<String, Value>,
     keyword: &str,
     value: &Value,
-    is_root: bool,
+    is_document: bool,
 ) -> Verdict {
-    let refused_unless = |neutral, advice| match neutral {
-        true => Verdict::Drop,
-        false => Verdict::Refuse(advice),
+    let refused_unless = |neutral: bool, advice| {
+        if neutral {
+            Verdict::Drop
+        } else {
+            Verdict::Refuse(advice)
+        }
     };
     let has = |name| schema.contains_key(name);
     match keyword {
@@ -65,7 +68,7 @@ pub(super) fn verdict(
         "minContains" | "maxContains" => refused_unless(!has("contains"), "leave it out"),
         "$recursiveAnchor" | "$dynamicAnchor" => Verdict::Drop,
         "$dynamicRef" | "$recursiveRef" => Verdict::Refuse("use `$ref`"),
-        "$id" | "id" if !is_root && value.is_string() => {
+        "$id" | "id" if !is_document && value.is_string() => {
             Verdict::Refuse("only the whole schema may have one; leave it out")
         }
         "multipleOf" if !is_divisor(value) => {

@@ -10,7 +10,7 @@ use std::collections::{HashSet, VecDeque};
 use serde_json::{Map, Value, json};
 
 use crate::GrammarError;
-use exclusive::exclusive;
+use exclusive::{MAX_VALUES, exclusive};
 use keywords::{Children, Verdict, children, verdict};
 use references::Pointer;
 
@@ -20,11 +20,12 @@ const MAX_DEPTH: usize = 64;
 /// spaces until its tokens are used up.
 const WHITESPACE: &str = r"[ ]|\r?\n[ \t]{0,40}";
 
-/// The text of the schema as it is compiled.
+/// The text of the schema as it is compiled. `parts` are the places in it of schemas that were written as documents of their
+/// own, none within another.
 ///
 /// # Errors
 /// It is no schema, nests too deeply, or uses a keyword that cannot be enforced.
-pub(crate) fn normalised(schema: Value) -> Result<String, GrammarError> {
+pub(crate) fn normalised(schema: Value, parts: &[String]) -> Result<String, GrammarError> {
     let mut schema = match schema {
         Value::Object(schema) => schema,
         // It would lose its options below.
@@ -37,14 +38,17 @@ pub(crate) fn normalised(schema: Value) -> Result<String, GrammarError> {
     };
     schema.shift_remove(OPTIONS);
     let whole = Value::Object(schema);
-    let edits = Walk::new(&whole).run()?;
+    let edits = Walk::new(&whole, parts).run()?;
     let mut schema = whole;
     for (place, edit) in edits {
         if let Some(Value::Object(schema)) = place.resolve_mut(&mut schema) {
             edit.apply(schema);
         }
     }
-    schema[OPTIONS] = json!({"whitespace_flexible": true, "whitespace_pattern": WHITESPACE});
+    if let Value::Object(schema) = &mut schema {
+        let options = json!({"whitespace_flexible": true, "whitespace_pattern": WHITESPACE});
+        schema.insert(OPTIONS.to_owned(), options);
+    }
     Ok(schema.to_string())
 }
 
@@ -57,6 +61,8 @@ enum Edit {
     Drop(String),
     /// The branches of `oneOf` exclude each other: it is an `anyOf`.
     Exclusive,
+    /// `$ref` leads here, as the whole document says it.
+    Refer(String),
 }
 
 impl Edit {
@@ -69,6 +75,9 @@ impl Edit {
                 if let Some(branches) = schema.shift_remove("oneOf") {
                     add_any_of(schema, branches);
                 }
+            }
+            Self::Refer(target) => {
+                schema.insert("$ref".to_owned(), Value::String(target));
             }
         }
     }
@@ -90,18 +99,25 @@ fn add_any_of(schema: &mut Map<String, Value>, branches: Value) {
 /// A walk over the schemas that the whole one reaches. Keeps a list instead of recursing: references may go on and on.
 struct Walk<'a> {
     whole: &'a Value,
+    /// Places that `#` means to the schemas in them.
+    documents: Vec<Pointer>,
     seen: HashSet<Pointer>,
     pending: VecDeque<Pointer>,
     edits: Vec<(Pointer, Edit)>,
+    /// Values that may still be looked at.
+    values: usize,
 }
 
 impl<'a> Walk<'a> {
-    fn new(whole: &'a Value) -> Self {
+    fn new(whole: &'a Value, parts: &[String]) -> Self {
+        let parts = parts.iter().filter_map(|part| Pointer::parse(part));
         Self {
             whole,
+            documents: parts.chain([Pointer::root()]).collect(),
             seen: HashSet::new(),
             pending: VecDeque::from([Pointer::root()]),
             edits: Vec::new(),
+            values: MAX_VALUES,
         }
     }
 
@@ -140,16 +156,28 @@ impl<'a> Walk<'a> {
                 advice,
             })
         };
-        match verdict(schema, keyword, value, place.is_root()) {
+        match verdict(schema, keyword, value, self.documents.contains(place)) {
             Verdict::Refuse(advice) => return refused(advice),
             Verdict::Drop => self.edit(place, Edit::Drop(keyword.to_owned())),
-            Verdict::Keep if keyword == "$ref" => self.reference(value).or_else(refused)?,
+            Verdict::Keep if keyword == "$ref" => self.reference(value, place).or_else(refused)?,
             Verdict::Keep => self.children(keyword, value, place),
         }
-        if keyword == "oneOf" && exclusive(value, self.whole) {
+        if keyword == "oneOf" && self.is_exclusive(value, place) {
             self.edit(place, Edit::Exclusive);
         }
         Ok(())
+    }
+
+    fn is_exclusive(&mut self, branches: &Value, place: &Pointer) -> bool {
+        let document = self.document(place).resolve(self.whole);
+        document.is_some_and(|document| exclusive(branches, document, &mut self.values))
+    }
+
+    /// The document that a schema was written in.
+    fn document(&self, place: &Pointer) -> Pointer {
+        let mut documents = self.documents.iter();
+        let found = documents.find(|document| place.is_in(document));
+        found.cloned().unwrap_or_else(Pointer::root)
     }
 
     fn edit(&mut self, place: &Pointer, edit: Edit) {
@@ -173,14 +201,16 @@ impl<'a> Walk<'a> {
     }
 
     /// Says what to do instead where it cannot be followed.
-    fn reference(&mut self, value: &Value) -> Result<(), &'static str> {
+    fn reference(&mut self, value: &Value, place: &Pointer) -> Result<(), &'static str> {
         let text = value.as_str().ok_or("it must be a string")?;
         let target = Pointer::parse(text).ok_or(
             "refer to a place in the schema itself, as in `#/$defs/name`, without escaped characters",
         )?;
+        let target = target.below(&self.document(place));
         if target.resolve(self.whole).is_none() {
             return Err("there is nothing at the place that it refers to");
         }
+        self.edit(place, Edit::Refer(target.to_string()));
         self.pending.push_back(target);
         Ok(())
     }

@@ -29,8 +29,14 @@ impl Pointer {
         Self(path)
     }
 
-    pub(super) fn is_root(&self) -> bool {
-        self.0.is_empty()
+    /// This place, seen from the document in which `base` is the root.
+    pub(super) fn below(mut self, base: &Self) -> Self {
+        self.0.splice(0..0, base.0.iter().cloned());
+        self
+    }
+
+    pub(super) fn is_in(&self, place: &Self) -> bool {
+        self.0.starts_with(&place.0)
     }
 
     pub(super) fn depth(&self) -> usize {

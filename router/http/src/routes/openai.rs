@@ -49,7 +49,9 @@ async fn chat(
     request.check_chat_fields()?;
     let messages = request.messages.take();
     let template = state.text.template.as_ref();
-    let source = Source::Chat(Box::new(request.chat.conversation(messages, template)?));
+    let conversation = request.chat.conversation(messages, template)?;
+    wish.grammar = conversation.grammar(wish.grammar.take())?;
+    let source = Source::Chat(Box::new(conversation));
     let submission = Submission {
         wish,
         source,

@@ -9,8 +9,8 @@ use super::{
     tools::{ToolChoice, tool_choice, tools},
 };
 use crate::{
-    conversation::{Conversation, ToolPrompt, tool_name},
-    error::{ApiError, Cause},
+    conversation::{Calls, Conversation, ToolPrompt, tool_name},
+    error::ApiError,
 };
 
 /// Variables that a request has its own fields for.
@@ -77,9 +77,11 @@ impl ChatFields {
         let choice = tool_choice(self.tool_choice.as_ref())?;
         let parallel = flag("parallel_tool_calls", self.parallel_tool_calls.as_ref())?;
         let prompt = text("tool_prompt", self.tool_prompt.take())?;
+        let (tools, calls) = chosen(all, choice)?;
         Ok(Conversation {
             ending: self.ending(&messages)?,
-            tools: chosen(all, choice)?,
+            tools,
+            calls,
             parallel: parallel.unwrap_or(true),
             tool_prompt: prompt.map_or(ToolPrompt::Default, ToolPrompt::Given),
             documents: self.documents(template)?,
@@ -159,24 +161,24 @@ impl ChatFields {
     }
 }
 
-/// The tools that the model may call.
-fn chosen(tools: Vec<Value>, choice: ToolChoice) -> Result<Vec<Value>, ApiError> {
+/// The tools that the model may call, and whether it has to.
+fn chosen(mut tools: Vec<Value>, choice: ToolChoice) -> Result<(Vec<Value>, Calls), ApiError> {
     let message = match choice {
-        ToolChoice::Auto => return Ok(tools),
-        ToolChoice::None => return Ok(Vec::new()),
+        ToolChoice::Auto => return Ok((tools, Calls::Allowed)),
+        ToolChoice::None => return Ok((Vec::new(), Calls::Allowed)),
         ToolChoice::Required if tools.is_empty() => {
             "`tool_choice` is `required` and there are no `tools`".to_owned()
         }
-        ToolChoice::Named(name) if !tools.iter().any(|tool| tool_name(tool) == Some(&name)) => {
+        ToolChoice::Required => return Ok((tools, Calls::Required)),
+        ToolChoice::Named(name) => {
+            let named = |tool: &Value| tool_name(tool) == Some(&name);
+            if let Some(place) = tools.iter().position(named) {
+                return Ok((vec![tools.swap_remove(place)], Calls::Named { place }));
+            }
             format!("`tool_choice` names `{name}`, which is not in `tools`")
         }
-        ToolChoice::Required | ToolChoice::Named(_) => {
-            "a `tool_choice` that is `required` or names a function is not supported by this version; use `auto`".to_owned()
-        }
     };
-    let mut error = ApiError::new(Cause::Tool, message);
-    error.param = Some("tool_choice".into());
-    Err(error)
+    Err(ApiError::tool("tool_choice", message))
 }
 
 /// Refuses a variable that the template does not look at: the answer would be as if it were not there.

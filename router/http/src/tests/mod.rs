@@ -12,6 +12,7 @@ mod lifecycle;
 mod native;
 mod openai;
 mod plumbing;
+mod required_calls;
 mod same_text;
 mod speed;
 mod streams;
@@ -90,11 +91,19 @@ impl Server {
         settings: HttpSettings,
         template: Option<ChatTemplate>,
     ) -> Self {
+        Self::with_text(engine, settings, (tokenizer(), template))
+    }
+
+    pub(super) fn with_text(
+        engine: FakeEngine,
+        settings: HttpSettings,
+        (tokenizer, template): (Arc<Tokenizer>, Option<ChatTemplate>),
+    ) -> Self {
         let engine = Arc::new(engine);
         let recorder = crate::metrics::builder(&[]).unwrap().build_recorder();
         let metrics = recorder.handle();
         let text = ModelText {
-            tokenizer: tokenizer(),
+            tokenizer,
             template,
             grammars: GrammarCheck::new(&model_path()),
         };

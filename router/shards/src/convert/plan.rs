@@ -69,6 +69,7 @@ fn grammar(grammar: &Grammar) -> wire::Grammar {
         source: grammar.source.as_ref().to_owned(),
         digest: grammar.digest.to_vec(),
         start_after: grammar.start_after,
+        opened_by: grammar.opened_by,
     }
 }
 

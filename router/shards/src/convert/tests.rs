@@ -55,6 +55,7 @@ fn a_plan_becomes_columns() {
             source: "a+".into(),
             digest: [7; 32],
             start_after: Some(0),
+            opened_by: Some(1),
         })),
         ..Sampling::default()
     };
@@ -139,7 +140,7 @@ fn a_plan_becomes_columns() {
         (grammar.source.as_str(), &grammar.digest[..]),
         ("a+", &[7u8; 32][..])
     );
-    assert_eq!(grammar.start_after, Some(0));
+    assert_eq!((grammar.start_after, grammar.opened_by), (Some(0), Some(1)));
 }
 
 fn good_outcome() -> wire::StepOutcome {

@@ -23,6 +23,7 @@ keyword_record!("expect", GrammarArguments {
     source: String,
     digest: [u8; 32],
     start_after: Option<u32>,
+    opened_by: Option<u32>,
 });
 
 /// A kind by its name.
@@ -50,6 +51,7 @@ impl From<GrammarArguments> for Grammar {
             source: Arc::from(given.source),
             digest: given.digest,
             start_after: given.start_after,
+            opened_by: given.opened_by,
         }
     }
 }

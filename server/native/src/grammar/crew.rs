@@ -99,7 +99,7 @@ impl Drop for Crew {
 fn work(jobs: &Receiver<Vec<Job>>, rows: &Table, team: &Team, progress: &Progress) {
     for jobs in jobs {
         team.run(jobs.len(), &|index| {
-            fill(&rows[jobs[index].slot], &jobs[index].tokens)
+            fill(&rows[jobs[index].slot], &jobs[index].tokens);
         });
         progress.set(false);
     }

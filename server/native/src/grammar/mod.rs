@@ -16,7 +16,7 @@ use crate::tensor::Pieces;
 use crate::threads;
 use crew::{Crew, Job};
 use library::Library;
-use row::Row;
+use row::{Delay, Row};
 
 /// Bits in a word of a mask.
 pub const WORD_BITS: usize = 32;
@@ -49,6 +49,7 @@ type Table = Vec<Mutex<Option<Row>>>;
 /// The grammars of all slots.
 pub struct Grammars {
     vocab_size: usize,
+    end_tokens: Arc<[u32]>,
     library: Library,
     rows: Arc<Table>,
     crew: Crew,
@@ -66,6 +67,7 @@ impl Grammars {
             Arc::new((0..settings.num_slots).map(|_| Mutex::default()).collect());
         Ok(Self {
             vocab_size: settings.vocab_size,
+            end_tokens: settings.end_tokens.as_slice().into(),
             crew: Crew::start(Arc::clone(&rows)).map_err(failed)?,
             library: Library::start(settings).map_err(failed)?,
             rows,
@@ -82,9 +84,13 @@ impl Grammars {
     /// # Errors
     /// There is no such slot.
     pub fn open(&self, slot: usize, grammar: Grammar, stops: Vec<u32>) -> Result<(), NativeError> {
-        let start_after = grammar.start_after;
+        let delay = grammar.start_after.map(|token| Delay {
+            token,
+            opened_by: grammar.opened_by,
+            end_tokens: Arc::clone(&self.end_tokens),
+        });
         let compiling = self.library.get(grammar);
-        *self.row(slot)? = Some(Row::new(compiling, start_after, stops, self.mask_words()));
+        *self.row(slot)? = Some(Row::new(compiling, delay, stops, self.mask_words()));
         Ok(())
     }
 
@@ -135,7 +141,7 @@ impl Grammars {
     /// # Errors
     /// The logits do not have that shape, or a slot has no mask.
     pub fn apply(&self, slots: &[u32], logits: &mut [f32]) -> Result<(), NativeError> {
-        self.check_len("logits", logits.len(), slots.len() * self.vocab_size)?;
+        check_len("logits", logits.len(), slots.len() * self.vocab_size)?;
         self.check_open(slots)?;
         let rows = Pieces::new(logits);
         threads::for_each(slots.len(), |row| {
@@ -154,7 +160,7 @@ impl Grammars {
     /// The output does not have that shape, or a slot has no mask.
     pub fn masks(&self, slots: &[u32], output: &mut [u32]) -> Result<(), NativeError> {
         let words = self.mask_words();
-        self.check_len("output", output.len(), slots.len() * words)?;
+        check_len("output", output.len(), slots.len() * words)?;
         self.check_open(slots)?;
         for (slot, output) in slots.iter().zip(output.chunks_mut(words)) {
             if let Some(row) = lock(&self.rows[*slot as usize]).as_ref() {
@@ -214,13 +220,6 @@ impl Grammars {
                 false => invalid(format!("slot {slot} has no grammar")),
             })
     }
-
-    fn check_len(&self, name: &str, len: usize, expected: usize) -> Result<(), NativeError> {
-        match len == expected {
-            true => Ok(()),
-            false => invalid(format!("{name} has {len} elements, expected {expected}")),
-        }
-    }
 }
 
 impl Histories<'_> {
@@ -233,6 +232,13 @@ impl Histories<'_> {
             )),
         }
     }
+}
+
+fn check_len(name: &str, len: usize, expected: usize) -> Result<(), NativeError> {
+    if len == expected {
+        return Ok(());
+    }
+    invalid(format!("{name} has {len} elements, expected {expected}"))
 }
 
 /// A row that panicked is as good as before: its next mask says what is wrong.

@@ -8,12 +8,22 @@ use ribbon_grammar::{GrammarError, Matcher};
 use crate::grammar::WORD_BITS;
 use crate::grammar::library::Compiling;
 
+/// A grammar that does not hold yet.
+pub(super) struct Delay {
+    /// It holds behind this token.
+    pub(super) token: u32,
+    /// If the first one is this; otherwise it holds from that one on.
+    pub(super) opened_by: Option<u32>,
+    /// Tokens that would end the text before.
+    pub(super) end_tokens: Arc<[u32]>,
+}
+
 /// A sequence with a grammar.
 pub(super) struct Row {
     compiling: Arc<Compiling>,
     matcher: Option<Matcher>,
-    /// The grammar holds behind this token, which has not come yet.
-    start_after: Option<u32>,
+    /// What the grammar waits for.
+    delay: Option<Delay>,
     seen: usize,
     stops: Vec<u32>,
     mask: Vec<u32>,
@@ -25,7 +35,7 @@ pub(super) struct Row {
 impl Row {
     pub(super) fn new(
         compiling: Arc<Compiling>,
-        start_after: Option<u32>,
+        delay: Option<Delay>,
         mut stops: Vec<u32>,
         mask_words: usize,
     ) -> Self {
@@ -34,7 +44,7 @@ impl Row {
         Self {
             compiling,
             matcher: None,
-            start_after,
+            delay,
             seen: 0,
             stops,
             mask: vec![0; mask_words],
@@ -82,12 +92,11 @@ impl Row {
         if self.fault.is_some() {
             return;
         }
-        let filled = match self.constrained(tokens) {
-            Some(tokens) => self.fill_mask(tokens),
-            None => {
-                self.mask.fill(u32::MAX);
-                Ok(())
-            }
+        let filled = if let Some(tokens) = self.constrained(tokens) {
+            self.fill_mask(tokens)
+        } else {
+            self.allow_all_but_the_end();
+            Ok(())
         };
         if let Err(fault) = filled {
             self.fail(fault);
@@ -103,12 +112,35 @@ impl Row {
 
     /// The tokens that the grammar holds for; `None` before it begins.
     fn constrained<'a>(&mut self, tokens: &'a [u32]) -> Option<&'a [u32]> {
-        let Some(start) = self.start_after else {
+        let Some(delay) = &mut self.delay else {
             return Some(tokens);
         };
-        let begin = tokens.iter().position(|token| *token == start)?;
-        self.start_after = None;
+        match (delay.opened_by, tokens.first()) {
+            (Some(_), None) => return Some(tokens),
+            (Some(opening), Some(first)) if opening != *first => {
+                self.delay = None;
+                return Some(tokens);
+            }
+            _ => delay.opened_by = None,
+        }
+        let begin = tokens.iter().position(|token| *token == delay.token)?;
+        self.delay = None;
         Some(&tokens[begin + 1..])
+    }
+
+    fn allow_all_but_the_end(&mut self) {
+        self.mask.fill(u32::MAX);
+        for end in self.delay.iter().flat_map(|delay| delay.end_tokens.iter()) {
+            if let Some(word) = self.mask.get_mut(*end as usize / WORD_BITS) {
+                *word &= !(1 << (*end as usize % WORD_BITS));
+            }
+        }
+    }
+
+    fn allow(&mut self, token: u32) {
+        if let Some(word) = self.mask.get_mut(token as usize / WORD_BITS) {
+            *word |= 1 << (token as usize % WORD_BITS);
+        }
     }
 
     fn fill_mask(&mut self, tokens: &[u32]) -> Result<(), GrammarError> {
@@ -122,6 +154,9 @@ impl Row {
         let allowed = matcher.mask()?;
         for (word, allowed) in self.mask.iter_mut().zip(allowed.as_slice()) {
             *word = *allowed;
+        }
+        if let Some(opening) = self.delay.as_ref().and_then(|delay| delay.opened_by) {
+            self.allow(opening);
         }
         self.only_stops = self.allows_only_stops();
         Ok(())

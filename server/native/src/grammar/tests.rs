@@ -110,20 +110,47 @@ fn only_stops_counts_the_sequences_own_stop_tokens() {
 }
 
 #[test]
-fn a_grammar_that_starts_later_allows_everything_before() {
+fn a_grammar_that_starts_later_allows_everything_before_but_the_end() {
     let grammars = grammars("later");
     let later = Grammar {
         start_after: Some(THINK),
         ..regex("ok")
     };
     grammars.open(1, later, vec![END]).unwrap();
-    assert_eq!(allowed(&grammars, &bytes("hm")).len(), VOCAB);
+    let before: Vec<u32> = (0..VOCAB as u32).filter(|token| *token != END).collect();
+    assert_eq!(allowed(&grammars, &bytes("hm")), before);
     let begun = [bytes("hmm"), vec![THINK]].concat();
     assert_eq!(allowed(&grammars, &begun), bytes("o"));
     assert_eq!(
         allowed(&grammars, &[begun, bytes("o")].concat()),
         bytes("k")
     );
+}
+
+#[test]
+fn a_grammar_may_wait_for_what_the_first_token_opens() {
+    let grammars = grammars("opened");
+    let (hash, ok) = (u32::from(b'#'), bytes("o"));
+    let opened = || Grammar {
+        start_after: Some(THINK),
+        opened_by: Some(hash),
+        ..regex("ok")
+    };
+    grammars.open(1, opened(), vec![END]).unwrap();
+    let first = allowed(&grammars, &[]);
+    assert_eq!(first, [vec![hash], ok.clone()].concat());
+    assert_eq!(allowed(&grammars, &bytes("o")), bytes("k"), "not opened");
+    grammars.open(1, opened(), vec![END]).unwrap();
+    allowed(&grammars, &[]);
+    assert_eq!(allowed(&grammars, &[hash]).len(), VOCAB - 1);
+    assert_eq!(allowed(&grammars, &bytes("#hm#")).len(), VOCAB - 1);
+    assert_eq!(
+        allowed(&grammars, &[bytes("#hm#"), vec![THINK]].concat()),
+        ok
+    );
+    grammars.open(1, opened(), vec![END]).unwrap();
+    let replayed = [vec![hash, THINK], bytes("ok")].concat();
+    assert_eq!(allowed(&grammars, &replayed), [END]);
 }
 
 #[test]
