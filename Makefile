@@ -13,7 +13,7 @@ NATIVE := server/ribbon_server/_native.abi3.so
 PYTEST := $(BIN)/python -m pytest
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: serve test test-long setup proto native build build-release fmt lint check integration bench bench-stall bench-memory bench-prefix bench-overload bench-queue bench-idle bench-loading bench-shards bench-grammar gpu-check demo-train demo-eval docs docker clean help
+.PHONY: serve test contract test-long setup proto native build build-release fmt lint check integration bench bench-stall bench-memory bench-prefix bench-overload bench-queue bench-idle bench-loading bench-shards bench-grammar gpu-check demo-train demo-eval docs docker clean help
 
 serve: setup proto native build-release ## Serve the bundled model on http://127.0.0.1:8080 (PORT=…, MODEL_ID=… and every other setting pass through)
 	PORT=$${PORT:-8080} exec target/release/ribbon-launcher
@@ -30,8 +30,12 @@ test-python: setup proto native
 integration: setup proto native build ## Tests through the launcher, real processes and real sockets
 	$(PYTEST) integration-tests -q -m "not slow and not gpu"
 
+contract: setup proto native build ## Every promise of the HTTP contract, rule by rule, and whether a server that is always content would keep it
+	$(PYTEST) integration-tests/http/test_contract.py integration-tests/http/test_bad_input.py -q -rA
+
 test-long: setup proto native build ## The long tests: soak, overload, full simulation, full parity (at most 35 minutes)
 	cargo test --workspace --quiet --test simulation -- --ignored
+	cargo test --workspace --quiet --lib -- --ignored a_million_bodies
 	$(PYTEST) server/tests -q -m "slow and not gpu"
 	$(PYTEST) integration-tests -q -m "slow and not gpu"
 

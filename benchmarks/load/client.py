@@ -111,9 +111,18 @@ def exchange(
         ):  # a server may answer before it has read a body it refuses
             connection.request(method, path, payload, sent)
         response = connection.getresponse()
-        return Reply(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
+        return Reply(response.status, _joined(response.getheaders()), response.read())
     finally:
         connection.close()
+
+
+def _joined(headers: list[tuple[str, str]]) -> dict[str, str]:
+    """Values of one name behind each other, as HTTP allows them to be read."""
+    joined: dict[str, str] = {}
+    for name, value in headers:
+        before = joined.get(name.lower())
+        joined[name.lower()] = value if before is None else f"{before}, {value}"
+    return joined
 
 
 async def post(client: aiohttp.ClientSession, url: str, body: Json) -> tuple[int, Json]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from load.client import Json, Reply, exchange
 
@@ -174,8 +173,3 @@ def unknown_routes() -> Iterator[Row]:
 
 
 ROWS: list[Row] = [*shapes(), *meanings(), *openai_routes(), *unknown_routes()]
-
-
-def stub_answer() -> Any:
-    """What the empty stub server says to everything."""
-    return {}

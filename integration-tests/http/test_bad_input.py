@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -16,39 +13,9 @@ from load.served import Served
 
 sys.path.append(str(Path(__file__).parent))
 
-from bad_input import ROWS, Row, stub_answer
+from bad_input import ROWS, Row
 
 GOOD = {"inputs": "hello", "parameters": {"max_new_tokens": 4}}
-
-
-class _Content(BaseHTTPRequestHandler):
-    """Answers 200 and an empty object, whatever is asked."""
-
-    def _answer(self) -> None:
-        self.rfile.read(int(self.headers.get("content-length") or 0))
-        body = json.dumps(stub_answer()).encode()
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    do_GET = do_POST = _answer  # noqa: N815
-
-    def log_message(self, *_: object) -> None:
-        """Says nothing."""
-
-
-@pytest.fixture(scope="module")
-def stub() -> Iterator[str]:
-    """Base URL of the content server."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Content)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)

@@ -53,9 +53,17 @@ def test_a_variable_that_asks_for_nothing_is_fine(variable, value):
 
 
 def test_a_refused_secret_is_not_printed():
-    for result in (run("--api-key", "s3cret"), run(API_KEY="s3cret")):
+    for result in (run("--ngrok-authtoken", "s3cret"), run(NGROK_AUTHTOKEN="s3cret")):
         assert result.returncode == 2
-        assert "--api-key" in result.stderr
+        assert "--ngrok-authtoken" in result.stderr
+        assert "s3cret" not in result.stdout + result.stderr
+
+
+def test_a_key_is_not_printed():
+    bad = ("--kv-memory", "much")
+    for result in (run(*bad, "--api-key", "s3cret"), run(*bad, API_KEY="s3cret")):
+        assert "`--kv-memory` is `much`" in result.stdout, result.stdout + result.stderr
+        assert "api_key" in result.stdout
         assert "s3cret" not in result.stdout + result.stderr
 
 

@@ -6,12 +6,12 @@ use std::ffi::OsString;
 
 use clap::{
     ArgMatches, CommandFactory, FromArgMatches, Parser, ValueEnum,
-    builder::NonEmptyStringValueParser,
+    builder::{NonEmptyStringValueParser, TypedValueParser},
     error::{ContextKind, ContextValue},
     parser::ValueSource,
 };
 
-use crate::tgi_flags;
+use crate::{secret::Secret, tgi_flags};
 
 /// More than any model has heads.
 const MOST_SHARDS: i64 = 256;
@@ -163,6 +163,14 @@ pub(crate) struct Args {
     /// Refuse requests that bring a grammar (`grammar`, `response_format`, `guided_…`).
     #[arg(long, env)]
     pub(crate) disable_grammar_support: bool,
+
+    /// Key that requests must bear (`Authorization: Bearer …`); several with commas between, or given again. Health, metrics, `/info`, `/v1/models`, `/chat_tokenize` and the documentation need none.
+    #[arg(long, env, value_delimiter = ',', value_parser = NonEmptyStringValueParser::new().map(Secret))]
+    pub(crate) api_key: Vec<Secret>,
+
+    /// Origin whose web pages may call; may be given again. All may when absent.
+    #[arg(long, env, value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) cors_allow_origin: Vec<String>,
 
     /// Serve `/debug/ribbons`, which shows the KV memory as JSON to anybody who can reach the port.
     #[arg(long, env)]

@@ -18,6 +18,9 @@ use crate::error::LaunchError;
 /// Variables that may hold a Hub token: only the download needs one.
 pub(crate) const HUB_TOKENS: &[&str] = &["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_API_TOKEN"];
 
+/// The variable with the keys of the API: only the router needs them, and gets them from the flags.
+pub(crate) const API_KEY: &str = "API_KEY";
+
 /// The programs a launch starts.
 #[derive(Clone, Debug)]
 pub(crate) struct Programs {

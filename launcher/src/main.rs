@@ -13,6 +13,7 @@ mod plan;
 mod process;
 mod pulse;
 mod restarts;
+mod secret;
 mod shard;
 mod shards;
 mod sockets;

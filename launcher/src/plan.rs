@@ -8,6 +8,7 @@ use crate::{
     args::{Args, Invocation},
     error::LaunchError,
     kv_memory,
+    secret::Secret,
 };
 
 /// Everything a launch needs to know, checked.
@@ -25,6 +26,8 @@ pub(crate) struct LaunchPlan {
     step_log: Option<String>,
     /// Arguments of the router that do not depend on the model.
     router: Vec<OsString>,
+    /// Keys for the router, which gets them in its environment: a command line can be read by everybody.
+    pub(crate) api_keys: Option<Secret>,
     /// Start of the shards' socket paths, when it is not a private directory of ours.
     pub(crate) socket_prefix: Option<String>,
     /// For the line that says where the server is.
@@ -76,6 +79,7 @@ impl LaunchPlan {
             shard: shard_arguments(args),
             step_log: args.step_log.clone(),
             router: router_arguments(args, hostname, max_input_tokens),
+            api_keys: api_keys(args)?,
             socket_prefix: args.shard_uds_path.clone(),
             hostname,
             startup_timeout: Duration::from_secs_f64(args.startup_timeout),
@@ -193,6 +197,9 @@ fn router_arguments(args: &Args, hostname: IpAddr, max_input_tokens: Option<u32>
     line.optional("max-batch-size", args.max_batch_size);
     line.optional("request-timeout", args.request_timeout);
     line.flag("prefix-caching", args.prefix_caching.to_string());
+    for origin in &args.cors_allow_origin {
+        line.flag("cors-allow-origin", origin);
+    }
     line.switch("debug-routes", args.debug_routes);
     line.switch("disable-grammar-support", args.disable_grammar_support);
     line.optional("max-input-tokens", max_input_tokens);
@@ -213,6 +220,18 @@ fn router_arguments(args: &Args, hostname: IpAddr, max_input_tokens: Option<u32>
     line.flag("validation-workers", args.validation_workers.to_string());
     line.switch("json-output", args.json_output);
     line.0
+}
+
+/// As the router's variable has them.
+fn api_keys(args: &Args) -> Result<Option<Secret>, LaunchError> {
+    let keys: Vec<&str> = args.api_key.iter().map(|key| key.0.as_str()).collect();
+    let can_be_sent = |key: &&str| key.bytes().all(|byte| byte.is_ascii_graphic());
+    if !keys.iter().all(can_be_sent) {
+        return Err(refused(
+            "`--api-key` has other characters than visible ASCII: no client could send it",
+        ));
+    }
+    Ok((!keys.is_empty()).then(|| Secret(keys.join(","))))
 }
 
 fn hostname(invocation: &Invocation, warnings: &mut Vec<String>) -> Result<IpAddr, LaunchError> {

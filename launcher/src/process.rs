@@ -26,7 +26,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{lines::Lines, logs::Record};
+use crate::{env::API_KEY, lines::Lines, logs::Record};
 
 /// First argument of a launcher that is to become a child.
 pub(crate) const BECOME_CHILD: &str = "__child";
@@ -45,6 +45,7 @@ pub(crate) fn command(program: &Path, arguments: &[OsString]) -> Command {
         .arg(std::process::id().to_string())
         .arg(program)
         .args(arguments)
+        .env_remove(API_KEY)
         .process_group(0);
     let mut command = Command::from(command);
     command.kill_on_drop(true);

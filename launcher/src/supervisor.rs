@@ -101,6 +101,7 @@ impl Supervisor {
         let router = Webserver::start(
             &recipe.programs.router,
             &arguments,
+            recipe.plan.api_keys.as_ref(),
             sender.clone(),
             &mut tasks,
         )?;

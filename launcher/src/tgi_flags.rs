@@ -117,8 +117,6 @@ pub(crate) const UNBUILT: &[UnbuiltFlag] = &[
     value("rope-factor"),
     value("otlp-endpoint"),
     value("otlp-service-name").default("text-generation-inference.router"),
-    value("cors-allow-origin"),
-    value("api-key"),
     switch("ngrok"),
     value("ngrok-authtoken"),
     value("ngrok-edge"),

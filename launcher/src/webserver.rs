@@ -15,11 +15,12 @@ use tokio::{
 };
 
 use crate::{
-    env::HUB_TOKENS,
+    env::{API_KEY, HUB_TOKENS},
     error::LaunchError,
     lines::Lines,
     link::{FromRouter, ToRouter},
     process::{self, Group},
+    secret::Secret,
     supervisor::Event,
 };
 
@@ -56,12 +57,13 @@ impl Webserver {
     pub(crate) fn start(
         program: &Path,
         arguments: &[OsString],
+        api_keys: Option<&Secret>,
         events: Sender<Event>,
         tasks: &mut JoinSet<()>,
     ) -> Result<Self, LaunchError> {
         let failed = |source| LaunchError::Spawn { name: NAME, source };
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
-        let child = spawn(program, arguments, theirs.into()).map_err(failed)?;
+        let child = spawn(program, arguments, api_keys, theirs.into()).map_err(failed)?;
         let group = Group::of(&child).map_err(failed)?;
         let (read, link) = split(ours).map_err(failed)?;
         tasks.spawn(watch(child, read, events));
@@ -90,11 +92,17 @@ impl Webserver {
     }
 }
 
-fn spawn(program: &Path, arguments: &[OsString], link: OwnedFd) -> io::Result<Child> {
+fn spawn(
+    program: &Path,
+    arguments: &[OsString],
+    api_keys: Option<&Secret>,
+    link: OwnedFd,
+) -> io::Result<Child> {
     let mut command = process::command(program, arguments);
     for name in HUB_TOKENS {
         command.env_remove(name);
     }
+    command.envs(api_keys.map(|keys| (API_KEY, &keys.0)));
     command.stdin(Stdio::from(link)).spawn()
 }
 

@@ -152,6 +152,11 @@ const FLAGS: &[(&[&str], &str, &str)] = &[
         "router",
         "--disable-grammar-support",
     ),
+    (
+        &["--cors-allow-origin", "https://a.example"],
+        "router",
+        "--cors-allow-origin=https://a.example",
+    ),
 ];
 
 #[test]
@@ -196,6 +201,19 @@ fn one_of_several_shards_is_told_who_it_is_and_where_the_others_are() {
     // Two writers would spoil it.
     let logs = |rank| arguments(rank).contains(&"--step-log=steps".to_owned());
     assert_eq!((logs(0), logs(1)), (true, false));
+}
+
+#[test]
+fn keys_are_on_no_command_line_and_in_no_log() {
+    let words = ["--api-key", "one,two", "--api-key", "three"];
+    let plan = plan(&words);
+    assert_eq!(plan.api_keys, Some(Secret("one,two,three".to_owned())));
+    let router = text(plan.router_arguments(&model()));
+    assert!(!router.concat().contains("two"), "{router:?}");
+    let shown = format!("{:?} {plan:?}", invocation(&words));
+    assert!(!shown.contains("two"), "{shown}");
+    let message = refusal(&["--api-key", "geheim ä"]).to_string();
+    assert!(message.contains("--api-key") && !message.contains("geheim"));
 }
 
 #[test]

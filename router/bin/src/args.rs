@@ -1,8 +1,24 @@
 //! The router's command line, as the launcher writes it. The launcher has checked what people typed.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{fmt, net::IpAddr, path::PathBuf};
 
 use clap::Parser;
+
+/// A value that is never shown.
+#[derive(Clone)]
+pub(crate) struct Secret(pub(crate) String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Secret")
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
 
 /// Serves HTTP for one model. Started by ribbon-launcher, whose socket is its standard input.
 #[derive(Clone, Debug, Parser)]
@@ -41,6 +57,12 @@ pub(crate) struct Args {
     /// Refuse grammars.
     #[arg(long, env)]
     pub(crate) disable_grammar_support: bool,
+    /// Keys of which a request must bear one, with commas between; the launcher passes them in the environment.
+    #[arg(long, env, hide_env_values = true, value_delimiter = ',')]
+    pub(crate) api_key: Vec<Secret>,
+    /// Origins whose web pages may call; all when absent.
+    #[arg(long, env)]
+    pub(crate) cors_allow_origin: Vec<String>,
     /// Serve `/debug/…`.
     #[arg(long, env)]
     pub(crate) debug_routes: bool,

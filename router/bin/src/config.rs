@@ -2,12 +2,16 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use axum::http::HeaderValue;
 use ribbon_core::Watermark;
-use ribbon_http::HttpSettings;
+use ribbon_http::{ApiKey, HttpSettings};
 use ribbon_scheduler::SchedulerSettings;
 use ribbon_shards::ShardSettings;
 
-use crate::{args::Args, error::RouterError};
+use crate::{
+    args::{Args, Secret},
+    error::RouterError,
+};
 
 /// Plans on their way at once: the shard works on one while the next waits beside it.
 const PIPELINE_DEPTH: usize = 2;
@@ -64,6 +68,8 @@ fn http(args: &Args) -> Result<HttpSettings, RouterError> {
             .request_timeout
             .map(|value| seconds("request-timeout", value))
             .transpose()?,
+        api_keys: args.api_key.iter().map(api_key).collect::<Result<_, _>>()?,
+        allowed_origins: allowed_origins(&args.cors_allow_origin)?,
         debug_routes: args.debug_routes,
         grammar_support: !args.disable_grammar_support,
         ..HttpSettings::new(args.model_id.clone())
@@ -80,6 +86,32 @@ fn watermark(args: &Args) -> Result<Watermark, RouterError> {
         return Ok(Watermark { gamma, delta });
     };
     Err(RouterError::Arguments(message))
+}
+
+fn api_key(key: &Secret) -> Result<ApiKey, RouterError> {
+    let unusable = "`--api-key` has a key that is empty or has other characters than visible ASCII";
+    ApiKey::new(&*key.0).ok_or_else(|| RouterError::Arguments(unusable.to_owned()))
+}
+
+/// None where all are.
+fn allowed_origins(origins: &[String]) -> Result<Vec<HeaderValue>, RouterError> {
+    if origins.iter().any(|origin| origin == "*") {
+        return Ok(Vec::new());
+    }
+    origins
+        .iter()
+        .map(|origin| allowed_origin(origin))
+        .collect()
+}
+
+fn allowed_origin(origin: &str) -> Result<HeaderValue, RouterError> {
+    let is_origin = origin == "null" || origin.contains("://");
+    let value = HeaderValue::try_from(origin).ok().filter(|_| is_origin);
+    value.ok_or_else(|| {
+        RouterError::Arguments(format!(
+            "`--cors-allow-origin` is `{origin}`: give an origin, such as https://example.org"
+        ))
+    })
 }
 
 fn scheduler(args: &Args) -> Result<SchedulerSettings, RouterError> {
@@ -171,5 +203,24 @@ mod tests {
             let message = config(&[bad]).expect_err(bad).to_string();
             assert!(message.contains("-timeout"), "{message}");
         }
+    }
+
+    #[test]
+    fn origins_and_keys_are_such_that_clients_can_send_them() {
+        let origins = |words: &[&str]| config(words).map(|config| config.http.allowed_origins);
+        let one = "--cors-allow-origin=https://a.example";
+        assert_eq!(origins(&[one]).expect("one"), ["https://a.example"]);
+        let all = origins(&[one, "--cors-allow-origin=*"]).expect("all");
+        assert!(all.is_empty());
+        origins(&["--cors-allow-origin=a.example"]).expect_err("no origin");
+        let keys = config(&["--api-key=one,two"])
+            .expect("two keys")
+            .http
+            .api_keys;
+        assert_eq!(keys.len(), 2);
+        let message = config(&["--api-key=one,, two"])
+            .expect_err("bad")
+            .to_string();
+        assert!(message.contains("--api-key") && !message.contains("two"));
     }
 }

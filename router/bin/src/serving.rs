@@ -31,6 +31,8 @@ use crate::read_ahead::ReadAhead;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often a client's first bytes are looked at: nothing tells when the second one comes.
 const PEEK_EVERY: Duration = Duration::from_millis(10);
+/// Bytes of a request's head that are read in any case; twice as many are always answered 431.
+const MAX_HEAD_BYTES: usize = 64 << 10;
 /// How HTTP/2 begins (RFC 9113, section 3.4), where HTTP/1 has a method.
 const HTTP2_BEGINS: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -140,10 +142,12 @@ fn builder(is_http2: bool, limit: Duration) -> Builder<TokioExecutor> {
     builder
         .http1()
         .timer(TokioTimer::new())
+        .max_buf_size(MAX_HEAD_BYTES)
         .header_read_timeout(limit);
     builder
         .http2()
         .timer(TokioTimer::new())
+        .max_header_list_size(MAX_HEAD_BYTES as u32)
         .keep_alive_interval(limit)
         .keep_alive_timeout(limit);
     if is_http2 {
@@ -318,6 +322,28 @@ mod tests {
             .map(|number| heard.find(&body(number)).expect("answered"))
             .collect();
         assert!(places.is_sorted());
+    }
+
+    #[tokio::test]
+    async fn a_head_may_be_long_but_not_endless() {
+        let server = server(SOON, 16).await;
+        let request = |length: usize| {
+            let long = "x".repeat(length);
+            format!("GET / HTTP/1.1\r\nHost: x\r\nX-Long: {long}\r\nConnection: close\r\n\r\n")
+        };
+        let heard = said(server.address, &request(32 << 10)).await;
+        assert!(heard.starts_with("HTTP/1.1 200 OK"), "{heard}");
+        let mut stream = TcpStream::connect(server.address).await.expect("connected");
+        // The server may close before all is sent.
+        stream.write_all(request(200 << 10).as_bytes()).await.ok();
+        let mut heard = Vec::new();
+        let closed = timeout(SOON, stream.read_to_end(&mut heard)).await;
+        closed.expect("the connection is closed").ok();
+        let heard = String::from_utf8_lossy(&heard).into_owned();
+        assert!(
+            heard.is_empty() || heard.starts_with("HTTP/1.1 431"),
+            "{heard}"
+        );
     }
 
     #[tokio::test]

@@ -194,6 +194,14 @@ pub trait Engine: Send + Sync + 'static {
     /// What it is doing.
     fn state(&self) -> EngineState;
 
+    /// Whether steps are made, or could be: what [`EngineState`] says, but for a draining engine, which may lose its shard.
+    fn makes_steps(&self) -> bool {
+        matches!(self.state(), EngineState::Ready | EngineState::Draining)
+    }
+
+    /// A request was refused for lack of room before it came here: it counts as shed. When to try again.
+    fn turned_away(&self) -> Duration;
+
     /// How busy it is.
     fn load(&self) -> EngineLoad;
 

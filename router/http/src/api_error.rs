@@ -9,7 +9,8 @@ use axum::{
 };
 use ribbon_core::{Refusal, StreamError};
 use ribbon_text::{EncodeError, TemplateError};
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::error::Cause;
 
@@ -44,6 +45,12 @@ impl ApiError {
             param: Some(param.into()),
             ..Self::new(Cause::Validation, message)
         }
+    }
+
+    /// The parameter at fault.
+    pub(crate) fn at(mut self, param: &'static str) -> Self {
+        self.param = Some(param.into());
+        self
     }
 
     /// More tokens than fit; `param` asks for them.
@@ -86,24 +93,30 @@ impl ApiError {
     }
 
     /// The native object, for bodies and events.
-    pub fn native_body(&self) -> Value {
-        json!({"error": self.text(), "error_type": self.cause.row().error_type.unwrap_or("validation")})
+    pub fn native_body(&self) -> NativeErrorBody {
+        NativeErrorBody {
+            error: self.text(),
+            error_type: self.cause.row().error_type.unwrap_or("validation"),
+        }
     }
 
     /// OpenAI's object, for bodies and events.
-    pub fn openai_body(&self) -> Value {
+    pub fn openai_body(&self) -> OpenAiErrorBody {
         let row = self.cause.row();
-        json!({"error": {"message": self.text(), "type": row.openai_type, "param": self.param, "code": row.openai_code}})
+        OpenAiErrorBody {
+            error: OpenAiErrorDetail {
+                message: self.text(),
+                kind: row.openai_type,
+                param: self.param.clone(),
+                code: row.openai_code,
+            },
+        }
     }
 
     fn native_response(&self) -> Response<Body> {
         let row = self.cause.row();
         match row.error_type {
-            Some(_) => self.respond(
-                row.native,
-                "application/json",
-                self.native_body().to_string(),
-            ),
+            Some(_) => self.respond(row.native, "application/json", json(&self.native_body())),
             None => self.respond(row.native, "text/plain; charset=utf-8", self.text()),
         }
     }
@@ -112,7 +125,7 @@ impl ApiError {
         self.respond(
             self.cause.row().openai,
             "application/json",
-            self.openai_body().to_string(),
+            json(&self.openai_body()),
         )
     }
 
@@ -185,6 +198,39 @@ impl From<EncodeError> for ApiError {
     fn from(error: EncodeError) -> Self {
         Self::new(Cause::Validation, error.to_string())
     }
+}
+
+/// Writing strings to memory does not fail; an empty body would show it if it did.
+fn json(body: &impl Serialize) -> String {
+    serde_json::to_string(body).unwrap_or_default()
+}
+
+/// What a failed native request is answered with, where it is not plain text; also an event of its stream.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct NativeErrorBody {
+    /// What, value, limit, what to do.
+    error: String,
+    /// Which kind.
+    error_type: &'static str,
+}
+
+/// What a failed request under `/v1` is answered with; also an event of its stream.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct OpenAiErrorBody {
+    error: OpenAiErrorDetail,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct OpenAiErrorDetail {
+    /// What, value, limit, what to do.
+    message: String,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    /// The parameter at fault.
+    #[schema(value_type = Option<String>, required)]
+    param: Option<Cow<'static, str>>,
+    #[schema(required)]
+    code: Option<&'static str>,
 }
 
 /// An error on a native route: plain text, or `{error, error_type}`.

@@ -1,6 +1,6 @@
 //! Ranges of request parameters. What passes here is usable everywhere behind it; what does not is named with its limit.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::error::ApiError;
 
@@ -140,6 +140,31 @@ pub(crate) fn stop_strings(stops: &[String], limit: usize) -> Result<(), ApiErro
         _ => return Ok(()),
     };
     Err(ApiError::invalid("stop", message))
+}
+
+/// What OpenAI allows to be added to a score.
+const BIAS: Range = Range::new((-100.0, 100.0), (true, true));
+/// Most tokens whose score is changed.
+const MAX_BIASES: usize = 1024;
+
+/// Token ids, as text, and what is added to their scores.
+pub(crate) fn logit_bias(biases: &BTreeMap<String, f64>) -> Result<Vec<(u32, f32)>, ApiError> {
+    if biases.len() > MAX_BIASES {
+        let message = format!(
+            "`logit_bias` has {} tokens; the limit is {MAX_BIASES}",
+            biases.len()
+        );
+        return Err(ApiError::invalid("logit_bias", message));
+    }
+    let checked = |(id, value): (&String, &f64)| {
+        let token = id.parse().map_err(|_| {
+            let shown: String = id.chars().take(64).collect();
+            let message = format!("`logit_bias` has the key `{shown}`; keys are token ids");
+            ApiError::invalid("logit_bias", message)
+        })?;
+        Ok((token, BIAS.check("logit_bias", Some(*value), 0.0)?))
+    };
+    biases.iter().map(checked).collect()
 }
 
 /// How many top tokens are reported.

@@ -3,11 +3,13 @@
 
 use axum::http::StatusCode;
 
-pub use crate::api_error::{ApiError, NativeError, OpenAiError};
+pub use crate::api_error::{ApiError, NativeError, NativeErrorBody, OpenAiError, OpenAiErrorBody};
 
 /// Why a request failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
+    /// No key, or one that is not known.
+    Unauthorized,
     /// The body is not declared as JSON.
     MediaType,
     /// The body is larger than it may be.
@@ -20,6 +22,12 @@ pub enum Cause {
     Shape,
     /// A value is out of its range, or a parameter is not supported.
     Validation,
+    /// A text to be filled in.
+    Suffix,
+    /// More prompts than one call may have.
+    BatchSize,
+    /// A Vertex request asks for nothing.
+    NoInstances,
     /// Prompt, or prompt and generation, are longer than the model or its memory allows.
     TooLong,
     /// The chat template is missing or refused the messages.
@@ -115,12 +123,16 @@ const SERVER: &str = "server_error";
 /// Every cause but the last, once.
 #[rustfmt::skip]
 static TABLE: &[Row] = &[
+    row(Cause::Unauthorized, (401, None), (401, INVALID, Some("invalid_api_key")), "unauthorized", ""),
     row(Cause::MediaType, (415, None), (415, INVALID, Some("unsupported_media_type")), "validation", ""),
     row(Cause::PayloadTooLarge, (413, None), (413, INVALID, Some("payload_too_large")), "validation", ""),
     row(Cause::SlowBody, (408, Some("request_timeout")), (408, INVALID, Some("request_timeout")), "validation", ""),
     row(Cause::Syntax, (400, None), (400, INVALID, Some("invalid_json")), "validation", ""),
     row(Cause::Shape, (422, None), (422, INVALID, Some("invalid_body")), "validation", ""),
     row(Cause::Validation, (422, Some("validation")), (422, INVALID, Some("invalid_value")), "validation", "Input validation error: "),
+    row(Cause::Suffix, (422, Some("suffix not supported")), (422, INVALID, Some("suffix_not_supported")), "validation", "Input validation error: "),
+    row(Cause::BatchSize, (422, Some("batch size exceeded")), (422, INVALID, Some("batch_size_exceeded")), "validation", "Input validation error: "),
+    row(Cause::NoInstances, (422, Some("Input validation error")), (422, INVALID, Some("invalid_value")), "validation", "Input validation error: "),
     row(Cause::TooLong, (422, Some("validation")), (422, INVALID, Some("context_length_exceeded")), "validation", "Input validation error: "),
     row(Cause::Template, (422, Some("template_error")), (422, INVALID, Some("template_error")), "template", "Template error: "),
     row(Cause::Tool, (422, Some("tool_error")), (422, INVALID, Some("tool_error")), "tool", "Tool error: "),

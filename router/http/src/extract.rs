@@ -9,6 +9,7 @@ use axum::{
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 use tokio::time::{Instant, timeout};
 
 use crate::{
@@ -39,7 +40,35 @@ impl<T: DeserializeOwned> FromRequest<AppState> for OpenAiJson<T> {
     }
 }
 
+/// A JSON body whose route is not known yet.
+pub(crate) struct RawJson(Bytes);
+
+impl RawJson {
+    /// What a route reads in it.
+    pub(crate) fn parse<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
+        parse(&self.0)
+    }
+}
+
+/// A body that did not come over the wire.
+#[cfg(test)]
+pub(crate) fn raw(bytes: Vec<u8>) -> RawJson {
+    RawJson(bytes.into())
+}
+
+impl FromRequest<AppState> for RawJson {
+    type Rejection = NativeError;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, NativeError> {
+        Ok(Self(body(request, state).await?))
+    }
+}
+
 async fn read<T: DeserializeOwned>(request: Request, state: &AppState) -> Result<T, ApiError> {
+    parse(&body(request, state).await?)
+}
+
+async fn body(request: Request, state: &AppState) -> Result<Bytes, ApiError> {
     if !is_json(request.headers()) {
         return Err(ApiError::new(
             Cause::MediaType,
@@ -53,7 +82,7 @@ async fn read<T: DeserializeOwned>(request: Request, state: &AppState) -> Result
     let reading = timeout(limit, bytes(request, state.settings.payload_limit));
     let in_time = caller.in_time(reading).await;
     match in_time.map_err(ApiError::closing)? {
-        Ok(body) => parse(&body?),
+        Ok(body) => body,
         Err(_) => Err(slow(limit).closing()),
     }
 }
@@ -117,6 +146,28 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     Ok(value)
 }
 
+/// Reads an object inside a body; `at` is its path.
+pub(crate) fn from_object<T: DeserializeOwned>(
+    object: Map<String, Value>,
+    at: &str,
+) -> Result<T, ApiError> {
+    serde_path_to_error::deserialize(Value::Object(object)).map_err(|error| {
+        let path = match error.path().to_string().as_str() {
+            "." => at.to_owned(),
+            inner => format!("{at}.{inner}"),
+        };
+        misshapen(Some(path), error.inner())
+    })
+}
+
+fn misshapen(path: Option<String>, error: &serde_json::Error) -> ApiError {
+    let at = path
+        .as_deref()
+        .map_or(String::new(), |path| format!("{path}: "));
+    let message = format!("Failed to deserialize the JSON body into the target type: {at}{error}");
+    ApiError::shape(path, message)
+}
+
 fn unreadable(error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError {
     let path = error.path().to_string();
     if !error.inner().is_data() {
@@ -128,14 +179,5 @@ fn unreadable(error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError
             ),
         );
     }
-    let at = if path == "." {
-        String::new()
-    } else {
-        format!("{path}: ")
-    };
-    let message = format!(
-        "Failed to deserialize the JSON body into the target type: {at}{}",
-        error.inner()
-    );
-    ApiError::shape((path != ".").then_some(path), message)
+    misshapen((path != ".").then_some(path), error.inner())
 }

@@ -19,6 +19,16 @@ pub(crate) struct FieldRules {
     pub(crate) unsupported: &'static [(&'static str, IsNeutral)],
     /// Fields that have no say in what is generated.
     pub(crate) harmless: &'static [&'static str],
+    pub(crate) others: Others,
+}
+
+/// What happens to fields that are in no list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Others {
+    /// Misspelt, most likely.
+    Refused,
+    /// Meant for other servers: clients of OpenAI's API send what they like.
+    Ignored,
 }
 
 /// No value but `null`.
@@ -60,6 +70,7 @@ impl FieldRules {
                 *name,
                 format!("`{name}` is not supported by this version; leave it out"),
             )),
+            None if self.others == Others::Ignored => Ok(()),
             None => Err(self.unknown(name)),
         }
     }

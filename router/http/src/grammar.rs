@@ -6,6 +6,7 @@ use ribbon_core::SequenceRequest;
 use ribbon_text::{AnswerRules, Grammar, GrammarError, Tokenizer, Written};
 use serde::Deserialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use crate::{error::ApiError, state::AppState, wish::Model};
 
@@ -22,7 +23,7 @@ pub(crate) struct GrammarWish {
 }
 
 /// `grammar` of the native routes and `response_format` of the others, in TGI's and OpenAI's forms.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 pub(crate) struct Format {
     #[serde(rename = "type")]
     kind: FormatKind,
@@ -32,7 +33,7 @@ pub(crate) struct Format {
     json_schema: Option<NamedSchema>,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum FormatKind {
     Text,
@@ -43,7 +44,7 @@ enum FormatKind {
 }
 
 /// A schema with a name, which has no say; nor has `strict`: a schema is always enforced.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 struct NamedSchema {
     schema: Option<Value>,
 }
@@ -225,7 +226,8 @@ async fn compiled(
     };
     let text = state.text.clone();
     let checking = move || text.grammars.check(&grammar).map(|()| grammar);
-    state.grammar_workers.run(0, checking).await
+    let checked = state.grammar_workers.run(0, checking).await;
+    checked.map_err(|error| state.advised(error))
 }
 
 /// Has every sequence follow the grammar.

@@ -4,11 +4,12 @@ use std::{
     collections::BTreeSet,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use axum::http::HeaderValue;
 use metrics::{Counter, Histogram, counter, histogram};
 use ribbon_core::SequenceRequest;
 use tokio::time::Instant;
@@ -20,6 +21,8 @@ pub(crate) struct Instruments {
     count: Counter,
     success: Counter,
     failures: Vec<(&'static str, Counter)>,
+    /// Prompt and generated tokens, by outcome.
+    spent: [(Counter, Counter); OUTCOMES.len()],
     duration: Histogram,
     validation: Histogram,
     queue: Histogram,
@@ -60,11 +63,13 @@ impl Instruments {
             .map(|row| row.label)
             .chain([DROPPED])
             .collect::<BTreeSet<_>>();
+        let spent = |kind, outcome: Outcome| counter!("ribbon_spent_tokens_total", "kind" => kind, "outcome" => outcome.label());
         let failure = |label| (label, counter!("tgi_request_failure", "err" => label));
         Self {
             count: counter!("tgi_request_count"),
             success: counter!("tgi_request_success"),
             failures: labels.into_iter().map(failure).collect(),
+            spent: OUTCOMES.map(|outcome| (spent("prompt", outcome), spent("generated", outcome))),
             duration: histogram!("tgi_request_duration"),
             validation: histogram!("tgi_request_validation_duration"),
             queue: histogram!("tgi_request_queue_duration"),
@@ -92,6 +97,13 @@ impl Instruments {
             .for_each(|(_, counter)| counter.increment(1));
     }
 
+    fn spent(&self, outcome: Outcome, spent: &Spent) {
+        if let Some((prompt, generated)) = self.spent.get(outcome as usize) {
+            prompt.increment(spent.prompt());
+            generated.increment(spent.generated());
+        }
+    }
+
     fn finished(&self, timings: &Timings) {
         self.duration.record(timings.total());
         self.validation.record(timings.validation);
@@ -102,32 +114,89 @@ impl Instruments {
     }
 }
 
+/// How a request ended.
+#[derive(Clone, Copy)]
+enum Outcome {
+    Done,
+    Failed,
+    Dropped,
+}
+
+const OUTCOMES: [Outcome; 3] = [Outcome::Done, Outcome::Failed, Outcome::Dropped];
+
+impl Outcome {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Dropped => DROPPED,
+        }
+    }
+}
+
+/// What a request cost so far, whatever becomes of it.
+#[derive(Default)]
+struct Spent {
+    prompt: AtomicU64,
+    generated: AtomicU64,
+}
+
+impl Spent {
+    fn prompt(&self) -> u64 {
+        self.prompt.load(Ordering::Relaxed)
+    }
+
+    fn generated(&self) -> u64 {
+        self.generated.load(Ordering::Relaxed)
+    }
+}
+
 /// One HTTP request: counted when it arrives, and settled once; dropped unsettled, its client went away.
 pub(crate) struct Tally {
     instruments: Arc<Instruments>,
     pub(crate) arrived: Instant,
+    /// What the request is called in logs.
+    name: Option<HeaderValue>,
+    spent: Spent,
     is_settled: AtomicBool,
 }
 
 impl Tally {
-    pub(crate) fn start(instruments: Arc<Instruments>) -> Self {
+    pub(crate) fn start(instruments: Arc<Instruments>, name: Option<HeaderValue>) -> Self {
         instruments.count.increment(1);
         Self {
             instruments,
             arrived: Instant::now(),
+            name,
+            spent: Spent::default(),
             is_settled: AtomicBool::new(false),
         }
     }
 
+    /// A prompt of so many tokens was read.
+    pub(crate) fn prompt_read(&self, tokens: u32) {
+        self.spent
+            .prompt
+            .fetch_add(u64::from(tokens), Ordering::Relaxed);
+    }
+
+    /// A token was generated.
+    pub(crate) fn token_generated(&self) {
+        self.spent.generated.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// All sequences of the request are complete.
     pub(crate) fn succeed(&self, sequences: &[Timings]) {
-        if self.settle() {
+        if self.settle(Outcome::Done) {
             self.instruments.success.increment(1);
             for timings in sequences {
                 self.instruments.finished(timings);
             }
             tracing::info!(
+                request_id = self.name(),
                 sequences = sequences.len(),
+                prompt_tokens = self.spent.prompt(),
+                generated_tokens = self.spent.generated(),
                 seconds = self.arrived.elapsed().as_secs_f64(),
                 "request done"
             );
@@ -135,30 +204,54 @@ impl Tally {
     }
 
     pub(crate) fn fail(&self, error: &ApiError) {
-        if self.settle() {
+        if self.settle(Outcome::Failed) {
             let row = error.cause.row();
             self.instruments.failed(row.label);
             let is_ours = row.native.is_server_error() && error.cause != Cause::Timeout;
             if is_ours || row.label == "generation" {
-                tracing::warn!(err = row.label, error = error.message, "request failed");
+                tracing::warn!(
+                    request_id = self.name(),
+                    err = row.label,
+                    error = error.message,
+                    prompt_tokens = self.spent.prompt(),
+                    generated_tokens = self.spent.generated(),
+                    "request failed"
+                );
             } else {
-                tracing::info!(err = row.label, error = error.message, "request refused");
+                tracing::info!(
+                    request_id = self.name(),
+                    err = row.label,
+                    error = error.message,
+                    "request refused"
+                );
             }
         }
     }
 
-    fn settle(&self) -> bool {
-        !self.is_settled.swap(true, Ordering::Relaxed)
+    fn name(&self) -> Option<&str> {
+        self.name.as_ref()?.to_str().ok()
+    }
+
+    /// True for the first who says how it ended.
+    fn settle(&self, outcome: Outcome) -> bool {
+        let is_first = !self.is_settled.swap(true, Ordering::Relaxed);
+        if is_first {
+            self.instruments.spent(outcome, &self.spent);
+        }
+        is_first
     }
 }
 
 impl Drop for Tally {
     fn drop(&mut self) {
-        if self.settle() {
+        if self.settle(Outcome::Dropped) {
             self.instruments.failed(DROPPED);
             tracing::info!(
+                request_id = self.name(),
                 err = DROPPED,
                 seconds = self.arrived.elapsed().as_secs_f64(),
+                prompt_tokens = self.spent.prompt(),
+                generated_tokens = self.spent.generated(),
                 "client went away"
             );
         }

@@ -15,12 +15,14 @@
 
 mod answer;
 mod api_error;
+mod auth;
 mod beginning;
 mod caller;
 mod checks;
 mod choices;
 mod collect;
 mod conversation;
+mod edge;
 pub mod error;
 mod estimate;
 mod extract;
@@ -29,6 +31,8 @@ mod grammar;
 mod headers;
 mod instruments;
 pub mod metrics;
+mod openapi;
+mod refusal;
 mod routes;
 mod running;
 mod schema;
@@ -42,6 +46,7 @@ mod tests;
 mod wish;
 mod workers;
 
+pub use auth::ApiKey;
 pub use routes::router;
 pub use settings::HttpSettings;
 pub use state::{AppState, Engines, ModelText};

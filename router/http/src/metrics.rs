@@ -58,7 +58,7 @@ const STREAM_TIMES: [(&str, &str); 2] = [
         "Seconds between two tokens of one sequence.",
     ),
 ];
-const COUNTERS: [(&str, &str); 3] = [
+const COUNTERS: [(&str, &str); 4] = [
     (
         "tgi_request_count",
         "Generation requests that arrived, each HTTP request once.",
@@ -70,6 +70,10 @@ const COUNTERS: [(&str, &str); 3] = [
     (
         "tgi_request_failure",
         "Generation requests that failed, by cause.",
+    ),
+    (
+        "ribbon_spent_tokens_total",
+        "Tokens of requests, by kind and by how the request ended: of prompts that were read, and generated ones.",
     ),
 ];
 

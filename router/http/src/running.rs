@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::{
     answer::Answer,
     error::{ApiError, Cause},
-    instruments::{Instruments, Timings},
+    instruments::{Instruments, Tally, Timings},
     state::AppState,
     wish::Dialect,
 };
@@ -25,7 +25,7 @@ use crate::{
 pub(crate) struct Origin {
     pub(crate) dialect: Dialect,
     pub(crate) stops: StopStrings,
-    pub(crate) arrived: Instant,
+    pub(crate) tally: Arc<Tally>,
     /// It is not the first sequence of its prompt.
     pub(crate) shares_prompt: bool,
     /// What to look for in the answer.
@@ -60,6 +60,7 @@ pub(crate) struct Running {
     /// Absent when greedy.
     pub(crate) seed: Option<u64>,
     clock: Clock,
+    tally: Arc<Tally>,
 }
 
 /// One generated token; its text is [`Running::piece`].
@@ -97,7 +98,8 @@ impl Running {
             max_new_tokens: request.max_new_tokens,
             min_tokens: request.min_tokens,
             seed: (!request.sampling.greedy).then_some(request.sampling.seed),
-            clock: Clock::start(origin.arrived, state.instruments.clone()),
+            clock: Clock::start(origin.tally.arrived, state.instruments.clone()),
+            tally: origin.tally,
             tokens: Some(tokens),
         }
     }
@@ -148,9 +150,10 @@ impl Running {
         }
     }
 
-    /// Prompt tokens to report, and how many of them were cached: a prompt counts once, however many sequences it has.
+    /// Prompt tokens to report, and how many of them were cached: a prompt counts once it was read, and once however many
+    /// sequences it has.
     pub(crate) fn reported_prompt(&self) -> (u32, u32) {
-        if self.shares_prompt {
+        if self.shares_prompt || self.generated_tokens == 0 {
             return (0, 0);
         }
         (self.prompt_tokens, self.cached_tokens)
@@ -166,8 +169,17 @@ impl Running {
         self.clock.timings(self.generated_tokens)
     }
 
-    fn advance(&mut self, event: TokenEvent) -> Step {
+    /// One more token; the first one says that the prompt was read.
+    fn count(&mut self) {
         self.generated_tokens += 1;
+        self.tally.token_generated();
+        if self.generated_tokens == 1 {
+            self.tally.prompt_read(self.reported_prompt().0);
+        }
+    }
+
+    fn advance(&mut self, event: TokenEvent) -> Step {
+        self.count();
         self.clock.tick(event.queued);
         let stopped = self.write(event.token.id, event.finish.is_some());
         self.cached_tokens = event.cached_tokens;

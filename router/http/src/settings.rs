@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use axum::http::HeaderValue;
 use ribbon_core::Watermark;
+
+use crate::auth::ApiKey;
 
 /// Limits and names of the HTTP side. Every value is checked before it gets here.
 #[derive(Clone, Debug)]
@@ -39,6 +42,10 @@ pub struct HttpSettings {
     pub body_timeout: Duration,
     /// Whether requests may bring grammars.
     pub grammar_support: bool,
+    /// Keys of which a request must bear one; without any, everybody may ask.
+    pub api_keys: Vec<ApiKey>,
+    /// Origins whose web pages may call; without any, all may.
+    pub allowed_origins: Vec<HeaderValue>,
     /// Whether `/debug/…` is served.
     pub debug_routes: bool,
     /// Longest silence of a stream: its headers go out no later, and comments keep it alive.
@@ -68,6 +75,8 @@ impl HttpSettings {
             request_timeout: None,
             body_timeout: Duration::from_mins(1),
             grammar_support: true,
+            api_keys: Vec::new(),
+            allowed_origins: Vec::new(),
             debug_routes: false,
             keep_alive: Duration::from_secs(15),
         }

@@ -41,7 +41,7 @@ pub(crate) trait EventWriter: Send + Unpin + 'static {
     fn end(&mut self, sequences: &[Running], out: &mut BytesMut);
 
     /// In place of the rest.
-    fn error(&mut self, error: &ApiError, out: &mut BytesMut);
+    fn error(&mut self, error: &ApiError, sequences: &[Running], out: &mut BytesMut);
 }
 
 /// Appends one event.
@@ -128,7 +128,6 @@ impl<W: EventWriter> Events<W> {
             return Poll::Ready(Some(Ok(self.out.split().freeze())));
         }
         if let Some(error) = self.failure.take() {
-            self.sequences.clear();
             self.is_done = true;
             return Poll::Ready(Some(Err(error)));
         }
@@ -186,7 +185,8 @@ impl<W: EventWriter> Events<W> {
 
     fn error_event(&mut self, error: &ApiError) -> Bytes {
         self.tally.fail(error);
-        self.writer.error(error, &mut self.out);
+        self.writer.error(error, &self.sequences, &mut self.out);
+        self.sequences.clear();
         self.out.split().freeze()
     }
 

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::{
     caller::{Caller, Names},
-    error::ApiError,
+    error::{ApiError, Cause},
     estimate::BytesPerToken,
     instruments::Instruments,
     settings::HttpSettings,
@@ -98,6 +98,27 @@ impl AppState {
             bytes_per_token: BytesPerToken::default(),
             names: Names::default(),
         }))
+    }
+
+    /// Runs `job`, which reads so many bytes of text, on a validation worker.
+    ///
+    /// # Errors
+    /// As [`Workers::run`], advised.
+    pub(crate) async fn work<T: Send + 'static>(
+        &self,
+        bytes: u64,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let done = self.workers.run(bytes, job).await;
+        done.map_err(|error| self.advised(error))
+    }
+
+    /// The error of workers; where they have no place, with the engine's advice when to come back.
+    pub(crate) fn advised(&self, error: ApiError) -> ApiError {
+        match error.cause {
+            Cause::Overloaded => error.retry_after(self.engines.get(None).turned_away()),
+            _ => error,
+        }
     }
 
     /// What the headers of a request that arrived at `arrived` say of its caller.

@@ -59,7 +59,7 @@ impl Source {
     }
 
     /// Bytes of text.
-    fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         match self {
             Self::Texts(texts) => texts.iter().map(|text| text.len() as u64).sum(),
             Self::Ids(_) => 0,
@@ -145,7 +145,7 @@ pub(crate) async fn submit(
         let origin = Origin {
             dialect: wish.dialect,
             stops: stops.clone(),
-            arrived: tally.arrived,
+            tally: tally.clone(),
             shares_prompt: index % wish.choices.run.max(1) as usize > 0,
             rules: rules.clone(),
             is_thinking,
@@ -176,7 +176,7 @@ async fn on_worker(
 ) -> Result<Prepared, ApiError> {
     let (bytes, text) = (source.bytes(), state.text.clone());
     let work = move || prepare(&text, source, longest.as_ref());
-    let prepared = state.workers.run(bytes, work).await??;
+    let prepared = state.work(bytes, work).await??;
     if bytes > 0 {
         let tokens = prepared.prompts.iter().map(|prompt| prompt.len() as u64);
         state.bytes_per_token.learn(bytes, tokens.sum());

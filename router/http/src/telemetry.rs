@@ -8,7 +8,7 @@ use axum::{
     response::Response,
 };
 
-use crate::{error::ApiError, instruments::Tally, state::AppState};
+use crate::{edge::REQUEST_ID, error::ApiError, instruments::Tally, state::AppState};
 
 /// Opens the request's [`Tally`] and settles it for an error answer. Success is settled where the last token is seen; a
 /// tally that nobody settles belongs to a client that went away.
@@ -17,7 +17,8 @@ pub(crate) async fn tally(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let tally = Arc::new(Tally::start(state.instruments.clone()));
+    let name = request.headers().get(REQUEST_ID).cloned();
+    let tally = Arc::new(Tally::start(state.instruments.clone(), name));
     request.extensions_mut().insert(tally.clone());
     let response = next.run(request).await;
     if let Some(error) = response.extensions().get::<ApiError>() {

@@ -92,6 +92,8 @@ impl Wish {
             );
             return Err(ApiError::invalid("truncate", message));
         }
+        let mut biased = self.sampling.logit_bias.iter().map(|(id, _)| *id);
+        biased.try_for_each(|id| check_token_id("logit_bias", id, limits))?;
         self.stop_token_ids
             .iter()
             .try_for_each(|&id| check_token_id("stop_token_ids", id, limits))

@@ -1,7 +1,7 @@
 //! Where templates are rendered and texts tokenized: a few blocking threads behind a bounded queue, off the async threads.
 //! Long texts never have all of them, so short ones do not wait behind them.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -68,7 +68,7 @@ impl Workers {
             "{} requests are being validated (`--validation-workers`, `--max-concurrent-requests`)",
             self.max_jobs
         );
-        ApiError::new(Cause::Overloaded, message).retry_after(Duration::from_secs(1))
+        ApiError::new(Cause::Overloaded, message)
     }
 }
 

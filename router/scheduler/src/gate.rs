@@ -44,6 +44,8 @@ pub struct Gate {
     next_id: AtomicU64,
     /// Nobody is taken any more.
     closed: AtomicBool,
+    /// A shard is live, also while draining.
+    live: AtomicBool,
     running: AtomicU32,
     queued: AtomicU32,
     retry_after_seconds: AtomicU64,
@@ -62,6 +64,7 @@ impl Gate {
             queued_tokens: AtomicU64::new(0),
             next_id: AtomicU64::new(1),
             closed: AtomicBool::new(false),
+            live: AtomicBool::new(false),
             running: AtomicU32::new(0),
             queued: AtomicU32::new(0),
             retry_after_seconds: AtomicU64::new(1),
@@ -165,7 +168,8 @@ impl Gate {
             .unwrap_or_else(|| self.read(pool).saturating_mul(QUEUE_PER_POOL))
     }
 
-    fn retry_after(&self) -> Duration {
+    /// When a request that is refused now should come again.
+    pub(crate) fn retry_after(&self) -> Duration {
         Duration::from_secs(self.retry_after_seconds.load(Ordering::Relaxed))
     }
 
@@ -202,8 +206,17 @@ impl Gate {
         }
     }
 
+    /// Whether a shard is live, whatever else is going on.
+    pub fn is_live(&self) -> bool {
+        self.live.load(Ordering::Acquire)
+    }
+
     /// Says what the engine is doing now. Draining is final.
     pub(crate) fn set_state(&self, state: EngineState) {
+        if state != EngineState::Draining {
+            self.live
+                .store(state == EngineState::Ready, Ordering::Release);
+        }
         self.write(|view| {
             if view.state != EngineState::Draining {
                 view.state = state;

@@ -279,14 +279,22 @@ fn begin_at_zero() {
 }
 
 /// Values of the label `reason` of `ribbon_requests_shed_total`.
-const SHED: [&str; 6] = [
+const SHED: [&str; 7] = [
     "overloaded",
     "queue_tokens",
     "not_ready",
     "never_fits",
     "shutting_down",
     "expired",
+    VALIDATION,
 ];
+/// No validation worker has room.
+const VALIDATION: &str = "validation";
+
+/// A request was refused before it came to the door.
+pub(crate) fn turned_away() {
+    counter!("ribbon_requests_shed_total", "reason" => VALIDATION).increment(1);
+}
 
 /// Metric label of a refusal.
 pub(crate) fn refused(refusal: &Refusal) {

@@ -84,6 +84,18 @@ impl ShardError {
         }
     }
 
+    /// The error in words for clients: what broke, without the machinery's own account of how.
+    pub(crate) fn summary(&self) -> String {
+        match self {
+            // A status with a source was made on this side, from a connection that failed.
+            Self::Call { call, status } if std::error::Error::source(status.as_ref()).is_some() => {
+                format!("the connection to the shard broke in `{call}`")
+            }
+            Self::Connect { .. } => "cannot connect to the shard".to_owned(),
+            _ => self.to_string(),
+        }
+    }
+
     /// The error and what caused it, in one line.
     pub(crate) fn chain(&self) -> String {
         let mut line = self.to_string();

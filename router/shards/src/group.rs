@@ -138,10 +138,10 @@ impl ShardGroups {
             Ok(event) => return event,
             Err(error) => error,
         };
-        let reason = error.chain();
+        let words = error.chain();
         if let Some(current) = self.current.take() {
             let generation = current.number();
-            tracing::error!(generation, reason, "the shard cannot be used");
+            tracing::error!(generation, reason = words, "the shard cannot be used");
             let refused = error.refusal();
             generation::report(
                 &self.hung,
@@ -153,7 +153,9 @@ impl ShardGroups {
                 },
             );
         }
-        ShardEvent::Lost { reason }
+        ShardEvent::Lost {
+            reason: error.summary(),
+        }
     }
 }
 

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use axum::{
-    Extension, Json, Router,
+    Extension, Json,
     extract::State,
     http::HeaderMap,
     response::{IntoResponse, Response},
-    routing::post,
 };
 use futures_util::future::try_join_all;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     caller::Caller,
@@ -18,6 +18,7 @@ use crate::{
     extract::NativeJson,
     headers::{answer_headers, compute_time},
     instruments::Tally,
+    openapi::{NativeErrors, NativeEvent},
     schema::{
         native::GenerateRequest,
         native_answer::{Answer, NativeWriter},
@@ -27,11 +28,11 @@ use crate::{
     submit::{Source, Submission, submit},
 };
 
-pub(super) fn routes() -> Router<AppState> {
-    Router::new()
-        .route("/generate", post(generate))
-        .route("/generate_stream", post(generate_stream))
-        .route("/", post(compat))
+pub(super) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(generate))
+        .routes(routes!(generate_stream))
+        .routes(routes!(compat))
 }
 
 /// What the answer looks like, apart from its text.
@@ -44,6 +45,9 @@ enum Shape {
 
 type Handled = Result<Response, NativeError>;
 
+/// One answer, when it is complete.
+#[utoipa::path(post, path = "/generate", tag = "TGI", request_body = GenerateRequest,
+    responses((status = 200, description = "The generated text", body = Answer), NativeErrors))]
 async fn generate(
     State(state): State<AppState>,
     Extension(tally): Extension<Arc<Tally>>,
@@ -55,6 +59,9 @@ async fn generate(
     Ok(call.complete(request, Shape::Object).await?)
 }
 
+/// Server-sent events, one for each token; the last one has `generated_text`. An error after the first is an event too.
+#[utoipa::path(post, path = "/generate_stream", tag = "TGI", request_body = GenerateRequest,
+    responses((status = 200, description = "A stream of events", body = NativeEvent, content_type = "text/event-stream"), NativeErrors))]
 async fn generate_stream(
     State(state): State<AppState>,
     Extension(tally): Extension<Arc<Tally>>,
@@ -66,7 +73,11 @@ async fn generate_stream(
     Ok(call.stream(request, false).await?)
 }
 
-async fn compat(
+/// As `/generate`, in an array of one; or as `/generate_stream`, with `stream: true`.
+#[utoipa::path(post, path = "/", tag = "TGI", request_body = GenerateRequest,
+    responses((status = 200, description = "The generated text, or a stream", content(
+        (Vec<Answer> = "application/json"), (NativeEvent = "text/event-stream"))), NativeErrors))]
+pub(super) async fn compat(
     State(state): State<AppState>,
     Extension(tally): Extension<Arc<Tally>>,
     headers: HeaderMap,

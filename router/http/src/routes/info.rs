@@ -1,18 +1,23 @@
 //! `/info` and `/v1/models`: what is served, and its limits.
 
-use axum::{Json, Router, extract::State, routing::get};
+use axum::{Json, extract::State};
 use serde::Serialize;
-use serde_json::{Value, json};
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{error::NativeError, state::AppState, submit::ready_model};
+use crate::{
+    error::{NativeError, NativeErrorBody},
+    state::AppState,
+    submit::ready_model,
+};
 
-pub(super) fn routes() -> Router<AppState> {
-    Router::new()
-        .route("/info", get(info))
-        .route("/v1/models", get(models))
+pub(super) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(info))
+        .routes(routes!(models))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Info {
     model_id: String,
     model_sha: Option<String>,
@@ -31,7 +36,9 @@ struct Info {
     docker_label: Option<String>,
 }
 
-/// The limits are the resolved ones, so there is no answer before a shard was warm.
+/// What is served. The limits are the resolved ones, so there is no answer before a shard was warm.
+#[utoipa::path(get, path = "/info", tag = "TGI",
+    responses((status = 200, description = "Names and limits", body = Info), (status = 503, description = "Not warm yet", body = NativeErrorBody)))]
 async fn info(State(state): State<AppState>) -> Result<Json<Info>, NativeError> {
     let model = ready_model(state.engines.get(None).as_ref())?;
     let limits = model.limits;
@@ -55,9 +62,33 @@ async fn info(State(state): State<AppState>) -> Result<Json<Info>, NativeError> 
     }))
 }
 
-async fn models(State(state): State<AppState>) -> Json<Value> {
+#[derive(Serialize, ToSchema)]
+struct Models {
+    object: &'static str,
+    data: [Model; 1],
+}
+
+#[derive(Serialize, ToSchema)]
+struct Model {
+    id: String,
+    object: &'static str,
+    created: u64,
+    owned_by: String,
+}
+
+/// The served model, in a list.
+#[utoipa::path(get, path = "/v1/models", tag = "OpenAI",
+    responses((status = 200, description = "The model", body = Models)))]
+async fn models(State(state): State<AppState>) -> Json<Models> {
     let id = &state.settings.model_id;
-    Json(
-        json!({"object": "list", "data": [{"id": id, "object": "model", "created": 0, "owned_by": id}]}),
-    )
+    let model = Model {
+        id: id.clone(),
+        object: "model",
+        created: 0,
+        owned_by: id.clone(),
+    };
+    Json(Models {
+        object: "list",
+        data: [model],
+    })
 }

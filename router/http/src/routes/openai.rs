@@ -3,24 +3,26 @@
 use std::sync::Arc;
 
 use axum::{
-    Extension, Router,
+    Extension,
     extract::State,
     http::{HeaderMap, header},
     response::{IntoResponse, Response},
-    routing::post,
 };
 use futures_util::future::try_join_all;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
+    caller::Caller,
     collect::collect,
-    error::{ApiError, OpenAiError},
+    error::{ApiError, Cause, OpenAiError},
     extract::OpenAiJson,
     headers::{answer_headers, compute_time},
     instruments::Tally,
+    openapi::{ChatBody, CompletionBody, OpenAiErrors, OpenAiEvent},
     running::Running,
     schema::{
         openai::{OpenAiRequest, Prompt},
-        openai_answer::{Head, Kind, Look, body},
+        openai_answer::{Head, Kind, Look, Object as OpenAiAnswer, body},
         openai_stream::OpenAiWriter,
     },
     settings::HttpSettings,
@@ -29,36 +31,27 @@ use crate::{
     submit::{Source, Submission, Submitted, submit},
 };
 
-pub(super) fn routes() -> Router<AppState> {
-    Router::new()
-        .route("/v1/chat/completions", post(chat))
-        .route("/v1/completions", post(completions))
+pub(super) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(chat))
+        .routes(routes!(completions))
 }
 
 type Handled = Result<Response, OpenAiError>;
 
-async fn chat(
+/// The next message of a conversation, whole or streamed.
+#[utoipa::path(post, path = "/v1/chat/completions", tag = "OpenAI", request_body = ChatBody,
+    responses((status = 200, description = "The message, or a stream of its pieces that ends with `[DONE]`", content(
+        (OpenAiAnswer = "application/json"), (OpenAiEvent = "text/event-stream"))), OpenAiErrors))]
+pub(super) async fn chat(
     State(state): State<AppState>,
     Extension(tally): Extension<Arc<Tally>>,
     headers: HeaderMap,
     OpenAiJson(mut request): OpenAiJson<OpenAiRequest>,
 ) -> Handled {
-    let mut wish = request.wish(&state.settings)?;
+    let caller = state.caller(&headers, tally.arrived)?;
+    let submission = chat_submission(&state, caller, &mut request)?;
     let logprobs = request.chat_logprobs(state.settings.max_top_n_tokens)?;
-    wish.sampling.top_tokens = logprobs.unwrap_or(0);
-    request.check_chat_fields()?;
-    let messages = request.messages.take();
-    let template = state.text.template.as_ref();
-    let conversation = request.chat.conversation(messages, template)?;
-    wish.grammar = conversation.grammar(wish.grammar.take())?;
-    let source = Source::Chat(Box::new(conversation));
-    let submission = Submission {
-        wish,
-        source,
-        model: request.model.clone(),
-        caller: state.caller(&headers, tally.arrived)?,
-        user: request.user.take(),
-    };
     let submitted = submit(&state, &tally, submission).await?;
     let call = Call {
         state: &state,
@@ -73,7 +66,37 @@ async fn chat(
     Ok(call.answer(submitted).await?)
 }
 
-async fn completions(
+/// What a chat body asks of the engine.
+///
+/// # Errors
+/// The first field that cannot be meant.
+pub(super) fn chat_submission(
+    state: &AppState,
+    caller: Caller,
+    request: &mut OpenAiRequest,
+) -> Result<Submission, ApiError> {
+    let mut wish = request.wish(&state.settings)?;
+    let logprobs = request.chat_logprobs(state.settings.max_top_n_tokens)?;
+    wish.sampling.top_tokens = logprobs.unwrap_or(0);
+    request.check_chat_fields()?;
+    let messages = request.messages.take();
+    let template = state.text.template.as_ref();
+    let conversation = request.chat.conversation(messages, template)?;
+    wish.grammar = conversation.grammar(wish.grammar.take())?;
+    Ok(Submission {
+        wish,
+        source: Source::Chat(Box::new(conversation)),
+        model: request.model.clone(),
+        caller,
+        user: request.user.take(),
+    })
+}
+
+/// What comes after each prompt, whole or streamed.
+#[utoipa::path(post, path = "/v1/completions", tag = "OpenAI", request_body = CompletionBody,
+    responses((status = 200, description = "The texts, or a stream of their pieces that ends with `[DONE]`", content(
+        (OpenAiAnswer = "application/json"), (OpenAiEvent = "text/event-stream"))), OpenAiErrors))]
+pub(super) async fn completions(
     State(state): State<AppState>,
     Extension(tally): Extension<Arc<Tally>>,
     headers: HeaderMap,
@@ -122,9 +145,13 @@ fn prompts(prompt: Option<Prompt>, settings: &HttpSettings) -> Result<Source, Ap
     match number {
         0 => invalid("`prompt` is an empty list".to_owned()),
         _ if has_empty => invalid("`prompt` is empty".to_owned()),
-        number if number > limit => invalid(format!(
-            "`prompt` has {number} prompts; this server allows {limit} (`--max-client-batch-size`)"
-        )),
+        number if number > limit => Err(ApiError::new(
+            Cause::BatchSize,
+            format!(
+                "`prompt` has {number} prompts; this server allows {limit} (`--max-client-batch-size`)"
+            ),
+        )
+        .at("prompt")),
         _ => Ok(source),
     }
 }

@@ -3,6 +3,7 @@
 use ribbon_text::{ChatTemplate, Ending};
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use super::{
     message,
@@ -25,16 +26,25 @@ const RESERVED: [&str; 7] = [
 ];
 
 /// Fields of `/v1/chat/completions` alone.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 pub(crate) struct ChatFields {
+    #[schema(value_type = Option<Vec<Object>>)]
     tools: Option<Value>,
+    /// `auto`, `none`, `required`, a function's name, or OpenAI's object with it.
     tool_choice: Option<Value>,
+    #[schema(value_type = Option<String>)]
     tool_prompt: Option<Value>,
+    #[schema(value_type = Option<bool>)]
     parallel_tool_calls: Option<Value>,
+    #[schema(value_type = Option<Vec<Object>>)]
     documents: Option<Value>,
+    #[schema(value_type = Option<Object>)]
     chat_template_kwargs: Option<Value>,
+    #[schema(value_type = Option<String>)]
     reasoning_effort: Option<Value>,
+    #[schema(value_type = Option<bool>)]
     add_generation_prompt: Option<Value>,
+    #[schema(value_type = Option<bool>)]
     continue_final_message: Option<Value>,
 }
 

@@ -13,9 +13,10 @@ pub(crate) mod openai_stream;
 mod tools;
 
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 /// `stop`: one string or a list.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "a string or a list of strings")]
 pub(crate) enum StopField {
     One(String),

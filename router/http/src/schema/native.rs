@@ -3,30 +3,32 @@
 use ribbon_core::Sampling;
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use super::StopField;
 use crate::{
     checks,
     choices::{self, Choices, Noise},
     error::ApiError,
-    fields::{FieldRules, NONE},
+    fields::{FieldRules, NONE, Others},
     grammar::{Format, GrammarWish},
     settings::HttpSettings,
     wish::{Dialect, Wish},
 };
 
 /// Body of `/generate`, `/generate_stream`, `/` and `/tokenize`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct GenerateRequest {
     pub(crate) inputs: String,
     pub(crate) parameters: Option<Parameters>,
     pub(crate) stream: Option<bool>,
     #[serde(flatten)]
+    #[schema(ignore)]
     extra: Map<String, Value>,
 }
 
 /// `parameters`; a missing field is `None`, as is `null`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 pub(crate) struct Parameters {
     best_of: Option<u64>,
     temperature: Option<f64>,
@@ -53,6 +55,7 @@ pub(crate) struct Parameters {
     cache_salt: Option<String>,
     grammar: Option<Format>,
     #[serde(flatten)]
+    #[schema(ignore)]
     extra: Map<String, Value>,
 }
 
@@ -60,6 +63,7 @@ const TOP_LEVEL: FieldRules = FieldRules {
     known: &["inputs", "parameters", "stream"],
     unsupported: &[],
     harmless: &["options"],
+    others: Others::Refused,
 };
 
 const PARAMETERS: FieldRules = FieldRules {
@@ -91,9 +95,25 @@ const PARAMETERS: FieldRules = FieldRules {
     ],
     unsupported: &[("adapter_id", NONE)],
     harmless: &[],
+    others: Others::Refused,
 };
 
 impl GenerateRequest {
+    /// A text to go on with, sampled.
+    pub(crate) fn sampled(inputs: String, max_new_tokens: Option<u64>, seed: Option<u64>) -> Self {
+        Self {
+            inputs,
+            parameters: Some(Parameters {
+                do_sample: Some(true),
+                max_new_tokens,
+                seed,
+                ..Parameters::default()
+            }),
+            stream: None,
+            extra: Map::new(),
+        }
+    }
+
     /// Refuses fields that are not read.
     ///
     /// # Errors
@@ -162,22 +182,28 @@ impl Parameters {
         if best_of == 1 {
             return Ok(Choices::ONE);
         }
-        let message = match (self.asks_for_sampling(), self.seed) {
-            (false, _) => format!(
+        if !self.asks_for_sampling() {
+            let message = format!(
                 "`best_of` is {best_of}; without sampling all runs are the same: set `do_sample` or a sampling parameter"
-            ),
-            (true, Some(_)) => {
-                format!("`best_of` is {best_of}; each run draws its own `seed`, so leave that out")
-            }
-            (true, None) => {
-                return Ok(Choices {
-                    run: best_of,
-                    keep: 1,
-                    noise: Noise::Seed,
-                });
-            }
-        };
-        Err(ApiError::invalid("best_of", message))
+            );
+            return Err(ApiError::invalid("best_of", message));
+        }
+        Ok(Choices {
+            run: best_of,
+            keep: 1,
+            noise: Noise::Seed,
+        })
+    }
+
+    /// Several runs have several seeds. TGI looks at it between the stop strings and the top tokens.
+    fn check_seed(&self) -> Result<(), ApiError> {
+        match (self.best_of, self.seed) {
+            (Some(best_of @ 2..), Some(_)) => Err(ApiError::invalid(
+                "seed",
+                format!("`best_of` is {best_of}; each run draws its own `seed`, so leave that out"),
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Whether the answer says more than its text.
@@ -253,6 +279,7 @@ impl Parameters {
             .map(StopField::into_strings)
             .unwrap_or_default();
         checks::stop_strings(&stops, settings.max_stop_sequences)?;
+        self.check_seed()?;
         let top_tokens =
             checks::top_tokens("top_n_tokens", self.top_n_tokens, settings.max_top_n_tokens)?;
         let stop_token_ids = self.stop_token_ids.take().unwrap_or_default();
@@ -282,7 +309,18 @@ impl Parameters {
 
 #[cfg(test)]
 mod tests {
+    use utoipa::PartialSchema;
+
     use super::*;
+
+    #[test]
+    fn every_known_name_is_documented() {
+        let schemas = (GenerateRequest::schema(), Parameters::schema());
+        let document = serde_json::to_string(&schemas).unwrap();
+        for name in TOP_LEVEL.known.iter().chain(PARAMETERS.known) {
+            assert!(document.contains(&format!("\"{name}\":")), "{name}");
+        }
+    }
 
     #[test]
     fn every_known_name_is_read() {

@@ -4,6 +4,7 @@ use bytes::BytesMut;
 use ribbon_core::FinishReason;
 use ribbon_text::Tokenizer;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::{
     collect::{Collected, TokenText},
@@ -12,7 +13,7 @@ use crate::{
     sse::{EventWriter, event},
 };
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct TokenObject<'a> {
     id: u32,
     text: &'a str,
@@ -21,14 +22,14 @@ struct TokenObject<'a> {
 }
 
 /// A token of the prompt; the first has no logprob.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct PrefillToken {
     id: u32,
     text: String,
     logprob: Option<f32>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct TopToken {
     id: u32,
     text: String,
@@ -58,15 +59,16 @@ fn prefill(running: &Running) -> Vec<PrefillToken> {
 }
 
 /// Body of a complete answer.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Answer<'a> {
     generated_text: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     details: Option<Details<'a>>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Details<'a> {
+    #[schema(value_type = String)]
     finish_reason: FinishReason,
     generated_tokens: u32,
     seed: Option<u64>,
@@ -79,10 +81,11 @@ struct Details<'a> {
 }
 
 /// A run that was not the likeliest.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Run<'a> {
     generated_text: String,
     #[serde(flatten)]
+    #[schema(no_recursion)]
     details: Details<'a>,
 }
 
@@ -143,8 +146,8 @@ impl<'a> Details<'a> {
     }
 }
 
-#[derive(Debug, Serialize)]
-struct StreamEvent<'a> {
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct StreamEvent<'a> {
     index: u32,
     token: TokenObject<'a>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -153,8 +156,9 @@ struct StreamEvent<'a> {
     details: Option<StreamDetails>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct StreamDetails {
+    #[schema(value_type = String)]
     finish_reason: FinishReason,
     generated_tokens: u32,
     seed: Option<u64>,
@@ -211,7 +215,7 @@ impl EventWriter for NativeWriter {
 
     fn end(&mut self, _sequences: &[Running], _out: &mut BytesMut) {}
 
-    fn error(&mut self, error: &ApiError, out: &mut BytesMut) {
+    fn error(&mut self, error: &ApiError, _: &[Running], out: &mut BytesMut) {
         event(out, &error.native_body());
     }
 }

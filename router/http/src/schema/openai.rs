@@ -1,8 +1,11 @@
 //! Bodies of `/v1/chat/completions` and `/v1/completions`: OpenAI's fields, TGI's spellings, and vLLM's common extras.
 
+use std::collections::BTreeMap;
+
 use ribbon_core::Sampling;
 use serde::Deserialize;
 use serde_json::{Map, Number, Value};
+use utoipa::ToSchema;
 
 use super::{StopField, chat::ChatFields};
 use crate::{
@@ -16,7 +19,7 @@ use crate::{
 };
 
 /// Body of both routes; each refuses the other's own fields.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct OpenAiRequest {
     pub(crate) model: Option<String>,
     pub(crate) messages: Option<Vec<Map<String, Value>>>,
@@ -31,6 +34,7 @@ pub(crate) struct OpenAiRequest {
     repetition_penalty: Option<f64>,
     frequency_penalty: Option<f64>,
     presence_penalty: Option<f64>,
+    #[schema(value_type = Option<i64>)]
     seed: Option<Number>,
     stop: Option<StopField>,
     stream: Option<bool>,
@@ -51,21 +55,35 @@ pub(crate) struct OpenAiRequest {
     guided_choice: Option<Vec<String>>,
     guided_grammar: Option<String>,
     pub(crate) user: Option<String>,
+    logit_bias: Option<LogitBias>,
+    suffix: Option<String>,
     #[serde(flatten)]
     pub(crate) chat: ChatFields,
     #[serde(flatten)]
+    #[schema(ignore)]
     extra: Map<String, Value>,
 }
 
 /// `stream_options`.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
 pub(crate) struct StreamOptions {
     include_usage: Option<bool>,
     continuous_usage_stats: Option<bool>,
 }
 
+/// `logit_bias`: what is added to the scores of token ids. TGI's list is taken where it is empty.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(
+    untagged,
+    expecting = "an object of token ids and what is added to their scores, such as {\"50256\": -100}"
+)]
+enum LogitBias {
+    Of(BTreeMap<String, f64>),
+    Nothing([f64; 0]),
+}
+
 /// `prompt` of `/v1/completions`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(
     untagged,
     expecting = "a string, a list of strings, a list of token ids, or a list of such lists"
@@ -190,6 +208,13 @@ impl OpenAiRequest {
     /// Refuses what only chat has.
     pub(crate) fn check_completion_fields(&self) -> Result<(), ApiError> {
         self.chat.check_absent()?;
+        if self.suffix.is_some() {
+            return Err(ApiError::new(
+                Cause::Suffix,
+                "`suffix` is not supported: the model only goes on with a text; leave it out",
+            )
+            .at("suffix"));
+        }
         match (self.top_logprobs, &self.messages) {
             (Some(1..), _) => Err(ApiError::invalid(
                 "top_logprobs",
@@ -295,6 +320,7 @@ impl OpenAiRequest {
                 0.0,
             )?,
             seed: self.checked_seed()?,
+            logit_bias: self.checked_logit_bias()?,
             ..Sampling::default()
         })
     }
@@ -308,6 +334,14 @@ impl OpenAiRequest {
                 "top_k",
                 format!("`top_k` is {top_k}; it must be above 0, or 0 or -1 for off"),
             )),
+        }
+    }
+
+    /// Whether the model has the tokens is checked with its limits.
+    fn checked_logit_bias(&self) -> Result<Vec<(u32, f32)>, ApiError> {
+        match &self.logit_bias {
+            Some(LogitBias::Of(biases)) => checks::logit_bias(biases),
+            Some(LogitBias::Nothing(_)) | None => Ok(Vec::new()),
         }
     }
 
@@ -327,6 +361,8 @@ impl OpenAiRequest {
 
 #[cfg(test)]
 mod tests {
+    use utoipa::PartialSchema;
+
     use super::*;
 
     #[test]
@@ -335,6 +371,15 @@ mod tests {
             let request: OpenAiRequest =
                 serde_json::from_value(serde_json::json!({*name: null})).unwrap();
             assert!(request.extra.is_empty(), "{name} is listed and not read");
+        }
+    }
+
+    #[test]
+    fn every_known_name_is_documented() {
+        let schemas = (OpenAiRequest::schema(), ChatFields::schema());
+        let document = serde_json::to_string(&schemas).unwrap();
+        for name in RULES.known {
+            assert!(document.contains(&format!("\"{name}\":")), "{name}");
         }
     }
 }

@@ -5,6 +5,7 @@ use std::{borrow::Cow, time::SystemTime};
 use ribbon_core::{FinishReason, Token};
 use ribbon_text::Tokenizer;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::chat_message::Message;
 use crate::{
@@ -24,7 +25,7 @@ pub(crate) enum Kind {
 }
 
 /// What every object of one answer begins with.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct Head {
     id: String,
     object: &'static str,
@@ -62,7 +63,7 @@ impl Head {
     }
 }
 
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 pub(super) struct Usage {
     prompt_tokens: u32,
     completion_tokens: u32,
@@ -73,7 +74,7 @@ pub(super) struct Usage {
     completion_tokens_details: Option<CompletionDetails>,
 }
 
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 struct CompletionDetails {
     reasoning_tokens: u32,
 }
@@ -93,7 +94,7 @@ impl CompletionDetails {
     }
 }
 
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 struct PromptDetails {
     cached_tokens: u32,
 }
@@ -191,17 +192,20 @@ pub(super) enum Said<'a> {
     Text(Cow<'a, str>),
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Choice<'a> {
     pub(super) index: usize,
     #[serde(flatten)]
+    #[schema(value_type = Object)]
     pub(super) said: Said<'a>,
+    #[schema(value_type = Option<Object>)]
     pub(super) logprobs: Option<Logprobs>,
     pub(super) finish_reason: Option<&'static str>,
 }
 
-#[derive(Debug, Serialize)]
-pub(super) struct Object<'a> {
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OpenAiAnswer)]
+pub(crate) struct Object<'a> {
     #[serde(flatten)]
     pub(super) head: &'a Head,
     pub(super) choices: &'a [Choice<'a>],

@@ -1,6 +1,6 @@
 //! The fields of the OpenAI routes by name: those that are read, those that are not supported, those without a say.
 
-use crate::fields::{EMPTY, FALSE, FieldRules, NONE, TRUE};
+use crate::fields::{EMPTY, FALSE, FieldRules, NONE, Others, TRUE};
 
 pub(super) const RULES: FieldRules = FieldRules {
     known: &[
@@ -46,10 +46,10 @@ pub(super) const RULES: FieldRules = FieldRules {
         "guided_regex",
         "guided_choice",
         "guided_grammar",
+        "logit_bias",
+        "suffix",
     ],
     unsupported: &[
-        ("suffix", NONE),
-        ("logit_bias", EMPTY),
         ("functions", EMPTY),
         ("function_call", |value| value == "none" || value == "auto"),
         ("modalities", |value| *value == serde_json::json!(["text"])),
@@ -79,4 +79,5 @@ pub(super) const RULES: FieldRules = FieldRules {
         "safety_identifier",
         "prompt_cache_key",
     ],
+    others: Others::Ignored,
 };

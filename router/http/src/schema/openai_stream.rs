@@ -85,6 +85,20 @@ impl OpenAiWriter {
         };
         shown.then(|| Usage::of([sequence]))
     }
+
+    /// The usage of all choices, where it was asked for.
+    fn total(&self, sequences: &[Running], out: &mut BytesMut) {
+        if self.usage != UsageReport::Default {
+            event(
+                out,
+                &Object {
+                    head: &self.head,
+                    choices: &[],
+                    usage: Some(Usage::of(sequences)),
+                },
+            );
+        }
+    }
 }
 
 impl EventWriter for OpenAiWriter {
@@ -119,20 +133,13 @@ impl EventWriter for OpenAiWriter {
     }
 
     fn end(&mut self, sequences: &[Running], out: &mut BytesMut) {
-        if self.usage != UsageReport::Default {
-            event(
-                out,
-                &Object {
-                    head: &self.head,
-                    choices: &[],
-                    usage: Some(Usage::of(sequences)),
-                },
-            );
-        }
+        self.total(sequences, out);
         out.put_slice(b"data: [DONE]\n\n");
     }
 
-    fn error(&mut self, error: &ApiError, out: &mut BytesMut) {
+    fn error(&mut self, error: &ApiError, sequences: &[Running], out: &mut BytesMut) {
+        // Clients stop reading at an error, so the usage comes before it.
+        self.total(sequences, out);
         event(out, &error.openai_body());
         out.put_slice(b"data: [DONE]\n\n");
     }

@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -36,6 +36,10 @@ pub(crate) struct FakeEngine {
     pub(crate) refusal: Option<Refusal>,
     pub(crate) state: Mutex<EngineState>,
     pub(crate) limits: Option<Arc<Limits>>,
+    /// Also while draining.
+    pub(crate) shard_is_gone: AtomicBool,
+    /// Requests that were refused before they came here.
+    pub(crate) turned_away: AtomicI64,
     pub(crate) load: EngineLoad,
     pub(crate) asked: Mutex<Vec<SequenceRequest>>,
     /// Streams that are neither complete nor dropped.
@@ -62,6 +66,8 @@ impl FakeEngine {
             refusal: None,
             state: Mutex::new(EngineState::Ready),
             limits: Some(Arc::new(limits)),
+            shard_is_gone: AtomicBool::default(),
+            turned_away: AtomicI64::default(),
             load: EngineLoad::default(),
             asked: Mutex::default(),
             alive: Arc::default(),
@@ -238,6 +244,16 @@ impl Engine for FakeEngine {
 
     fn state(&self) -> EngineState {
         *self.state.lock().unwrap()
+    }
+
+    fn makes_steps(&self) -> bool {
+        let is_gone = self.shard_is_gone.load(Ordering::SeqCst);
+        !is_gone && matches!(self.state(), EngineState::Ready | EngineState::Draining)
+    }
+
+    fn turned_away(&self) -> Duration {
+        self.turned_away.fetch_add(1, Ordering::SeqCst);
+        Duration::from_secs(7)
     }
 
     fn load(&self) -> EngineLoad {

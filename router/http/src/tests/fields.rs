@@ -13,8 +13,7 @@ const NATIVE: [Field; 2] = [
     ("presence_penalty", || json!(1.0)),
 ];
 
-const OPENAI: [Field; 9] = [
-    ("logit_bias", || json!({"5": 1})),
+const OPENAI: [Field; 8] = [
     (
         "tools",
         || json!([{"type": "function", "function": {"name": "f"}}]),
@@ -108,18 +107,6 @@ async fn an_unknown_field_is_refused_with_the_nearest_name() {
         "Input validation error: `temprature` is no parameter of this route; did you mean `temperature`?"
     );
     let answer = server
-        .post(
-            "/v1/completions",
-            &json!({"prompt": "Hi", "max_completion_token": 3}),
-        )
-        .await;
-    assert!(
-        answer.json()["error"]["message"]
-            .as_str()
-            .unwrap()
-            .ends_with("did you mean `max_completion_tokens`?")
-    );
-    let answer = server
         .post("/generate", &json!({"inputs": "Hi", "paramters": {}}))
         .await;
     assert!(
@@ -136,4 +123,56 @@ async fn an_unknown_field_is_refused_with_the_nearest_name() {
         "Input validation error: `foo` is no parameter of this route; leave it out",
         "nothing is like it"
     );
+}
+
+#[tokio::test]
+async fn the_openai_routes_ignore_what_they_do_not_know() {
+    let server = Server::saying(ended("a"));
+    let unknown = json!({"max_completion_token": 3, "x_mine": {"a": [1]}, "guideline_id": "b"});
+    let mut completion = unknown.clone();
+    completion["prompt"] = json!("Hi");
+    let mut chat = unknown;
+    chat["messages"] = json!([{"role": "user", "content": "Hi"}]);
+    for (path, body) in [
+        ("/v1/completions", completion),
+        ("/v1/chat/completions", chat),
+    ] {
+        let answer = server.post(path, &body).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+        assert!(server.engine.last().max_new_tokens > 3);
+    }
+}
+
+#[tokio::test]
+async fn a_bias_reaches_the_engine_or_is_refused_by_its_token() {
+    let server = Server::saying(ended("a"));
+    let bias = |bias: Value| json!({"prompt": "Hi", "logit_bias": bias});
+    for (given, passed) in [
+        (
+            json!({"5": -100, "2047": 0.5}),
+            vec![(2047, 0.5), (5, -100.0)],
+        ),
+        (json!({}), vec![]),
+        (json!([]), vec![]),
+        (json!(null), vec![]),
+    ] {
+        let answer = server.post("/v1/completions", &bias(given)).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+        assert_eq!(server.engine.last().sampling.logit_bias, passed);
+    }
+    for (given, says) in [
+        (json!({"2048": 1}), "token id 2048"),
+        (json!({"hello": 1}), "`hello`"),
+        (json!({"-1": 1}), "`-1`"),
+        (json!({"5": 100.5}), "<= 100"),
+        (json!({"5": "x"}), "logit_bias"),
+        (json!([1.0]), "logit_bias"),
+    ] {
+        let answer = server.post("/v1/completions", &bias(given.clone())).await;
+        assert_eq!(answer.status.as_u16(), 422, "{given}");
+        assert!(answer.text.contains(says), "{given}: {}", answer.text);
+    }
+    let many: Value = (0..1025).map(|id| (id.to_string(), json!(1))).collect();
+    let answer = server.post("/v1/completions", &bias(many)).await;
+    assert!(answer.text.contains("the limit is 1024"), "{}", answer.text);
 }

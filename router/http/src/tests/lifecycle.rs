@@ -29,6 +29,13 @@ async fn probes_follow_the_engine() {
         *server.engine.state.lock().unwrap() = state;
         assert_eq!(statuses(&server).await, expected, "{state:?}");
     }
+    let is_gone = &server.engine.shard_is_gone;
+    is_gone.store(true, std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(
+        statuses(&server).await,
+        [503, 503, 200, 503],
+        "it drains, and its shard is gone"
+    );
     *server.engine.state.lock().unwrap() = EngineState::Recovering;
     assert_eq!(
         server.get("/health").await.json(),
@@ -223,4 +230,37 @@ async fn each_request_is_counted_once() {
         server.sample("ribbon_inter_token_seconds_count"),
         4 * (generated - 1)
     );
+}
+
+/// Prompt and generated tokens of requests that ended so.
+fn spent(server: &Server, outcome: &str) -> [u64; 2] {
+    ["prompt", "generated"].map(|kind| {
+        let labels = format!("{{kind=\"{kind}\",outcome=\"{outcome}\"}}");
+        server.sample(&format!("ribbon_spent_tokens_total{labels}"))
+    })
+}
+
+#[tokio::test]
+async fn what_a_request_cost_is_known_however_it_ends() {
+    let prompt = tokenizer().encode("Hi", SpecialTokens::Add).unwrap().len() as u64;
+    let begun = tokens("a").len() as u64;
+    let stream = json!({"inputs": "Hi"}).to_string();
+
+    let server = Server::saying(ended("ab"));
+    let body = json!({"prompt": "Hi", "n": 2, "temperature": 1});
+    server.post("/v1/completions", &body).await;
+    let whole = 2 * ended("ab").len() as u64;
+    assert_eq!(spent(&server, "done"), [prompt, whole]);
+
+    let server = Server::saying(slow());
+    let response = server.call(post("/generate_stream", stream.clone())).await;
+    assert_eq!(spent(&server, "dropped"), [0, 0]);
+    drop(response);
+    assert_eq!(spent(&server, "dropped"), [prompt, begun]);
+
+    let mut script = tokens("a");
+    script.push(Item::Break);
+    let server = Server::saying(script);
+    Answer::read(server.call(post("/generate_stream", stream)).await).await;
+    assert_eq!(spent(&server, "failed"), [prompt, begun]);
 }

@@ -7,11 +7,14 @@ mod details;
 mod docs;
 mod fake_engine;
 mod fields;
+mod fuzz;
 mod grammar;
+mod keys;
 mod lifecycle;
 mod native;
 mod openai;
 mod plumbing;
+mod providers;
 mod required_calls;
 mod same_text;
 mod speed;
@@ -74,6 +77,7 @@ pub(super) struct Server {
     pub(super) engine: Arc<FakeEngine>,
     pub(super) router: Router,
     pub(super) metrics: PrometheusHandle,
+    pub(super) state: AppState,
 }
 
 impl Server {
@@ -114,8 +118,9 @@ impl Server {
         });
         Self {
             engine,
-            router: crate::router(state),
+            router: crate::router(state.clone()),
             metrics,
+            state,
         }
     }
 

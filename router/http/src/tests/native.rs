@@ -262,3 +262,27 @@ async fn tokenize_gives_byte_offsets() {
     let answer = server.post("/tokenize", &json!({"inputs": "Hé you"})).await;
     assert_snapshot!("tokenize", answer.text);
 }
+
+#[tokio::test]
+async fn min_tokens_hold_back_stop_strings() {
+    let said = "one two three";
+    let all = tokenizer().encode(said, SpecialTokens::Skip).unwrap().len();
+    for (min_tokens, text) in [(0, "o"), (all, said)] {
+        let server = Server::saying(ended(said));
+        let parameters = json!({"stop": ["o"], "min_tokens": min_tokens});
+        let body = json!({"inputs": "Hi", "parameters": parameters});
+        let answer = server.post("/generate", &body).await;
+        assert_eq!(answer.json()["generated_text"], text);
+    }
+}
+
+#[tokio::test]
+async fn a_temperature_near_zero_is_greedy() {
+    let server = Server::saying(ended("a"));
+    for (temperature, is_greedy) in [(0.00005, true), (0.001, false)] {
+        let parameters = json!({"temperature": temperature, "do_sample": true});
+        let body = json!({"inputs": "Hi", "parameters": parameters});
+        assert_eq!(server.post("/generate", &body).await.status, StatusCode::OK);
+        assert_eq!(server.engine.last().sampling.greedy, is_greedy);
+    }
+}

@@ -1,5 +1,10 @@
 //! Unknown paths and methods, scrapes, and bodies at the limit.
 
+use std::{
+    future::{Future, poll_fn},
+    task::Poll,
+};
+
 use axum::http::{Method, StatusCode};
 use serde_json::json;
 
@@ -207,4 +212,33 @@ async fn the_kv_memory_is_shown_only_where_the_operator_asked_for_it() {
     *open.engine.state.lock().unwrap() = ribbon_core::EngineState::Recovering;
     let answer = open.get("/debug/ribbons").await;
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn a_request_without_a_validation_place_is_told_when_to_come_again() {
+    let settings = HttpSettings {
+        max_concurrent_requests: 0,
+        validation_workers: 1,
+        ..HttpSettings::new("demo")
+    };
+    let server = Server::with(FakeEngine::new(ended("a")), settings);
+    let (release, wait) = std::sync::mpsc::channel::<()>();
+    let mut held = Box::pin(server.state.workers.run(0, move || wait.recv()));
+    let is_pending = poll_fn(|cx| Poll::Ready(held.as_mut().poll(cx).is_pending()));
+    assert!(is_pending.await);
+    for (path, body) in [
+        ("/generate", json!({"inputs": "Hi"})),
+        ("/tokenize", json!({"inputs": "Hi"})),
+    ] {
+        let answer = server.post(path, &body).await;
+        assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS, "{path}");
+        assert_eq!(answer.header("retry-after"), "7", "the engine's advice");
+        assert!(answer.text.contains("--validation-workers"));
+    }
+    let turned_away = &server.engine.turned_away;
+    assert_eq!(turned_away.load(std::sync::atomic::Ordering::SeqCst), 2);
+    release.send(()).unwrap();
+    held.await.unwrap().unwrap();
+    let answer = server.post("/generate", &json!({"inputs": "Hi"})).await;
+    assert_eq!(answer.status, StatusCode::OK);
 }

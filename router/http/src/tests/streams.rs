@@ -175,3 +175,21 @@ async fn overload_is_noticed_before_tokenizing() {
         "asked once, and not submitted"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_usage_so_far_comes_before_an_error() {
+    let mut script = tokens("a");
+    script.extend([Item::Pause(Duration::from_secs(1)), failure()]);
+    let server = Server::saying(script);
+    let prompt = tokenizer().encode("Hi", SpecialTokens::Add).unwrap().len();
+    let generated = tokens("a").len();
+    let body = json!({"prompt": "Hi", "stream": true, "stream_options": {"include_usage": true}});
+    let events = server.post("/v1/completions", &body).await.json_events();
+    let [.., usage, error] = &events[..] else {
+        panic!("{events:?}")
+    };
+    assert_eq!(error["error"]["code"], "generation");
+    assert_eq!(usage["choices"], json!([]));
+    assert_eq!(usage["usage"]["prompt_tokens"], prompt);
+    assert_eq!(usage["usage"]["completion_tokens"], generated);
+}

@@ -109,6 +109,15 @@ impl Engine for SchedulerHandle {
         self.gate.state()
     }
 
+    fn makes_steps(&self) -> bool {
+        self.gate.is_live()
+    }
+
+    fn turned_away(&self) -> Duration {
+        metrics::turned_away();
+        self.gate.retry_after()
+    }
+
     fn load(&self) -> EngineLoad {
         self.gate.load()
     }

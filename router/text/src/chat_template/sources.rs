@@ -61,6 +61,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_file_of_its_own_comes_first_then_the_json_then_the_tokenizers_settings() {
+        let place = format!("ribbon-templates-{}", std::process::id());
+        let directory = std::env::temp_dir().join(place);
+        std::fs::create_dir_all(&directory).unwrap();
+        let files = [
+            (
+                "tokenizer_config.json",
+                r#"{"chat_template": "settings"}"#,
+                "settings",
+            ),
+            ("chat_template.json", r#"{"chat_template": "json"}"#, "json"),
+            ("chat_template.jinja", "jinja", "jinja"),
+        ];
+        for (name, content, expected) in files {
+            std::fs::write(directory.join(name), content).unwrap();
+            let found = find(&directory).unwrap().unwrap();
+            assert_eq!(found.named, [(DEFAULT.to_owned(), expected.to_owned())]);
+        }
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
     fn named_templates_need_a_default() {
         let both =
             json!([{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]);

@@ -1,0 +1,120 @@
+"""The OpenAI routes' promises about what ends a text, log probabilities and tools (http-api.md §10, §12, §13)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from contract_openai import CHATS, COMPLETIONS, ROUTES, choices, section
+from contract_rules import PROMPT, Rule, body, openai, openai_error, status, stream
+
+
+def openai_generation_rules() -> Iterator[Rule]:
+    """In the order of the contract."""
+    yield from ends()
+    yield from scores()
+    yield from tools()
+
+
+EOS = 2  # of the bundled model
+ALWAYS_EOS, ALWAYS_5 = {"logit_bias": {f"{EOS}": 100}}, {"logit_bias": {"5": 100}}
+
+
+def ends() -> Iterator[Rule]:
+    """What ends a text; `logit_bias` makes the end certain."""
+
+    def ended(reason: str, tokens: int) -> Any:
+        return body(
+            lambda answer: (
+                answer["choices"][0]["finish_reason"] == reason and answer["usage"]["completion_tokens"] == tokens
+            )
+        )
+
+    rows: list[tuple[str, str, dict[str, Any], Any]] = [
+        ("finish_reason", "stop for the end token", ALWAYS_EOS, ended("stop", 1)),
+        ("finish_reason", "stop also on the last allowed token", ALWAYS_EOS | {"max_tokens": 1}, ended("stop", 1)),
+        ("min_tokens", "holds the end back", ALWAYS_EOS | {"min_tokens": 2}, ended("stop", 3)),
+        ("ignore_eos", "the end token does not end", ALWAYS_EOS | {"ignore_eos": True}, ended("length", 6)),
+        ("stop_token_ids", "end it too", ALWAYS_5 | {"stop_token_ids": [5]}, ended("stop", 1)),
+        ("logit_bias", "is applied", ALWAYS_5, ended("length", 6)),
+        (
+            "max_completion_tokens",
+            "is exact",
+            ALWAYS_5 | {"max_tokens": None, "max_completion_tokens": 4},
+            ended("length", 4),
+        ),
+    ]
+    for route in ROUTES:
+        for field, says, fields, holds in rows:
+            yield openai(route, field, says, fields, holds, section=section(route))
+
+
+def scores() -> Iterator[Rule]:
+    """Log probabilities and echoes of completions."""
+    exact = {"ignore_eos": True}
+    lists = body(
+        lambda answer: (
+            set(found := answer["choices"][0]["logprobs"])
+            == {"tokens", "token_logprobs", "top_logprobs", "text_offset"}
+            and {len(values) for values in found.values()} == {6}
+        )
+    )
+    for number in (0, 5):
+        says = f"{number}: lists, one entry a token"
+        yield openai(COMPLETIONS, "logprobs", says, exact | {"logprobs": number}, lists, section=13)
+    absent = body(lambda answer: answer["choices"][0]["logprobs"] is None)
+    yield openai(COMPLETIONS, "logprobs", "null unless asked for", {}, absent, section=13)
+    for value in (6, True, "two"):
+        refused = openai_error("logprobs")
+        yield openai(COMPLETIONS, "logprobs", f"{value!r} is 422", {"logprobs": value}, *refused, section=13)
+    begins = body(lambda answer: answer["choices"][0]["text"].startswith(PROMPT))
+    yield openai(COMPLETIONS, "echo", "the prompt comes first", {"echo": True}, begins, section=13)
+    prompt = body(
+        lambda answer: (
+            (found := answer["choices"][0]["logprobs"])["token_logprobs"][0] is None
+            and len(found["tokens"]) == answer["usage"]["total_tokens"]
+        )
+    )
+    both = exact | {"echo": True, "logprobs": 1}
+    yield openai(COMPLETIONS, "echo", "with logprobs, the prompt is scored", both, prompt, section=13)
+    yield openai(CHATS, "echo", "belongs to the other route", {"echo": True}, *openai_error("echo"))
+    yield openai(CHATS, "best_of", "belongs to the other route", {"best_of": 2}, *openai_error("best_of"))
+    last = stream(lambda seen: seen[-2]["usage"]["completion_tokens"] == 6)
+    yield openai(COMPLETIONS, "usage", "with a stream's last chunk", exact | {"stream": True}, last, section=13)
+    none = stream(lambda seen: all(event.get("usage") is None for event in seen[:-1]))
+    yield openai(CHATS, "usage", "none in a stream unless asked for", {"stream": True}, none)
+
+
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+
+
+def tools() -> Iterator[Rule]:
+    """§12: what may be asked for; what models do with it is in test_tools.py."""
+    taken: dict[str, list[dict[str, Any]]] = {
+        "tools": [{"tools": [TOOL]}, {"tools": [{"type": "function", "function": {"name": "f"}}]}],
+        "tool_choice": [{"tools": [TOOL], "tool_choice": choice} for choice in ("auto", "none", "required", None)],
+        "tool_prompt": [{"tools": [TOOL], "tool_prompt": "Use them."}],
+        "add_generation_prompt": [{"add_generation_prompt": True}],
+    }
+    for field, bodies in taken.items():
+        for fields in bodies:
+            yield openai(CHATS, field, f"{fields!r} is taken", fields, choices(1), section=12)
+    unknown: list[Any] = ["other", {"type": "function", "function": {"name": "other"}}]
+    for choice in unknown:
+        code = (*openai_error("tool_choice"), lambda reply: reply.json()["error"]["code"] == "tool_error")
+        fields = {"tools": [TOOL], "tool_choice": choice}
+        yield openai(CHATS, "tool_choice", f"{choice!r}, which is none of them, is 422", fields, *code, section=12)
+    wrong: dict[str, list[Any]] = {
+        "tools": ["weather", [3], [{"type": "function"}]],
+        "parallel_tool_calls": ["no"],
+        "continue_final_message": [True],
+        "documents": ["a"],
+        "chat_template_kwargs": [3, {"messages": []}],
+    }
+    for field, values in wrong.items():
+        for value in values:
+            at = lambda reply, field=field: str(reply.json()["error"]["param"]).startswith(field)  # noqa: E731
+            yield openai(CHATS, field, f"{value!r} is 422 by name", {field: value}, status(422), at, section=12)
+    for field, value in (("tools", [TOOL]), ("tool_prompt", "a"), ("documents", [{"text": "a"}])):
+        says = "belongs to the other route"
+        yield openai(COMPLETIONS, field, says, {field: value}, *openai_error(field), section=13)
