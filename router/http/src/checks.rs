@@ -64,7 +64,13 @@ impl Range {
             return Ok(default);
         };
         if self.contains(value) {
-            return Ok(value as f32);
+            // What is above 0 stays above 0 in single precision.
+            let least = if value > 0.0 {
+                f32::MIN_POSITIVE
+            } else {
+                f32::MIN
+            };
+            return Ok((value as f32).max(least));
         }
         Err(ApiError::invalid(
             name,

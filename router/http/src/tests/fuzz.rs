@@ -266,7 +266,7 @@ fn says_what_is_wrong(error: &ApiError) {
     );
 }
 
-/// So many bodies; without a seed, others each time.
+/// So many bodies, the same each time: what a run finds is there in the next one too. `RngSeed::Random` looks further.
 fn runner(bodies: u32, seed: RngSeed) -> TestRunner {
     TestRunner::new(ProptestConfig {
         rng_seed: seed,
@@ -309,7 +309,7 @@ fn any_body_is_a_request_in_range_or_an_error_that_says_why() {
 #[test]
 #[ignore = "minutes"]
 fn a_million_bodies() {
-    fuzz(1_000_000, RngSeed::Random);
+    fuzz(1_000_000, RngSeed::Fixed(2));
 }
 
 /// The whole way: no route answers with a fault of the server's, and none forgets to settle its request.

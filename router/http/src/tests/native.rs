@@ -277,6 +277,14 @@ async fn min_tokens_hold_back_stop_strings() {
 }
 
 #[tokio::test]
+async fn a_share_too_small_for_single_precision_stays_above_zero() {
+    let server = Server::saying(ended("a"));
+    let body = json!({"inputs": "Hi", "parameters": {"top_p": 1e-46, "do_sample": true}});
+    assert_eq!(server.post("/generate", &body).await.status, StatusCode::OK);
+    assert!(server.engine.last().sampling.top_p > 0.0);
+}
+
+#[tokio::test]
 async fn a_temperature_near_zero_is_greedy() {
     let server = Server::saying(ended("a"));
     for (temperature, is_greedy) in [(0.00005, true), (0.001, false)] {
