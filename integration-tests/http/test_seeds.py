@@ -26,6 +26,7 @@ SETTINGS = [
     Parameters(repetition_penalty=1.2),
 ]
 CHUNKS = (1, 7, 64, 512)
+LENGTHS = (1_200, 37, 54, 71, 88, 105, 122)  # of the prompts, in tokens; every chunk cuts the first
 RECOVERY_SECONDS = 60
 
 
@@ -33,7 +34,7 @@ RECOVERY_SECONDS = 60
 def asks(tiny_model: Path) -> list[Ask]:
     """One request a setting, prompts of different lengths."""
     prompts = Prompts(tiny_model, seed=5)
-    return [Ask(prompts.text(20 + 17 * number), 48, parameters) for number, parameters in enumerate(SETTINGS)]
+    return [Ask(prompts.text(tokens), 48, parameters) for tokens, parameters in zip(LENGTHS, SETTINGS, strict=True)]
 
 
 def runs_of(asks: list[Ask], served: Served, model: Path, name: str, *, together: bool) -> list[Run]:
