@@ -13,7 +13,7 @@ NATIVE := server/ribbon_server/_native.abi3.so
 PYTEST := $(BIN)/python -m pytest
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: serve test contract test-long setup proto native build build-release fmt lint check integration bench bench-stall bench-memory bench-prefix bench-overload bench-queue bench-idle bench-loading bench-shards bench-grammar gpu-check demo-train demo-eval docs docker clean help
+.PHONY: serve test contract test-long setup proto native build build-release fmt lint check integration bench bench-stall bench-memory bench-prefix bench-overload bench-queue bench-idle bench-loading bench-shards bench-grammar bench-router gpu-check demo-train demo-eval docs docker clean help
 
 serve: setup proto native build-release ## Serve the bundled model on http://127.0.0.1:8080 (PORT=…, MODEL_ID=… and every other setting pass through)
 	PORT=$${PORT:-8080} exec target/release/ribbon-launcher
@@ -108,6 +108,10 @@ bench-shards: setup proto native build-release ## The bundled model on one shard
 
 bench-grammar: setup native ## A mask with 128 k tokens; 32 constrained sequences beside 32 free ones on the 120 M model
 	PYTHONPATH=server:benchmarks $(BIN)/python -m kernels.grammar $(ARGS)
+
+bench-router: setup build-release ## The router alone before a shard that answers at once: CPU per token and request, first token, memory
+	cargo build --release --quiet -p ribbon-shards --example instant_shard
+	$(BIN)/python benchmarks/router.py $(ARGS)
 
 # No setup: a bare machine with a device has Python, torch and the carried native module, and no network.
 gpu-check: ## On a machine with a CUDA device: is attention right, what do pages cost, how near is the roofline (docs/gpu-check.md)
