@@ -28,7 +28,17 @@ test-python: setup proto native
 	$(PYTEST) server/tests -q -m "not slow and not gpu"
 
 integration: setup proto native build ## Tests through the launcher, real processes and real sockets
-	$(PYTEST) integration-tests -q -m "not slow and not gpu"
+	$(PYTEST) integration-tests -q -m "not slow and not gpu and not clients"
+
+.PHONY: test-clients
+test-clients: setup proto native build ## Clients that other people wrote, each in an environment of its own (.clients/): a table, and a JSON line
+	$(BIN)/python integration-tests/clients/run.py $(ARGS)
+
+.PHONY: client-pins
+client-pins: setup ## Pin what those clients need anew, from integration-tests/clients/pins/*.in and node/package.json
+	for pins in integration-tests/clients/pins/*.in; do \
+		$(BIN)/uv pip compile --quiet --no-header --no-annotate --python-version 3.11 $$pins -o $${pins%.in}.txt; done
+	cd integration-tests/clients/node && npm install --package-lock-only --ignore-scripts
 
 contract: setup proto native build ## Every promise of the HTTP contract, rule by rule, and whether a server that is always content would keep it
 	$(PYTEST) integration-tests/http/test_contract.py integration-tests/http/test_bad_input.py -q -rA
@@ -141,7 +151,7 @@ docker: ## The image
 	docker build -t ribbon .
 
 clean: ## Remove everything that was built
-	rm -rf target dist $(VENV) server/ribbon_server/pb $(NATIVE)
+	rm -rf target dist $(VENV) .clients server/ribbon_server/pb $(NATIVE)
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
