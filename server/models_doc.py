@@ -21,9 +21,9 @@ Generated from the registry by `make docs`; do not edit. A row is a file of `ser
 reference: transformers' class where it ships one, else eager code of our own, written from the paper, under
 `server/tests/reference/`.
 
-Attention on the CPU runs in the native kernel, but in plain torch (right, and slow) where the table says *torch*: layers with softcaps, ALiBi,
-sinks and latent attention have no native kernel yet, nor have chunks of positions once a sequence is longer than one. On a CUDA device
-all of them run in flash attention or Triton, but latent attention and chunks of positions, which a device refuses. Experts, plain
+Attention on the CPU runs in the native kernel, whatever the table names (softcaps, ALiBi, sinks, windows, chunks of positions, latent
+attention), where heads have a multiple of 16 numbers, at most 576; in plain torch (right, and slow) elsewhere. On a CUDA device it runs
+in flash attention or Triton, but for latent attention and chunks of positions, which a device refuses. Experts, plain
 feed-forward parts, layer norms and norms of heads run in plain torch on every device. Models whose layers differ in their window do not
 run on a device yet. Latent attention keeps one vector a token and layer, the latent beside the shared key, and attends over it as it is.
 
@@ -39,8 +39,8 @@ the start against its own attention, and refused with the reason where it keeps 
 encoder-decoders, shared or own caches), needs remote code, is quantized, masks in another way than causally or by a window, or has rotary
 positions that change with the longest sequence of a batch.
 
-| family | architectures (older names) | features | CPU attention | reference |
-| --- | --- | --- | --- | --- |
+| family | architectures (older names) | features | reference |
+| --- | --- | --- | --- |
 """
 
 
@@ -117,13 +117,6 @@ def feed_forward_features(part: FeedForward) -> Iterator[str]:
     yield "experts" if part.shared is None else "experts, shared expert"
 
 
-def is_slow(attention: Attention) -> bool:
-    """Whether the native kernel is not built for it, whatever the size of its heads."""
-    if isinstance(attention, Latent):
-        return True
-    return attention.softcap is not None or attention.alibi is not None or attention.sinks
-
-
 def title(document: str) -> str:
     """The first words of a module, up to a colon or the end of the sentence."""
     return re.split(r"[:.](?=\s)", document)[0]
@@ -137,12 +130,9 @@ def row(module: str, members: list[Family]) -> str:
     older = f" ({', '.join(f'`{alias}`' for alias in aliases)})" if aliases else ""
     built = [spec for family in members for spec in specs(family)]
     words = ", ".join(dict.fromkeys(word for spec in built for word in features(spec)))
-    layers = [layer.attention for spec in built for layer in spec.layers]
-    slow = [own for own in layers if is_slow(own)]
-    attention = ("torch" if len(slow) == len(layers) else "native, torch in part") if slow else "native"
     shipped = all(hasattr(transformers, family.architecture) for family in members)
     reference = "transformers" if shipped else f"`tests/reference/{module}.py`"
-    return f"| {title(document)} | {names}{older} | {words} | {attention} | {reference} |"
+    return f"| {title(document)} | {names}{older} | {words} | {reference} |"
 
 
 def page() -> str:

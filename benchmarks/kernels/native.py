@@ -56,14 +56,15 @@ class Attention:
         self.causal = max(feeds) > 1
 
     def ours(self) -> None:
-        shape = {"num_heads": HEADS, "num_kv_heads": KV_HEADS, "head_dim": DIM, "dtype": self.dtype, "scale": DIM**-0.5}
+        shape = {"num_heads": HEADS, "num_kv_heads": KV_HEADS, "head_dim": DIM, "vectors": 2, "dtype": self.dtype}
+        scores = {"scale": DIM**-0.5, "softcap": None, "slopes": 0, "sinks": 0, "chunk": None}
         for layer in range(LAYERS):
             place = {
                 "query": self.query.data_ptr(),
                 "output": self.output.data_ptr(),
                 "kv_offset": layer * self.layer_bytes,
             }
-            self.runs.attention(**place, **shape)
+            self.runs.attention(**place, **shape, **scores)
 
     def torchs(self) -> None:
         for _ in range(LAYERS):

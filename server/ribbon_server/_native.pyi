@@ -153,16 +153,18 @@ class Runs:
         query_out: int,
         cos: int,
         sin: int,
+        turned: int,
         kv_offset: int,
         num_heads: int,
         num_kv_heads: int,
         head_dim: int,
+        vectors: int,
         dtype: str,
     ) -> None:
-        """Rotates query and key of the fused projection `qkv` [tokens, (heads + 2 * kv_heads) * head_dim] (rotate-half form;
-        cos and sin are float32 [tokens, head_dim / 2] for this step's positions), writes query to query_out
+        """Rotates query and key of the fused projection `qkv` [tokens, (heads + vectors * kv_heads) * head_dim] (rotate-half form;
+        cos and sin are float32 [tokens, turned / 2] for this step's positions; what lies behind the first `turned` numbers of a head stays), writes query to query_out
         [tokens, heads, head_dim], and key and value to each token's place in the region: layer bytes at kv_offset, then
-        [2, kv_heads, head_dim]."""
+        [vectors, kv_heads, head_dim]. vectors: 2, a key and a value, or 1 that is both."""
 
     def attention(
         self,
@@ -173,10 +175,19 @@ class Runs:
         num_heads: int,
         num_kv_heads: int,
         head_dim: int,
+        vectors: int,
         scale: float,
+        softcap: float | None,
+        slopes: int,
+        sinks: int,
+        chunk: int | None,
         dtype: str,
     ) -> None:
-        """Causal grouped-query attention of this step's tokens over the slots; output [tokens, heads, head_dim]."""
+        """Causal grouped-query attention of this step's tokens over the slots; output [tokens, heads, head_dim].
+
+        softcap: scores become softcap * tanh(scores / softcap). slopes, sinks: addresses of float32 [heads], 0 for none: what
+        a key's distance adds to a score, and one more score in each softmax, without a value. chunk: a query sees only the
+        positions of its own chunk of so many."""
 
 class Grammars:
     """Which tokens the grammars of constrained sequences allow next (design sections 2e and 5), by slot.

@@ -15,13 +15,15 @@ pub struct RopeStore<'a, T> {
     pub batch: &'a Batch,
     /// The layer.
     pub shape: LayerShape,
-    /// [tokens, (heads + 2 * kv_heads) * head_dim]
+    /// [tokens, (heads + vectors * kv_heads) * head_dim]
     pub qkv: &'a [T],
     /// [tokens, heads, head_dim]
     pub query_out: Pieces<T>,
-    /// [tokens, head_dim / 2]
+    /// Numbers at the front of a head that turn; the others are kept as they are.
+    pub turned: usize,
+    /// [tokens, turned / 2]
     pub cos: &'a [f32],
-    /// [tokens, head_dim / 2]
+    /// [tokens, turned / 2]
     pub sin: &'a [f32],
 }
 
@@ -51,11 +53,13 @@ fn store_token<T: Element>(problem: &RopeStore<'_, T>, token: usize, place: usiz
         num_kv_heads,
         head_dim,
         kv_offset,
+        vectors,
         ..
     } = problem.shape;
     let (queries, keys) = (num_heads * head_dim, num_kv_heads * head_dim);
-    let row = &problem.qkv[token * (queries + 2 * keys)..][..queries + 2 * keys];
-    let half = head_dim / 2;
+    let (width, kept) = (queries + vectors * keys, vectors * keys);
+    let row = &problem.qkv[token * width..][..width];
+    let half = problem.turned / 2;
     let (cos, sin) = (
         &problem.cos[token * half..][..half],
         &problem.sin[token * half..][..half],
@@ -63,25 +67,26 @@ fn store_token<T: Element>(problem: &RopeStore<'_, T>, token: usize, place: usiz
     // SAFETY: each token's queries are written by one call only.
     let query_out = unsafe { problem.query_out.piece(token * queries, queries) };
     // SAFETY: the batch was checked: the slot owns this token and the layer's bytes lie inside its stride; no slot appears twice.
-    let stored = unsafe { std::slice::from_raw_parts_mut((place + kv_offset) as *mut T, 2 * keys) };
-    rotate(&row[..queries], query_out, cos, sin);
-    rotate(&row[queries..queries + keys], &mut stored[..keys], cos, sin);
+    let stored = unsafe { std::slice::from_raw_parts_mut((place + kv_offset) as *mut T, kept) };
+    let rotate = |heads, output| {
+        dispatch(Rotate {
+            heads,
+            output,
+            head_dim,
+            cos,
+            sin,
+        });
+    };
+    rotate(&row[..queries], query_out);
+    rotate(&row[queries..queries + keys], &mut stored[..keys]);
     stored[keys..].copy_from_slice(&row[queries + keys..]);
 }
 
-fn rotate<T: Element>(heads: &[T], output: &mut [T], cos: &[f32], sin: &[f32]) {
-    dispatch(Rotate {
-        heads,
-        output,
-        cos,
-        sin,
-    });
-}
-
-/// Rotates every head: halves (a, b) become (a cos − b sin, b cos + a sin).
+/// Rotates the front of every head: its halves (a, b) become (a cos − b sin, b cos + a sin).
 struct Rotate<'a, T> {
     heads: &'a [T],
     output: &'a mut [T],
+    head_dim: usize,
     cos: &'a [f32],
     sin: &'a [f32],
 }
@@ -92,8 +97,9 @@ impl<T: Element> Kernel for Rotate<'_, T> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
         let half = self.cos.len();
-        let heads = self.heads.chunks_exact(2 * half);
-        for (head, out) in heads.zip(self.output.chunks_exact_mut(2 * half)) {
+        let heads = self.heads.chunks_exact(self.head_dim);
+        for (head, out) in heads.zip(self.output.chunks_exact_mut(self.head_dim)) {
+            out[2 * half..].copy_from_slice(&head[2 * half..]);
             let whole = half / LANES * LANES;
             for at in (0..whole).step_by(LANES) {
                 // SAFETY: `whole` numbers of each half are read and written; the rest is the caller's promise.

@@ -43,12 +43,14 @@ pub struct LayerShape {
     pub num_kv_heads: usize,
     /// Numbers of one head.
     pub head_dim: usize,
+    /// What a token keeps of each key head: 2, a key and a value, or 1 that is both.
+    pub vectors: usize,
     /// Format of all of them.
     pub dtype: DType,
 }
 
 /// Head sizes the kernels accept.
-const MAX_HEAD_DIM: usize = 256;
+const MAX_HEAD_DIM: usize = 576;
 
 impl LayerShape {
     /// Query heads that share a key head.
@@ -66,6 +68,7 @@ impl LayerShape {
             num_heads,
             num_kv_heads,
             head_dim,
+            vectors,
             dtype,
         } = *self;
         if num_kv_heads == 0 || num_heads == 0 || num_heads % num_kv_heads != 0 {
@@ -78,12 +81,17 @@ impl LayerShape {
                 "head_dim is {head_dim}; multiples of 16 up to {MAX_HEAD_DIM} are built"
             ));
         }
+        if vectors != 1 && vectors != 2 {
+            return invalid(format!(
+                "vectors is {vectors}; a token keeps 1 or 2 of each key head"
+            ));
+        }
         let end = num_kv_heads
-            .checked_mul(2 * head_dim * dtype.size())
+            .checked_mul(vectors * head_dim * dtype.size())
             .and_then(|bytes| bytes.checked_add(kv_offset));
         if end.is_none_or(|end| end > stride_bytes) || kv_offset % dtype.size() != 0 {
             return invalid(format!(
-                "kv_offset is {kv_offset}; 2 x {num_kv_heads} heads do not fit there in {stride_bytes} bytes a token"
+                "kv_offset is {kv_offset}; {vectors} x {num_kv_heads} heads do not fit there in {stride_bytes} bytes a token"
             ));
         }
         Ok(())

@@ -3,6 +3,7 @@
 import sys
 
 import numpy as np
+import pytest
 from tiny import EOS, Driver, TinyModel, make_engine, regex, save_tiny, write_byte_tokenizer
 
 LIMIT = 1.2
@@ -63,6 +64,16 @@ def test_a_step_with_every_processor_on_does_no_work_row_by_row(tiny_untied: Tin
         "bias": {9: 0.5, 10: -0.5},
     }
     one, many = (steady_step(tiny_untied.folder, rows, **params) for rows in (1, 64))
+    assert many <= LIMIT * one
+
+
+@pytest.mark.parametrize(
+    "architecture", ["BloomForCausalLM", "Gemma2ForCausalLM", "GptOssForCausalLM", "DeepseekV3ForCausalLM"]
+)
+def test_no_way_to_attend_works_row_by_row(tmp_path, architecture: str) -> None:
+    """Slopes, softcaps and windows, sinks, latents."""
+    save_tiny(tmp_path, architecture).reference.save_pretrained(tmp_path)  # under the names that checkpoints have
+    one, many = (steady_step(tmp_path, rows) for rows in (1, 64))
     assert many <= LIMIT * one
 
 

@@ -9,8 +9,6 @@ from tiny import Driver, TinyModel, make_engine, save_tiny
 
 from ribbon_server.errors import ModelNotSupported
 from ribbon_server.layers.attention.base import AttentionShape
-from ribbon_server.layers.attention.choice import AttentionChooser, FirstChunk
-from ribbon_server.layers.attention.cpu import NativeAttention
 from ribbon_server.layers.attention.device_choice import DeviceAttentionChooser
 from ribbon_server.layers.registry import REFERENCE
 
@@ -35,12 +33,6 @@ def test_every_run_length_gives_the_logits_of_transformers(chunked: TinyModel, r
 def test_a_group_keeps_one_chunk_and_the_other_everything(chunked: TinyModel) -> None:
     groups = make_engine(chunked.folder).ribbons.groups
     assert [(len(group.layout.layers), group.layout.window) for group in groups] == [(2, CHUNK), (1, None)]
-
-
-def test_the_native_kernel_serves_the_first_chunk() -> None:
-    kernel = AttentionChooser()(AttentionShape(4, 2, 16, 0.25, 0, 0, chunk=CHUNK))
-    assert isinstance(kernel, FirstChunk)
-    assert isinstance(kernel.one_chunk, NativeAttention)
 
 
 @pytest.mark.parametrize(("fields", "what"), [({"chunk": 8}, "chunks of positions"), ({"vectors": 1}, "latent")])

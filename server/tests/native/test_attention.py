@@ -11,6 +11,7 @@ from ribbon_server import _native
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TOLERANCE = {"float32": 2e-5, "bfloat16": 1.2e-2}
+PLAIN = {"softcap": None, "slopes": 0, "sinks": 0, "chunk": None}
 
 
 @dataclass(frozen=True)
@@ -20,34 +21,67 @@ class Shape:
     dim: int
     dtype: str = "float32"
     layers: int = 2
+    vectors: int = 2
+    turned: int | None = None  # numbers of a head; None: all
 
     @property
-    def token_numbers(self) -> int:
-        return self.layers * 2 * self.kv_heads * self.dim
+    def layer_numbers(self) -> int:
+        return self.vectors * self.kv_heads * self.dim
 
     @property
     def stride(self) -> int:
         size = DTYPES[self.dtype].itemsize
-        return -(-self.token_numbers * size // 64) * 64
+        return -(-self.layers * self.layer_numbers * size // 64) * 64
 
     def layer(self, index: int) -> dict[str, object]:
-        offset = index * 2 * self.kv_heads * self.dim * DTYPES[self.dtype].itemsize
         names = {"num_heads": self.heads, "num_kv_heads": self.kv_heads, "head_dim": self.dim, "dtype": self.dtype}
-        return {"kv_offset": offset, **names}
+        return {"kv_offset": index * self.layer_numbers * DTYPES[self.dtype].itemsize, "vectors": self.vectors, **names}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a layer does to scores; see `ScoreRule`."""
+
+    softcap: float | None = None
+    slopes: tuple[float, ...] = ()
+    sinks: tuple[float, ...] = ()
+    chunk: int | None = None
+
+    def columns(self) -> dict[str, torch.Tensor]:
+        return {"slopes": torch.tensor(self.slopes), "sinks": torch.tensor(self.sinks)}
+
+    def bent(self, scores: np.ndarray, distance: np.ndarray) -> np.ndarray:
+        """scores [heads, queries, keys]"""
+        if self.softcap is not None:
+            scores = np.tanh(scores / self.softcap) * self.softcap
+        return scores + np.array(self.slopes)[:, None, None] * distance if self.slopes else scores
+
+    def weights(self, scores: np.ndarray) -> np.ndarray:
+        """Softmax over the keys and the head's sink."""
+        if self.sinks:
+            sinks = np.broadcast_to(np.array(self.sinks)[:, None, None], (*scores.shape[:2], 1))
+            scores = np.concatenate([scores, sinks], axis=-1)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)
+        return weights[..., :-1] if self.sinks else weights
 
 
 def rotate(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
-    """x [tokens, heads, dim]"""
-    first, second = np.split(x, 2, axis=-1)
+    """x [tokens, heads, dim]; cos and sin [tokens, turned / 2]"""
+    half = cos.shape[1]
+    first, second, rest = np.split(x, [half, 2 * half], axis=-1)
     cos, sin = cos[:, None], sin[:, None]
-    return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return np.concatenate([first * cos - second * sin, second * cos + first * sin, rest], axis=-1)
 
 
 class Session:
     """A region and, beside it, every slot's keys and values in float64, as they were stored."""
 
-    def __init__(self, shape: Shape, slot_tokens: int = 1500, slots: int = 8, window: int | None = None) -> None:
+    def __init__(
+        self, shape: Shape, slot_tokens: int = 1500, slots: int = 8, window: int | None = None, rule: Rule = Rule()
+    ) -> None:
         self.shape = shape
+        self.rule = rule
         self.window = window
         self.generators = [torch.Generator().manual_seed(slot) for slot in range(slots)]
         self.region = _native.Region(
@@ -78,14 +112,25 @@ class Session:
         runs = _native.Runs(
             self.region, np.array(list(feeds), np.uint32), starts, np.array(lengths, np.uint32), self.window
         )
-        qkv = self.random(feeds, (shape.heads + 2 * shape.kv_heads) * shape.dim).to(DTYPES[shape.dtype])
-        angles = self.random(feeds, shape.dim // 2) * 6
+        qkv = self.random(feeds, (shape.heads + shape.vectors * shape.kv_heads) * shape.dim).to(DTYPES[shape.dtype])
+        turned = shape.turned or shape.dim
+        angles = self.random(feeds, turned // 2) * 6
         cos, sin = angles.cos(), angles.sin()
         query = torch.empty(total, shape.heads, shape.dim, dtype=qkv.dtype)
         output = torch.full_like(query, float("nan"))
         place = shape.layer(layer)
-        runs.rope_store(qkv=qkv.data_ptr(), query_out=query.data_ptr(), cos=cos.data_ptr(), sin=sin.data_ptr(), **place)
-        runs.attention(query=query.data_ptr(), output=output.data_ptr(), scale=shape.dim**-0.5, **place)
+        runs.rope_store(
+            qkv=qkv.data_ptr(),
+            query_out=query.data_ptr(),
+            cos=cos.data_ptr(),
+            sin=sin.data_ptr(),
+            turned=turned,
+            **place,
+        )
+        columns = self.rule.columns()
+        scores = {"softcap": self.rule.softcap, "chunk": self.rule.chunk}
+        scores |= {name: column.data_ptr() if len(column) else 0 for name, column in columns.items()}
+        runs.attention(query=query.data_ptr(), output=output.data_ptr(), scale=shape.dim**-0.5, **place, **scores)
         expected_query = self.remember(feeds, qkv, cos.double().numpy(), sin.double().numpy())
         np.testing.assert_allclose(query.double().numpy(), expected_query, atol=2e-2 if "b" in shape.dtype else 1e-5)
         return output.double().numpy(), self.reference(feeds, query.double().numpy())
@@ -95,6 +140,7 @@ class Session:
         rows = qkv.double().numpy().reshape(len(qkv), -1, shape.dim)
         query, key, value = np.split(rows, [shape.heads, shape.heads + shape.kv_heads], axis=1)
         key = torch.from_numpy(rotate(key, cos, sin)).float().to(dtype).double().numpy()
+        value = value if shape.vectors == 2 else key
         begin = 0
         for slot, count in feeds.items():
             self.keys[slot] = np.concatenate([self.keys[slot], key[begin : begin + count]])
@@ -112,9 +158,10 @@ class Session:
             own = np.arange(len(keys) - count, len(keys))[:, None]
             token = np.arange(len(keys))[None]
             hidden = (token > own) | (token <= own - (self.window or len(keys)))
-            scores = np.where(hidden[None], -np.inf, scores)
-            weights = np.exp(scores - scores.max(-1, keepdims=True))
-            outputs.append(np.einsum("hqk,khd->qhd", weights / weights.sum(-1, keepdims=True), values))
+            if self.rule.chunk is not None:
+                hidden |= token // self.rule.chunk != own // self.rule.chunk
+            scores = np.where(hidden[None], -np.inf, self.rule.bent(scores, token - own))
+            outputs.append(np.einsum("hqk,khd->qhd", self.rule.weights(scores), values))
             begin += count
         return np.concatenate(outputs)
 
@@ -203,6 +250,49 @@ def test_a_window_that_reaches_into_what_was_given_up_is_refused() -> None:
         _native.Runs(session.region, *columns, 0)
 
 
+RULES = {
+    "softcap": Rule(softcap=1.5),
+    "slopes": Rule(slopes=(0.5, 0.25, 0.125, 0.0625, 0.03, 0.015)),
+    "sinks": Rule(sinks=(3.0, -1.0, 0.0, 6.0, 2.0, -4.0)),
+    "chunks": Rule(chunk=90),
+    "all": Rule(softcap=2.0, slopes=(0.1,) * 6, sinks=(2.0, -2.0) * 3, chunk=200),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.usefixtures("features")
+def test_rules_for_scores(dtype: str, name: str) -> None:
+    session = Session(Shape(heads=6, kv_heads=2, dim=64, dtype=dtype), rule=RULES[name])
+    for slot in (1, 2, 3):
+        session.open(slot)
+    session.check({1: 1, 2: 7, 3: 620})
+    session.check({1: 130, 2: 1, 3: 1})
+    session.check({1: 1, 2: 65, 3: 140})
+    session.check({1: 1, 2: 1, 3: 1})
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.usefixtures("features")
+def test_rules_for_scores_within_a_window(dtype: str) -> None:
+    session = Session(Shape(heads=6, kv_heads=2, dim=32, dtype=dtype), window=70, rule=RULES["all"])
+    session.open(1)
+    for count in (150, 1, 40, 1):
+        session.check({1: count})
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dim", [32, 272, 576])
+@pytest.mark.usefixtures("features")
+def test_one_vector_that_is_key_and_value(dtype: str, dim: int) -> None:
+    session = Session(Shape(heads=16, kv_heads=1, dim=dim, dtype=dtype, vectors=1, turned=24), slot_tokens=700)
+    for slot in (1, 2):
+        session.open(slot)
+    session.check({1: 530, 2: 3})
+    session.check({1: 1, 2: 20})
+    session.check({1: 1, 2: 1})
+
+
 @pytest.mark.usefixtures("features")
 def test_many_query_heads_on_one_key_head() -> None:
     session = Session(Shape(heads=40, kv_heads=1, dim=32, dtype="bfloat16"))
@@ -260,7 +350,7 @@ def test_stale_runs_are_refused() -> None:
     apply(session.region, (CLOSE, 1, 0, 0))
     query = torch.zeros(1, 2, 16)
     with pytest.raises(ValueError, match="slot 1 is not open"):
-        runs.attention(query=query.data_ptr(), output=query.data_ptr(), scale=1.0, **session.shape.layer(0))
+        runs.attention(query=query.data_ptr(), output=query.data_ptr(), scale=1.0, **PLAIN, **session.shape.layer(0))
 
 
 @pytest.mark.parametrize(
@@ -286,7 +376,10 @@ def test_runs_that_cannot_be_are_refused(slots: list[int], starts: list[int], le
     ("change", "message"),
     [
         ({"head_dim": 24}, "head_dim"),
-        ({"head_dim": 272}, "head_dim"),
+        ({"head_dim": 592}, "head_dim"),
+        ({"vectors": 3}, "vectors"),
+        ({"chunk": 0}, "chunk"),
+        ({"softcap": 0.0}, "softcap"),
         ({"num_heads": 5}, "num_heads"),
         ({"num_kv_heads": 0}, "num_heads"),
         ({"kv_offset": 4096}, "kv_offset"),
@@ -301,5 +394,5 @@ def test_shapes_that_cannot_be_are_refused(change: dict[str, object], message: s
     query = torch.zeros(4096)
     with pytest.raises(ValueError, match=message):
         runs.attention(
-            query=query.data_ptr(), output=query.data_ptr(), scale=1.0, **{**session.shape.layer(0), **change}
+            query=query.data_ptr(), output=query.data_ptr(), scale=1.0, **{**PLAIN, **session.shape.layer(0), **change}
         )

@@ -2,6 +2,7 @@
 
 mod pieces;
 mod rows;
+mod rule;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 mod units;
@@ -15,6 +16,7 @@ use crate::tensor::Pieces;
 use crate::threads;
 
 use pieces::{Partials, Piece, memory_len};
+pub use rule::ScoreRule;
 use units::{Unit, Units};
 
 /// What one call computes, whatever the instruction set.
@@ -29,6 +31,10 @@ pub struct Problem<'a, T> {
     pub output: Pieces<T>,
     /// Multiplies every score.
     pub scale: f32,
+    /// What else the layer does to scores.
+    pub rule: ScoreRule<'a>,
+    /// Positions lie in chunks of so many, and a query sees no other than its own; none: one for all.
+    pub chunk: Option<usize>,
 }
 
 /// Keys of one key head of one run: row t begins at `key + t * stride`, its values `value_offset` bytes later.
@@ -48,9 +54,15 @@ impl<T: Element> Problem<'_, T> {
         let head_bytes = self.shape.head_dim * size_of::<T>();
         HeadView {
             key: run.address + self.shape.kv_offset + kv_head * head_bytes,
-            value_offset: self.shape.num_kv_heads * head_bytes,
+            value_offset: (self.shape.vectors - 1) * self.shape.num_kv_heads * head_bytes,
             stride: self.batch.stride_bytes,
         }
+    }
+
+    /// First token that the query at `position` sees.
+    fn first_seen(&self, position: usize) -> usize {
+        let chunk = self.chunk.map_or(0, |chunk| position / chunk * chunk);
+        self.batch.first_seen(position).max(chunk)
     }
 
     /// Where a query row of a key head begins in query and output; rows count tokens × the heads of the group.
@@ -67,7 +79,7 @@ pub fn attention<T: Element>(problem: &Problem<'_, T>) {
         pieces: units,
         merges,
         num_partials,
-    } = Units::new(problem.batch, &problem.shape);
+    } = Units::new(problem);
     let mut memory = vec![0.0; num_partials * Partials::len(&problem.shape)];
     let partials = Partials::new(&mut memory, &problem.shape);
     threads::for_each(units.len(), |index| {

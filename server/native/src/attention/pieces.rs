@@ -9,6 +9,7 @@ use crate::runs::{LayerShape, Run};
 use crate::tensor::Pieces;
 
 use super::rows::{Ahead, BLOCK, Keys, Room, Rows, room_len};
+use super::rule::ScoreRule;
 use super::units::{Merge, Unit};
 use super::{HeadView, Problem};
 
@@ -114,7 +115,13 @@ impl<T: Element> Piece<'_, T> {
             ..
         } = self.problem.shape;
         let (group, run) = (self.problem.shape.group(), self.problem.batch.runs[run]);
-        let visible = vec![keys.0..keys.1; group];
+        let visible = vec![keys.0..run.num_tokens; group];
+        let is_first = keys.0 == self.problem.first_seen(run.num_tokens - 1);
+        let rule = ScoreRule {
+            // One piece of several has the sink.
+            sinks: self.problem.rule.sinks.filter(|_| is_first),
+            ..self.problem.rule
+        };
         let mut memory = Memory::new(self.memory, num_heads, dim);
         self.problem
             .load_query(self.problem.row_start(&run, 0, 0), memory.query);
@@ -129,7 +136,9 @@ impl<T: Element> Piece<'_, T> {
                     first,
                     count,
                 };
-                let (mut rows, room) = memory.rows(head * group..(head + 1) * group, &visible, dim);
+                let heads = head * group..(head + 1) * group;
+                let seen = (&visible[..], rule.heads(heads.clone()));
+                let (mut rows, room) = memory.rows(heads, seen, dim);
                 if first == keys.0 {
                     rows.clear();
                 }
@@ -160,7 +169,7 @@ impl<T: Element> Piece<'_, T> {
             .clone()
             .map(|row| {
                 let position = fed_before + row / group;
-                self.problem.batch.first_seen(position)..position + 1
+                self.problem.first_seen(position)..position + 1
             })
             .collect();
         let (begin, last) = match (visible.first(), visible.last()) {
@@ -175,7 +184,10 @@ impl<T: Element> Piece<'_, T> {
                 &mut memory.query[index * dim..][..dim],
             );
         }
-        let (mut rows, room) = memory.rows(0..count, &visible, dim);
+        let heads = range.clone().map(|row| kv_head * group + row % group);
+        let gathered = self.problem.rule.gathered(heads);
+        let seen = (&visible[..], gathered.rule());
+        let (mut rows, room) = memory.rows(0..count, seen, dim);
         rows.clear();
         for first in (begin..last).step_by(BLOCK) {
             // SAFETY: the batch was checked against the region, so the keys are mapped; the rest is the caller's promise.
@@ -201,7 +213,8 @@ impl<T: Element> Problem<'_, T> {
     fn ahead(&self, run: &Run, first: usize, tokens: usize) -> Ahead {
         let stride = self.batch.stride_bytes;
         let address = run.address + self.shape.kv_offset + first * stride;
-        let bytes = 2 * self.shape.num_kv_heads * self.shape.head_dim * size_of::<T>();
+        let bytes =
+            self.shape.vectors * self.shape.num_kv_heads * self.shape.head_dim * size_of::<T>();
         Ahead {
             address,
             stride,
@@ -254,13 +267,15 @@ impl<'a> Memory<'a> {
     fn rows<'b>(
         &'b mut self,
         range: Range<usize>,
-        visible: &'b [Range<usize>],
+        seen: (&'b [Range<usize>], ScoreRule<'b>),
         dim: usize,
     ) -> (Rows<'b>, &'b mut Room<'a>) {
+        let (visible, rule) = seen;
         let numbers = range.start * dim..range.end * dim;
         let rows = Rows {
             query: &self.query[numbers.clone()],
             visible,
+            rule,
             highest: &mut self.highest[range.clone()],
             total: &mut self.total[range],
             sums: &mut self.sums[numbers],

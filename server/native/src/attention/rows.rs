@@ -7,6 +7,7 @@ use crate::element::Element;
 use crate::lanes::{LANES, Lanes};
 
 use super::HeadView;
+use super::rule::ScoreRule;
 
 /// Keys that are weighed together.
 pub const BLOCK: usize = 64;
@@ -17,6 +18,8 @@ pub struct Rows<'a> {
     pub query: &'a [f32],
     /// Keys a row sees: from the first of its window to its own.
     pub visible: &'a [Range<usize>],
+    /// What is done to their scores, by row.
+    pub rule: ScoreRule<'a>,
     /// Highest score so far.
     pub highest: &'a mut [f32],
     /// Sum of weights so far.
@@ -121,8 +124,9 @@ struct Wide {
 impl Rows<'_> {
     /// Forgets everything gathered.
     pub fn clear(&mut self) {
-        self.highest.fill(f32::NEG_INFINITY);
-        self.total.fill(0.0);
+        for row in 0..self.visible.len() {
+            (self.highest[row], self.total[row]) = self.rule.start(row);
+        }
         self.sums.fill(0.0);
     }
 
@@ -140,7 +144,7 @@ impl Rows<'_> {
                 let end = self.visible[row].end.saturating_sub(keys.first);
                 self.weigh::<L>(
                     row,
-                    wide,
+                    (wide, keys.first),
                     begin..end.min(keys.count),
                     &mut room.weights[row * BLOCK..][..BLOCK],
                     &mut room.ahead,
@@ -159,7 +163,7 @@ impl Rows<'_> {
     unsafe fn weigh<L: Lanes>(
         &mut self,
         row: usize,
-        keys: Wide,
+        keys: (Wide, usize),
         seen: Range<usize>,
         weights: &mut [f32],
         ahead: &mut Ahead,
@@ -170,12 +174,18 @@ impl Rows<'_> {
             return;
         }
         let query = &self.query[row * self.dim..][..self.dim];
+        let (keys, first_key) = keys;
         // SAFETY: 16 floats at each multiple of 16 below BLOCK lie in `weights`; the rest is the caller's promise.
         unsafe {
             let mut top = L::splat(f32::NEG_INFINITY);
             for first in (0..count).step_by(LANES) {
-                let mut scores = scores::<L>(query, keys, first, ahead)
-                    .keep_first(count - first, f32::NEG_INFINITY);
+                let mut scores: L = scores(query, keys, first, ahead);
+                if self.rule.bends() {
+                    let own = self.visible[row].end - 1;
+                    let distance = (first_key + first) as f32 - own as f32;
+                    scores = self.rule.bend_keys(scores, row, distance);
+                }
+                scores = scores.keep_first(count - first, f32::NEG_INFINITY);
                 scores.store(weights.as_mut_ptr().add(first));
                 if first < seen.start {
                     weights[first..seen.start.min(first + LANES)].fill(f32::NEG_INFINITY);

@@ -11,7 +11,7 @@ use crate::amx::{TILE, Tiles, tile_load, tile_multiply, tile_store, tile_zero};
 use crate::lanes::{Avx512, Lanes};
 use crate::runs::{LayerShape, Run};
 
-use super::{HeadView, Problem};
+use super::{HeadView, Problem, ScoreRule};
 
 /// Keys of a block.
 const KEYS: usize = 64;
@@ -23,13 +23,16 @@ type Vector = Avx512<true>;
 
 /// Whether a layer's heads fit the tiles.
 pub fn fits(shape: &LayerShape, scale: f32) -> bool {
-    shape.head_dim.is_multiple_of(STEP) && shape.head_dim <= 128 && scale > 0.0
+    shape.head_dim.is_multiple_of(STEP)
+        && shape.head_dim <= 128
+        && scale > 0.0
+        && shape.vectors == 2
 }
 
 /// Floats of working memory for `rows` query rows.
 pub fn memory_len(shape: &LayerShape, rows: usize) -> usize {
     let (groups, dim) = (rows.div_ceil(TILE), shape.head_dim);
-    groups * (TILE * dim / 2 + TILE * dim + 4 * TILE) + KEYS * dim + KEYS * TILE + KEYS * TILE / 2
+    groups * (TILE * dim / 2 + TILE * dim + 5 * TILE) + KEYS * dim + KEYS * TILE + KEYS * TILE / 2
 }
 
 /// Sixteen query rows and what they have gathered.
@@ -44,6 +47,20 @@ struct Group<'a> {
     visible: &'a mut [f32],
     /// First token that each row sees, likewise.
     begins: &'a mut [f32],
+    /// Each row's slope, for scores in units of log2.
+    slopes: &'a mut [f32],
+}
+
+/// What a group does to the scores of a block.
+struct Scoring<'a> {
+    /// The block's first key.
+    first: usize,
+    /// Whether some row does not see all of it.
+    hides: bool,
+    /// Brings scores to units of log2.
+    factor: f32,
+    /// What else is done to them; its columns are in the groups.
+    rule: ScoreRule<'a>,
 }
 
 /// A block of keys and values, packed for the tiles, and the working memory of one group.
@@ -95,6 +112,7 @@ impl Chunk<'_> {
                 total: part(TILE),
                 visible: part(TILE),
                 begins: part(TILE),
+                slopes: part(TILE),
             };
             // SAFETY: this function's instruction set.
             unsafe { self.start(&mut group, first) };
@@ -119,10 +137,13 @@ impl Chunk<'_> {
                     let row = self.rows.start + index * TILE;
                     let last_row = (row + TILE).min(self.rows.end) - 1;
                     if first < self.visible(last_row) && first + KEYS > self.begin(row) {
-                        let factor = self.problem.scale * LOG2_E;
-                        let hides =
-                            first + KEYS > self.visible(row) || first < self.begin(last_row);
-                        group.gather(&mut block, (first, hides), factor, dim);
+                        let scoring = Scoring {
+                            first,
+                            hides: first + KEYS > self.visible(row) || first < self.begin(last_row),
+                            factor: self.problem.scale * LOG2_E,
+                            rule: self.problem.rule,
+                        };
+                        group.gather(&mut block, &scoring, dim);
                     }
                 }
             }
@@ -138,7 +159,7 @@ impl Chunk<'_> {
     }
 
     fn begin(&self, row: usize) -> usize {
-        self.problem.batch.first_seen(self.visible(row) - 1)
+        self.problem.first_seen(self.visible(row) - 1)
     }
 
     /// Where row `index` of the group at `first` lies; rows past the end repeat the last.
@@ -154,13 +175,15 @@ impl Chunk<'_> {
     unsafe fn start(&self, group: &mut Group<'_>, first: usize) {
         let dim = self.problem.shape.head_dim;
         group.sums.fill(0.0);
-        group.total.fill(0.0);
-        group.highest.fill(LOWEST);
-        let seen = group.visible.iter_mut().zip(group.begins.iter_mut());
-        for (index, (visible, begin)) in seen.enumerate() {
+        let heads = self.problem.shape.group();
+        for index in 0..TILE {
             let row = (first + index).min(self.rows.end - 1);
-            *visible = f32::from_bits(self.visible(row) as u32);
-            *begin = f32::from_bits(self.begin(row) as u32);
+            let head = self.kv_head * heads + row % heads;
+            let (highest, total) = self.problem.rule.start(head);
+            (group.highest[index], group.total[index]) = (highest.max(LOWEST), total);
+            group.slopes[index] = self.problem.rule.slope(head);
+            group.visible[index] = f32::from_bits(self.visible(row) as u32);
+            group.begins[index] = f32::from_bits(self.begin(row) as u32);
         }
         for step in 0..dim / STEP {
             let mut rows = [_mm512_setzero_si512(); TILE];
@@ -260,22 +283,20 @@ impl Block<'_> {
 }
 
 impl Group<'_> {
-    /// Gathers a block. `place` is its first key and whether some row does not see all of it.
+    /// Gathers a block.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]
-    unsafe fn gather(
-        &mut self,
-        block: &mut Block<'_>,
-        place: (usize, bool),
-        factor: f32,
-        dim: usize,
-    ) {
+    unsafe fn gather(&mut self, block: &mut Block<'_>, scoring: &Scoring<'_>, dim: usize) {
         // SAFETY: tiles are configured; all slices hold what their shapes say.
         unsafe {
             self.scores(block, dim);
-            if place.1 {
-                self.hide(block, place.0);
+            let bends = scoring.rule.bends();
+            if bends {
+                self.bend(block, scoring);
             }
-            self.weigh(block, factor, dim);
+            if scoring.hides {
+                self.hide(block, scoring.first);
+            }
+            self.weigh(block, if bends { 1.0 } else { scoring.factor }, dim);
             for unit in (0..dim).step_by(STEP) {
                 self.add_values(block, unit, dim);
             }
@@ -309,6 +330,25 @@ impl Group<'_> {
             tile_store!(1, scores.add(TILE * TILE), 64usize);
             tile_store!(2, scores.add(2 * TILE * TILE), 64usize);
             tile_store!(3, scores.add(3 * TILE * TILE), 64usize);
+        }
+    }
+
+    /// Scores in units of log2, bent by the rule.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]
+    unsafe fn bend(&self, block: &mut Block<'_>, scoring: &Scoring<'_>) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let slopes = Vector::load(self.slopes.as_ptr());
+            let factor = Vector::splat(scoring.factor);
+            // `visible` ends behind a row's own token.
+            let visible = _mm512_loadu_si512(self.visible.as_ptr().cast());
+            let own = Vector::from_counts(visible).sub(Vector::splat(1.0));
+            for key in 0..KEYS {
+                let at = block.scores.as_mut_ptr().add(key * TILE);
+                let distances = Vector::splat((scoring.first + key) as f32).sub(own);
+                let scores = Vector::load(at).mul(factor);
+                scoring.rule.bend_rows(scores, slopes, distances).store(at);
+            }
         }
     }
 

@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use crate::runs::{Batch, LayerShape};
+use crate::element::Element;
+
+use super::Problem;
 
 /// Keys of one piece of a decode: long sequences become several pieces, whatever the batch, so that their sums are the
 /// same in every batch.
@@ -53,11 +55,14 @@ pub struct Units {
 
 impl Units {
     /// Cuts a batch.
-    pub fn new(batch: &Batch, shape: &LayerShape) -> Self {
-        let mut all = Self::default();
-        for (index, run) in batch.runs.iter().enumerate() {
+    pub fn new<T: Element>(problem: &Problem<'_, T>) -> Self {
+        let (mut all, shape) = (Self::default(), &problem.shape);
+        for (index, run) in problem.batch.runs.iter().enumerate() {
             match run.num_queries {
-                1 => all.add_decode(index, batch.first_seen(run.num_tokens - 1)..run.num_tokens),
+                1 => all.add_decode(
+                    index,
+                    problem.first_seen(run.num_tokens - 1)..run.num_tokens,
+                ),
                 queries => all.add_chunk(index, queries * shape.group(), shape.num_kv_heads),
             }
         }

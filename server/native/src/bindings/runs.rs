@@ -6,11 +6,11 @@ use half::bf16;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::attention::{self, Problem};
+use crate::attention::{self, Problem, ScoreRule};
 use crate::bindings::arguments::{Column, keyword_record};
 use crate::bindings::region::Region;
 use crate::element::{DType, Element};
-use crate::error::NativeError;
+use crate::error::{NativeError, invalid};
 use crate::region;
 use crate::rope::{self, RopeStore};
 use crate::runs::{Batch, LayerShape};
@@ -31,10 +31,12 @@ keyword_record!(
         query_out: usize,
         cos: usize,
         sin: usize,
+        turned: usize,
         kv_offset: usize,
         num_heads: usize,
         num_kv_heads: usize,
         head_dim: usize,
+        vectors: usize,
         dtype: DType,
     }
 );
@@ -48,7 +50,12 @@ keyword_record!(
         num_heads: usize,
         num_kv_heads: usize,
         head_dim: usize,
+        vectors: usize,
         scale: f32,
+        softcap: Option<f32>,
+        slopes: usize,
+        sinks: usize,
+        chunk: Option<usize>,
         dtype: DType,
     }
 );
@@ -74,10 +81,16 @@ impl Runs {
         given: &RopeArguments,
     ) -> Result<(), NativeError> {
         let (tokens, dim) = (self.batch.num_queries, shape.head_dim);
-        let width = (shape.num_heads + 2 * shape.num_kv_heads) * dim;
+        if given.turned > dim || !given.turned.is_multiple_of(2) {
+            return invalid(format!(
+                "turned is {}; it must be even and at most head_dim, which is {dim}",
+                given.turned
+            ));
+        }
+        let width = (shape.num_heads + shape.vectors * shape.num_kv_heads) * dim;
         // SAFETY: the caller passes tensors of the documented shapes and keeps them alive and unchanged for the call.
         let (qkv, cos, sin) = unsafe {
-            let angles = tokens * dim / 2;
+            let angles = tokens * given.turned / 2;
             let qkv = Address(given.qkv).slice::<T>(tokens * width, "qkv")?;
             (
                 qkv,
@@ -94,6 +107,7 @@ impl Runs {
             shape,
             qkv,
             query_out: Pieces::new(query_out),
+            turned: given.turned,
             cos,
             sin,
         });
@@ -117,8 +131,31 @@ impl Runs {
             query,
             output,
             scale: given.scale,
+            rule: given.rule()?,
+            chunk: given.chunk,
         });
         Ok(())
+    }
+}
+
+impl AttentionArguments {
+    fn rule(&self) -> Result<ScoreRule<'_>, NativeError> {
+        let column = |address: usize, name: &'static str| match address {
+            0 => Ok(None),
+            // SAFETY: the caller passes float32 [heads] and keeps it alive and unchanged for the call.
+            _ => unsafe { Address(address).slice(self.num_heads, name) }.map(Some),
+        };
+        if self.chunk == Some(0) {
+            return invalid("chunk is 0; a query sees at least its own position");
+        }
+        if self.softcap.is_some_and(|softcap| softcap <= 0.0) {
+            return invalid("softcap must be above 0");
+        }
+        Ok(ScoreRule {
+            softcap: self.softcap,
+            slopes: column(self.slopes, "slopes")?,
+            sinks: column(self.sinks, "sinks")?,
+        })
     }
 }
 
@@ -162,6 +199,7 @@ impl Runs {
             num_heads,
             num_kv_heads,
             head_dim,
+            vectors,
             dtype,
             ..
         } = given;
@@ -170,6 +208,7 @@ impl Runs {
             num_heads,
             num_kv_heads,
             head_dim,
+            vectors,
             dtype,
         };
         let work = || match dtype {
@@ -187,6 +226,7 @@ impl Runs {
             num_heads,
             num_kv_heads,
             head_dim,
+            vectors,
             dtype,
             ..
         } = given;
@@ -195,6 +235,7 @@ impl Runs {
             num_heads,
             num_kv_heads,
             head_dim,
+            vectors,
             dtype,
         };
         let work = || match dtype {

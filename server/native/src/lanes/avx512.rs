@@ -31,6 +31,16 @@ pub unsafe fn run_bf16<K: Kernel>(kernel: K) -> K::Output {
 }
 
 impl Avx512<true> {
+    /// Whole numbers of 32 bits as floats.
+    ///
+    /// # Safety
+    /// The processor has AVX-512 F.
+    #[inline(always)]
+    pub unsafe fn from_counts(counts: __m512i) -> Self {
+        // SAFETY: the caller's promise.
+        Self(unsafe { _mm512_cvtepi32_ps(counts) })
+    }
+
     /// Writes pairs (even lane i, odd lane i) as bfloat16: 64 bytes.
     ///
     /// # Safety

@@ -18,7 +18,9 @@ class ScoreRule:
     """What some models do to attention scores, in this order. Equal only to itself."""
 
     softcap: float | None = None  # scores become softcap * tanh(scores / softcap). https://arxiv.org/abs/2408.00118
-    slopes: Tensor | None = None  # float32 [heads], times the key's position. https://arxiv.org/abs/2108.12409
+    slopes: Tensor | None = (
+        None  # float32 [heads], times the key's distance from the query. https://arxiv.org/abs/2108.12409
+    )
     sinks: Tensor | None = (
         None  # float32 [heads]: one more score in each softmax, without a value. https://arxiv.org/abs/2508.10925
     )

@@ -2,17 +2,16 @@
 
 from torch import Tensor
 
-from ribbon_server.layers.attention.base import PLAIN, AttentionShape, ForwardContext
+from ribbon_server.layers.attention.base import AttentionShape, ForwardContext
 from ribbon_server.layers.dtypes import dtype_name
 
 HEAD_DIM_STEP = 16  # the kernel's vectors
-LARGEST_HEAD_DIM = 256
+LARGEST_HEAD_DIM = 576
 
 
 def is_built_for(shape: AttentionShape) -> bool:
-    """Whether the native kernel takes heads of this size and scores of this rule."""
-    fits = shape.head_dim % HEAD_DIM_STEP == 0 and shape.head_dim <= LARGEST_HEAD_DIM and shape.vectors > 1
-    return fits and shape.chunk is None and shape.rule is PLAIN
+    """Whether the native kernel takes heads of this size."""
+    return shape.head_dim % HEAD_DIM_STEP == 0 and shape.head_dim <= LARGEST_HEAD_DIM
 
 
 class NativeAttention:
@@ -21,11 +20,18 @@ class NativeAttention:
     def __init__(self, shape: AttentionShape) -> None:
         """Takes the layer's geometry."""
         self.shape = shape
+        self._geometry = {
+            "kv_offset": shape.kv_offset,
+            "num_heads": shape.num_heads,
+            "num_kv_heads": shape.num_kv_heads,
+            "head_dim": shape.head_dim,
+            "vectors": shape.vectors,
+        }
+        self._slopes, self._sinks = _address(shape.rule.slopes), _address(shape.rule.sinks)
 
     def __call__(self, qkv: Tensor, context: ForwardContext, query: Tensor, output: Tensor) -> None:
         """See AttentionLayer."""
-        shape = self.shape
-        dtype = dtype_name(qkv.dtype)
+        shape, dtype = self.shape, dtype_name(qkv.dtype)
         cos, sin = context.rotations[shape.rotary]
         runs = context.runs[shape.group]
         runs.rope_store(
@@ -33,19 +39,23 @@ class NativeAttention:
             query_out=query.data_ptr(),
             cos=cos.data_ptr(),
             sin=sin.data_ptr(),
-            kv_offset=shape.kv_offset,
-            num_heads=shape.num_heads,
-            num_kv_heads=shape.num_kv_heads,
-            head_dim=shape.head_dim,
+            turned=2 * cos.shape[1],
             dtype=dtype,
+            **self._geometry,
         )
         runs.attention(
             query=query.data_ptr(),
             output=output.data_ptr(),
-            kv_offset=shape.kv_offset,
-            num_heads=shape.num_heads,
-            num_kv_heads=shape.num_kv_heads,
-            head_dim=shape.head_dim,
             scale=shape.scale,
+            softcap=shape.rule.softcap,
+            slopes=self._slopes,
+            sinks=self._sinks,
+            chunk=shape.chunk,
             dtype=dtype,
+            **self._geometry,
         )
+
+
+def _address(column: Tensor | None) -> int:
+    """Of float32 [heads], which the layer's shape keeps alive; 0 for none."""
+    return 0 if column is None else column.data_ptr()

@@ -61,7 +61,8 @@ class ReferenceAttention:
         group = shape.num_heads // shape.num_kv_heads
         q = query.view(len(query), shape.num_kv_heads, group, shape.head_dim).float()
         scores = torch.einsum("qkgd,tkd->kgqt", q, kv[:, 0].float()) * shape.scale
-        scores = self._ruled(scores, token).masked_fill_(~self._seen(token[-len(query) :, None], token), float("-inf"))
+        own = token[-len(query) :, None]
+        scores = self._ruled(scores, token - own).masked_fill_(~self._seen(own, token), float("-inf"))
         weights = self._weights(scores)
         return torch.einsum("kgqt,tkd->qkgd", weights, kv[:, -1].float()).reshape(query.shape)
 
@@ -74,13 +75,12 @@ class ReferenceAttention:
             seen &= token // shape.chunk == own // shape.chunk
         return seen
 
-    def _ruled(self, scores: Tensor, token: Tensor) -> Tensor:
-        """scores [kv_heads, group, queries, keys] of consecutive keys; where the first one stands matters to no softmax."""
+    def _ruled(self, scores: Tensor, distance: Tensor) -> Tensor:
+        """scores [kv_heads, group, queries, keys]; distance [queries, keys] of each key from the query."""
         rule = self.shape.rule
         if rule.softcap is not None:
             scores = torch.tanh(scores / rule.softcap) * rule.softcap
         if rule.slopes is not None:
-            distance = (token - token[-1]).float()
             scores = scores + rule.slopes.view(*scores.shape[:2], 1, 1) * distance
         return scores
 
