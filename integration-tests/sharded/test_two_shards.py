@@ -20,5 +20,6 @@ def test_32_at_once_on_two_shards_equal_transformers(serve: Serve, demo_model: P
     info, of_one = (json.loads(served.get("/info")) for served in (sharded, demo_server))
     assert sharded.shard(0).pid != sharded.shard(1).pid
     assert (info["num_shard"], of_one["num_shard"]) == (2, 1)
+    assert of_one["model_code"] == "ribbon"
     assert info["max_total_tokens"] == of_one["max_total_tokens"]
     assert sharded.stop() == 0

@@ -65,6 +65,8 @@ pub struct ShardDescription {
     pub max_total_tokens: u32,
     /// Shards that hold the model together.
     pub num_shards: u32,
+    /// Whether transformers' own model code runs, attending over ribbons, instead of Ribbon's.
+    pub runs_bridge: bool,
     /// Longest step seen while warming up.
     pub slowest_step: Duration,
     /// Resolved revision of a Hub model.

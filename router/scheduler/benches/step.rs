@@ -45,6 +45,7 @@ fn description(slots: u32, slot_tokens: u32) -> ShardDescription {
         max_batch_prefill_tokens: 4096,
         max_total_tokens: slot_tokens,
         num_shards: 1,
+        runs_bridge: false,
         slowest_step: Duration::from_millis(100),
         revision: None,
     }

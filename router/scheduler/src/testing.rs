@@ -33,6 +33,7 @@ pub(crate) fn description() -> ShardDescription {
         max_batch_prefill_tokens: 64,
         max_total_tokens: 512,
         num_shards: 1,
+        runs_bridge: false,
         slowest_step: Duration::from_millis(64),
         revision: None,
     }

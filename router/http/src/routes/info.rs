@@ -28,6 +28,8 @@ struct Info {
     max_input_tokens: u32,
     max_total_tokens: u32,
     num_shard: u32,
+    /// Whose code runs the model: `ribbon`, or `transformers` where the bridge does.
+    model_code: &'static str,
     validation_workers: usize,
     max_client_batch_size: usize,
     router: &'static str,
@@ -53,6 +55,11 @@ async fn info(State(state): State<AppState>) -> Result<Json<Info>, NativeError> 
         max_input_tokens: limits.max_input_tokens,
         max_total_tokens: limits.max_total_tokens,
         num_shard: model.description.num_shards,
+        model_code: if model.description.runs_bridge {
+            "transformers"
+        } else {
+            "ribbon"
+        },
         validation_workers: settings.validation_workers,
         max_client_batch_size: settings.max_client_batch_size,
         router: "text-generation-router",

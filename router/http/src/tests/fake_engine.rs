@@ -231,6 +231,7 @@ impl Engine for FakeEngine {
                 max_batch_prefill_tokens: 512,
                 max_total_tokens: limits.max_total_tokens,
                 num_shards: 1,
+                runs_bridge: false,
                 slowest_step: Duration::from_millis(1),
                 revision: None,
             })

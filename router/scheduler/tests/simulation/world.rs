@@ -413,6 +413,7 @@ fn description(setup: Setup) -> ShardDescription {
         max_batch_prefill_tokens: setup.budget,
         max_total_tokens: setup.longest,
         num_shards: 1,
+        runs_bridge: false,
         slowest_step: Duration::from_millis(60),
         revision: None,
     }

@@ -8,6 +8,8 @@ use crate::{ShardError, client::Place, wire};
 
 /// One number of a byte is left for "none" on the shard's side.
 const MAX_GROUPS: usize = 255;
+/// The ability of a shard that runs transformers' own model code.
+const BRIDGE: &str = "bridge";
 
 /// Checks, before the shard is warmed up, that this router can drive it.
 pub(crate) fn check(
@@ -64,6 +66,7 @@ pub(crate) fn description(warm: wire::WarmupResponse) -> Result<ShardDescription
         max_batch_prefill_tokens: warm.max_batch_prefill_tokens,
         max_total_tokens: warm.max_total_tokens,
         num_shards: shard.world_size,
+        runs_bridge: shard.abilities.iter().any(|ability| ability == BRIDGE),
         slowest_step: Duration::from_nanos(warm.slowest_step_ns),
         revision: Some(shard.revision).filter(|revision| !revision.is_empty()),
     })
