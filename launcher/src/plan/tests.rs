@@ -1,3 +1,5 @@
+use clap::CommandFactory;
+
 use super::*;
 use crate::args;
 
@@ -172,6 +174,82 @@ fn each_flag_reaches_its_process() {
             text(arguments.clone()).contains(&(*expected).to_owned()),
             "{words:?}: {arguments:?}"
         );
+    }
+}
+
+/// What a plan says.
+type Says = fn(&LaunchPlan) -> bool;
+
+/// Words of a command line that the launcher itself obeys, and what the plan says then.
+const OWN: &[(&[&str], Says)] = &[
+    (&["--huggingface-hub-cache", "/cache"], |plan| {
+        plan.hub_cache.as_deref() == Some("/cache")
+    }),
+    (&["--num-shard", "2"], |plan| plan.num_shards == 2),
+    (&["--startup-timeout", "9.5"], |plan| {
+        plan.startup_timeout == Duration::from_millis(9500)
+    }),
+    (&["--graceful-termination-timeout", "9"], |plan| {
+        plan.graceful_timeout == Duration::from_secs(9)
+    }),
+    (&["--drain-grace", "0.5"], |plan| {
+        plan.drain_grace == Duration::from_millis(500)
+    }),
+    (&["--router-timeout", "9"], |plan| {
+        plan.router_timeout == Duration::from_secs(9)
+    }),
+    (&["--shard-uds-path", "/run/s"], |plan| {
+        plan.socket_prefix.as_deref() == Some("/run/s")
+    }),
+    (&["--api-key", "one"], |plan| {
+        plan.api_keys == Some(Secret("one".to_owned()))
+    }),
+    (&["--max-batch-total-tokens", "9000"], |plan| {
+        plan.warnings.len() == 1
+    }),
+    (&["--waiting-served-ratio", "1.2"], |plan| {
+        plan.warnings.len() == 1
+    }),
+    (&["--max-waiting-tokens", "20"], |plan| {
+        plan.warnings.len() == 1
+    }),
+];
+
+/// Flags that change no plan, and why.
+const WITHOUT_PLAN: &[(&str, &str)] = &[
+    ("usage-stats", "nothing is reported, whatever it says"),
+    ("env", "`main` prints what the machine is"),
+    ("help", "clap's"),
+    ("version", "clap's"),
+];
+
+#[test]
+fn each_flag_of_the_launcher_changes_its_plan() {
+    let unchanged = plan(&[]);
+    for (number, (words, holds)) in OWN.iter().enumerate() {
+        assert!(holds(&plan(words)), "{words:?}");
+        assert!(!holds(&unchanged), "row {number} holds without its flag");
+    }
+}
+
+#[test]
+fn no_flag_is_without_a_row() {
+    let passed_on = FLAGS.iter().flat_map(|(words, ..)| words.iter());
+    let obeyed = OWN.iter().flat_map(|(words, _)| words.iter());
+    let proven: Vec<&str> = passed_on
+        .chain(obeyed)
+        .filter_map(|word| word.strip_prefix("--"))
+        .chain(WITHOUT_PLAN.iter().map(|(name, _)| *name))
+        .collect();
+    let mut command = Args::command();
+    command.build();
+    let flags: Vec<&str> = command
+        .get_arguments()
+        .filter_map(clap::Arg::get_long)
+        .collect();
+    assert!(flags.len() > WITHOUT_PLAN.len() + OWN.len(), "{flags:?}");
+    for flag in flags {
+        assert!(proven.contains(&flag), "--{flag} has no row");
     }
 }
 
