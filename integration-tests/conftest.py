@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ROOT / "integration-tests"
-sys.path[:0] = [str(ROOT / "benchmarks"), str(TESTS / "reference"), str(TESTS / "soak")]
+sys.path[:0] = [str(ROOT / "benchmarks"), *(str(TESTS / room) for room in ("reference", "http", "soak"))]
 
 import torch  # noqa: E402
 from asking import Serve  # noqa: E402

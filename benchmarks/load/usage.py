@@ -18,6 +18,9 @@ from load.served import Served
 
 POLL_SECONDS = 0.25
 
+# What sequences hold; cached pages belong to nobody.
+HELD = (("ribbon_kv_pages", 'state="live"'), ("ribbon_kv_pages", 'state="shared"'), ("ribbon_slots", 'state="used"'))
+
 
 def pss_bytes(pid: int) -> int:
     """Memory of a process with shared pages counted by share: the sum of Pss in smaps_rollup (design §3)."""
@@ -38,10 +41,7 @@ def wait_released(served: Served, seconds: float = 60.0) -> float:
     begin = time.monotonic()
     while True:
         text = served.get("/metrics")
-        used = {
-            name: metric(text, name, labels)
-            for name, labels in (("ribbon_kv_pages", 'state="live"'), ("ribbon_slots", 'state="used"'))
-        }
+        used = {f"{name}{{{labels}}}": metric(text, name, labels) for name, labels in HELD}
         if not any(used.values()):
             return time.monotonic() - begin
         if time.monotonic() - begin > seconds:

@@ -19,7 +19,7 @@ from contract_rules import (
     without,
 )
 
-INFO = {
+INFO_KEYS = {  # TGI's
     "model_id",
     "model_sha",
     "model_pipeline_tag",
@@ -77,7 +77,7 @@ def facts() -> Iterator[Rule]:
     yield Rule(8, "GET /info", "x-headers", "none", plain)
     for method, path in (("GET", "/v2"), ("GET", "/v2/health/live"), ("POST", "/v2/models/m/versions/1/infer")):
         yield Rule(1, f"{method} {path}", "path", "KServe is not built, as by default", (status(404),))
-    yield Rule(14, "GET /info", "answer", "has TGI's keys", (body(lambda info: set(info) >= INFO),))
+    yield Rule(14, "GET /info", "answer", "has TGI's keys", (body(lambda info: set(info) >= INFO_KEYS),))
     yield Rule(
         14, "GET /info", "router", "says TGI's name", (body(lambda info: info["router"] == "text-generation-router"),)
     )

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from pathlib import Path
 
 import pytest
-from asking import Ask, all_at_once
+from asking import Ask, all_at_once, as_run, eos_ids
+from bad_input import ROWS, Row
 from load.client import exchange
 from load.served import Served
+from margin import Reference
+from model_tokenizer import Prompts
+from scores import Parameters
 
-sys.path.append(str(Path(__file__).parent))
-
-from bad_input import ROWS, Row
-
+NEIGHBOURS = 8
+NEIGHBOUR_TOKENS = 200
 GOOD = {"inputs": "hello", "parameters": {"max_new_tokens": 4}}
 
 
@@ -37,12 +38,37 @@ def test_the_server_serves_after_all_of_them(tiny_server: Served) -> None:
     assert tiny_server.status("/health") == 200
 
 
-def test_a_bad_request_does_not_touch_its_neighbours(tiny_server: Served) -> None:
-    asks = [Ask("hello there", 200, stops_at_eos=False)] * 8
-    alone = [answer.token_ids for answer in all_at_once(tiny_server.base, asks[:1])]
-    sender = threading.Thread(target=lambda: [row.send(tiny_server.base) for row in ROWS])
+def neighbours(prompts: Prompts) -> list[Ask]:
+    """Streams of different prompts, half of them sampled."""
+    return [
+        Ask(
+            prompts.text(3 + number),
+            NEIGHBOUR_TOKENS,
+            Parameters(do_sample=True, temperature=0.8, seed=number) if number % 2 else Parameters(),
+            stops_at_eos=False,
+        )
+        for number in range(NEIGHBOURS)
+    ]
+
+
+def test_bad_requests_do_not_touch_their_neighbours(tiny_server: Served, tiny_model: Path) -> None:
+    prompts, streams_ended = Prompts(tiny_model, seed=6), threading.Event()
+    asks = neighbours(prompts)
+
+    def disturb() -> None:
+        while not streams_ended.is_set():
+            for row in ROWS:
+                row.send(tiny_server.base)
+
+    sender = threading.Thread(target=disturb)
     sender.start()
-    answers = all_at_once(tiny_server.base, asks)
-    sender.join()
-    assert all(answer.error is None and len(answer.token_ids) == 200 for answer in answers)
-    assert answers[0].token_ids[:20] == alone[0][:20]
+    try:
+        answers = all_at_once(tiny_server.base, asks)
+    finally:
+        streams_ended.set()
+        sender.join()
+    runs = [
+        as_run(ask, answer, prompts, eos_ids(tiny_model), f"neighbour {number}")
+        for number, (ask, answer) in enumerate(zip(asks, answers, strict=True))
+    ]
+    Reference(tiny_model).judge(runs).check("beside bad requests")

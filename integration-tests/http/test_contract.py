@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
-from load.client import Reply
-from load.served import Served
-
-sys.path.append(str(Path(__file__).parent))
-
 from contract_differences import DIFFERENCES, ELSEWHERE, exists, listed
 from contract_rules import Rule, replies, rules
+from load.client import Reply
+from load.served import Served
 
 RULES = list(rules())
 

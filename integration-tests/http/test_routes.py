@@ -4,28 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from contract_others import INFO_KEYS
 from load.client import exchange
 from load.metrics_text import metric, samples
 from load.served import Served
 from load.usage import wait_released
 from model_tokenizer import Prompts
 
-INFO_KEYS = {
-    "model_id",
-    "model_sha",
-    "model_pipeline_tag",
-    "max_concurrent_requests",
-    "max_best_of",
-    "max_stop_sequences",
-    "max_input_tokens",
-    "max_total_tokens",
-    "validation_workers",
-    "max_client_batch_size",
-    "router",
-    "version",
-    "sha",
-    "docker_label",
-}
 TIME_HEADERS = ("x-total-time", "x-validation-time", "x-queue-time", "x-inference-time", "x-time-per-token")
 MOST_METRIC_LINES = 1_500  # a scrape costs less than a millisecond with so many
 
