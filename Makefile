@@ -13,7 +13,7 @@ NATIVE := server/ribbon_server/_native.abi3.so
 PYTEST := $(BIN)/python -m pytest
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: serve test contract test-long setup proto native build build-release fmt lint check integration bench bench-stall bench-memory bench-prefix bench-overload bench-queue bench-idle bench-loading bench-shards bench-grammar bench-router gpu-check demo-train demo-eval docs docker clean help
+.PHONY: serve test contract test-long setup proto native build build-release fmt lint check integration bench bench-stall bench-memory bench-prefix bench-overload bench-queue bench-idle bench-loading bench-shards bench-grammar bench-router gpu-check demo-train demo-eval parity docs wheel docker clean help
 
 serve: setup proto native build-release ## Serve the bundled model on http://127.0.0.1:8080 (PORT=…, MODEL_ID=… and every other setting pass through)
 	PORT=$${PORT:-8080} exec target/release/ribbon-launcher
@@ -41,7 +41,7 @@ client-pins: setup ## Pin what those clients need anew, from integration-tests/c
 	cd integration-tests/clients/node && npm install --package-lock-only --ignore-scripts
 
 contract: setup proto native build ## Every promise of the HTTP contract, rule by rule, and whether a server that is always content would keep it
-	$(PYTEST) integration-tests/http/test_contract.py integration-tests/http/test_bad_input.py -q -rA
+	$(BIN)/python integration-tests/http/run_contract.py
 
 test-long: setup proto native build ## The long tests: soak, overload, full simulation, full parity (at most 35 minutes)
 	cargo test --workspace --quiet --test simulation -- --ignored
@@ -136,7 +136,6 @@ demo-eval: setup ## Accuracy of the bundled model, per skill, on held-out items
 parity: setup native ## Every family against its reference: the table family × check, and a JSON line (WORDS="part of a name …" picks)
 	$(BIN)/python server/tests/parity/run.py $(WORDS)
 
-.PHONY: parity
 docs: setup build ## Generated reference pages; leaves no diff when they are current
 	target/debug/ribbon-launcher print-flags > docs/reference/flags.md
 	$(BIN)/python server/models_doc.py > docs/reference/models.md
@@ -144,8 +143,10 @@ docs: setup build ## Generated reference pages; leaves no diff when they are cur
 wheel: setup proto build-release ## One wheel: package, native module, launcher and router
 	mkdir -p dist/ribbon_server.data/scripts
 	cp target/release/ribbon-launcher target/release/ribbon-router dist/ribbon_server.data/scripts/
-	rm -rf server/ribbon_server/demo_model && cp -r demo-model/weights server/ribbon_server/demo_model
-	VIRTUAL_ENV=$(VENV) $(BIN)/maturin build --release --out dist; rm -rf server/ribbon_server/demo_model
+	trap 'rm -rf server/ribbon_server/demo_model' EXIT; \
+	rm -rf server/ribbon_server/demo_model; \
+	cp -r demo-model/weights server/ribbon_server/demo_model; \
+	VIRTUAL_ENV=$(VENV) $(BIN)/maturin build --release --out dist
 
 docker: ## The image
 	docker build -t ribbon .
