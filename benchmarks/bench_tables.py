@@ -1,9 +1,10 @@
-"""The tables of a bench record. Knows the record's keys; measures nothing."""
+"""The tables and claims of a bench record. Knows the record's keys; measures nothing."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from load.claims import Claim
 from load.report import table
 
 Record = dict[str, Any]
@@ -79,6 +80,42 @@ def shares(cells: Record) -> str:
         for name, share in cell["shares"].items()
     ]
     return table(["clients", "limit", "tokens/s", "Ribbon's share", "generate's", "continuous'"], rows) if rows else ""
+
+
+def claims(cells: Record) -> list[Claim]:
+    """Of the cells and servers that were measured."""
+    found = [*ratio_claims(cells)]
+    full = cells.get("32", {})
+    if "gemm_limit_of_peers" in full.get("shares", {}) and "ribbon" in full:
+        share = full["shares"]["gemm_limit_of_peers"]["ribbon"]
+        found.append(Claim("32 clients: share of the GEMM limit of peers.md", share))
+    if "ribbon" in full:
+        idle = full["ribbon"]["idle"]
+        found.append(Claim("32 clients: idle share of a step", idle["share_of_step"] if idle else float("nan")))
+    own = [cell["ribbon"] for cell in cells.values() if "ribbon" in cell]
+    if own:
+        wastes = [cell["kv_waste_max"] for cell in own if cell["kv_waste_max"] is not None]
+        found.append(Claim("largest KV waste of the bench", max(wastes, default=float("nan"))))
+        found.append(Claim("memory of all processes, GB", max(memory_gigabytes(cell) for cell in own)))
+    return found
+
+
+def ratio_claims(cells: Record) -> list[Claim]:
+    """Against transformers, where both of its ways ran."""
+    ways = ("ribbon_to_transformers_generate", "ribbon_to_transformers_continuous")
+    one, eight = ([cells.get(clients, {}).get("ratios", {}).get(way) for way in ways] for clients in ("1", "8"))
+    found = []
+    if None not in one:
+        found.append(Claim("1 client: times the better way of transformers", min(one)))
+    if None not in eight:
+        found.append(Claim("8 clients: times batched generate of transformers", eight[0]))
+        found.append(Claim("8 clients: times continuous batching of transformers", eight[1]))
+    return found
+
+
+def memory_gigabytes(found: Record) -> float:
+    """Of router, shard and launcher."""
+    return float(sum(found[f"{who}_pss_bytes"] for who in ("router", "shard", "launcher"))) / 1e9
 
 
 def machine_line(limits: Record) -> str:

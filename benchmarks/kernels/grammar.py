@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from load import report
+from load.claims import Claim
 from models import CACHE, make_model
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
@@ -251,13 +253,26 @@ def step_figures(steps: int) -> dict[str, float]:
     }
 
 
+def tables(record: report.Record) -> str:
+    """Masks, then steps."""
+    masks = [[name, *record["masks"][name].values()] for name in ("first", "later")]
+    steps = [[name, value] for name, value in record["steps"].items()]
+    headings = ["masks of a text", *record["masks"]["first"]]
+    return "\n\n".join([report.table(headings, masks), report.table(["steps", "value"], steps)])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vocabulary", type=int, default=128_000)
     parser.add_argument("--steps", type=int, default=210)
     options = parser.parse_args()
-    report = {"masks": mask_figures(options.vocabulary), "steps": step_figures(options.steps)}
-    print(json.dumps(report, indent=2))
+    record = {"name": "grammar", "machine": report.machine()}
+    record |= {"masks": mask_figures(options.vocabulary), "steps": step_figures(options.steps)}
+    claims = [
+        Claim("mask p50, µs", record["masks"]["later"]["p50_us"]),
+        Claim("constrained step ÷ free step", record["steps"]["ratio"]),
+    ]
+    report.finish(record, tables(record), save_it=False, claims=claims)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Tables, result files and the log of measurements. Knows records of figures; not how they were measured."""
+"""Tables, verdicts, result files and the log of measurements. Knows records of figures; not how they were measured."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import datetime
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from load.claims import HEADINGS, Claim, verdicts
 
 Record = dict[str, Any]
 BENCHMARKS = Path(__file__).resolve().parent.parent
@@ -63,8 +66,14 @@ def save(record: Record, name: str, story: str) -> Path:
     return path
 
 
-def finish(record: Record, text: str, *, save_it: bool) -> None:
-    """Ends a measuring program: its tables, where wanted its files, and as the last line the record."""
+def finish(record: Record, text: str, *, save_it: bool, claims: Sequence[Claim] = ()) -> None:
+    """Ends a measuring program: its tables, what holds of its claims, where wanted its files, and as the last line the record.
+
+    Exits with 1 where a claim is missed. Without claims it says that there are none.
+    """
+    judged = table(HEADINGS, [claim.row() for claim in claims]) if claims else "No bound is claimed for these figures."
+    text = f"{text}\n\n{judged}"
+    record |= verdicts(claims)
     print(text)
     if save_it:
         place = record["machine"]
@@ -73,6 +82,8 @@ def finish(record: Record, text: str, *, save_it: bool) -> None:
         )
         save(record, str(record["name"]), f"{where} {record.get('warning', '')}\n\n{text}")
     print(last_line(record))
+    if not record.get("holds", True):
+        sys.exit(1)
 
 
 def last_line(record: Record) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import numpy as np
 import pytest
+from load import report
+from load.claims import BOUNDS, Claim
 from load.lengths import CAP, OUTPUT_MEAN, PROMPT_MEAN, lognormal_trace
 from load.paging import wastes
 from load.prefixes import Possible
@@ -60,3 +63,31 @@ def test_idle_gaps_count_between_full_neighbours_only() -> None:
     assert idle is not None
     assert (idle.gaps, idle.share_of_step) == (2, pytest.approx((3 + 1) / 200))
     assert idle_between(steps, rows=5) is None
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_a_claim_holds_on_one_side_of_its_bound_only(name: str) -> None:
+    relation, bound = BOUNDS[name]
+    sides = [Claim(name, bound - 0.01).holds, Claim(name, bound + 0.01).holds]
+    assert sides == ([False, True] if relation == "≥" else [True, False])
+    assert Claim(name, bound).holds == (relation != "<")
+    assert not Claim(name, float("nan")).holds
+
+
+def test_a_missed_claim_is_named_and_ends_the_program_with_1(capsys: pytest.CaptureFixture[str]) -> None:
+    record: report.Record = {"name": "try"}
+    claims = [Claim("largest KV waste", 0.001), Claim("mask p50, µs", 51.0)]
+    with pytest.raises(SystemExit) as end:
+        report.finish(record, "figures", save_it=False, claims=claims)
+    assert end.value.code == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("|")[4].strip() for line in lines if line.startswith(("| largest", "| mask"))] == [
+        "holds",
+        "misses",
+    ]
+    assert [one["holds"] for one in json.loads(lines[-1])["claims"]] == [True, False]
+
+
+def test_claims_that_hold_end_it_well(capsys: pytest.CaptureFixture[str]) -> None:
+    report.finish({"name": "try"}, "figures", save_it=False, claims=[Claim("largest KV waste", 0.001)])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["holds"] is True
