@@ -22,6 +22,8 @@ RUN pip install --no-cache-dir -c /tmp/constraints.txt /tmp/*.whl && rm /tmp/*.w
 EXPOSE 80
 VOLUME /data
 STOPSIGNAL SIGTERM
-HEALTHCHECK --start-period=60m --interval=10s --timeout=5s CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f\"http://127.0.0.1:{os.environ['PORT']}/health\", timeout=4)"]
+COPY deploy/healthcheck.py /usr/local/lib/ribbon-healthcheck.py
+# It looks where the router listens: `--port` on the command line wins over PORT.
+HEALTHCHECK --start-period=60m --interval=10s --timeout=8s CMD ["python", "-I", "/usr/local/lib/ribbon-healthcheck.py"]
 ENTRYPOINT ["ribbon-launcher"]
 CMD ["--json-output"]
