@@ -102,6 +102,15 @@ macro_rules! tile_zero {
         )
     };
 }
+/// Clears the four tiles of sums, 0–3.
+macro_rules! clear_sums {
+    () => {
+        $crate::amx::tile_zero!(0);
+        $crate::amx::tile_zero!(1);
+        $crate::amx::tile_zero!(2);
+        $crate::amx::tile_zero!(3);
+    };
+}
 /// sum [m, n] += left [m, pairs] · right [pairs, n], pairs of bfloat16 summed in float32.
 macro_rules! tile_multiply {
     ($sum:literal, $left:literal, $right:literal) => {
@@ -111,4 +120,4 @@ macro_rules! tile_multiply {
         )
     };
 }
-pub(crate) use {tile_load, tile_multiply, tile_store, tile_zero};
+pub(crate) use {clear_sums, tile_load, tile_multiply, tile_store, tile_zero};

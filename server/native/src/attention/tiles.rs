@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use half::bf16;
 
-use crate::amx::{TILE, Tiles, tile_load, tile_multiply, tile_store, tile_zero};
+use crate::amx::{TILE, Tiles, clear_sums, tile_load, tile_multiply, tile_store};
 use crate::lanes::{Avx512, Lanes};
 use crate::runs::{LayerShape, Run};
 
@@ -309,10 +309,7 @@ impl Group<'_> {
         let row_bytes = dim * size_of::<bf16>();
         // SAFETY: the caller's promise.
         unsafe {
-            tile_zero!(0);
-            tile_zero!(1);
-            tile_zero!(2);
-            tile_zero!(3);
+            clear_sums!();
             for step in 0..dim / STEP {
                 let keys = keys.add(step * STEP);
                 tile_load!(6, self.query.as_ptr().add(step * TILE * TILE), 64usize);

@@ -6,7 +6,7 @@ use std::ops::Range;
 use half::bf16;
 
 use super::{BLOCK, Call, LANES, PANEL, STEP, ask_for};
-use crate::amx::{TILE, Tiles, tile_load, tile_multiply, tile_store, tile_zero};
+use crate::amx::{TILE, Tiles, clear_sums, tile_load, tile_multiply, tile_store};
 use crate::lanes::{Kernel, Lanes, dispatch};
 
 /// Cache lines of one step of a panel.
@@ -33,22 +33,18 @@ pub unsafe fn compute(call: &Call<'_>, panels: Range<usize>, rows: Range<usize>)
             } else {
                 0
             },
+            is_first: panel == panels.start,
         };
         for group in 0..groups {
             let pair = row_tiles(&rows, group);
             for half in 0..2 {
-                let own = (panel == panels.start && group == 0 && half == 0).then_some(AHEAD);
                 let mut sums = [[0.0; TILE * LANES]; 4];
                 // SAFETY: the tiles are configured; both row tiles lie inside the call's rows.
                 unsafe {
-                    multiply(
-                        call,
-                        pair,
-                        weights.add(half * 2 * BLOCK),
-                        (&mut ahead, own),
-                        &mut sums,
-                    );
+                    let weights = weights.add(half * 2 * BLOCK);
+                    multiply(call, pair, weights, &mut ahead, &mut sums);
                 };
+                ahead.is_first = false;
                 dispatch(Put {
                     call,
                     pair,
@@ -70,40 +66,39 @@ fn row_tiles(rows: &Range<usize>, group: usize) -> (usize, usize) {
 struct Ahead {
     next: *const i8,
     lines: usize,
+    /// Nobody asked for the weights in use: the first half panel asks for its own.
+    is_first: bool,
 }
 
 impl Ahead {
     #[inline(always)]
-    fn step(&mut self) {
+    fn step(&mut self, weights: *const bf16) {
         ask_for(self.next, self.lines);
         self.next = self.next.wrapping_add(64 * self.lines);
+        if self.is_first {
+            ask_for(weights.cast::<i8>().wrapping_add(AHEAD), STEP_LINES);
+        }
     }
 }
 
-/// sums [row tile × 2 + feature tile][16 rows, 16 features] of half a panel; `own` bytes ahead of `weights` are asked for too.
+/// sums [row tile × 2 + feature tile][16 rows, 16 features] of half a panel.
 unsafe fn multiply(
     call: &Call<'_>,
     pair: (usize, usize),
     mut weights: *const bf16,
-    ahead: (&mut Ahead, Option<usize>),
+    ahead: &mut Ahead,
     sums: &mut [[f32; TILE * LANES]; 4],
 ) {
-    let (steps, (next, own)) = (call.linear.steps(), ahead);
+    let steps = call.linear.steps();
     let (width, stride) = (steps * STEP, steps * STEP * size_of::<bf16>());
     let mut first = call.x[pair.0 * width..].as_ptr();
     let mut second = call.x[pair.1 * width..].as_ptr();
     // SAFETY: half a panel holds `steps` times two tiles of weights, two apart; sixteen rows of x are read behind each tile's
     // first, 64 bytes a step.
     unsafe {
-        tile_zero!(0);
-        tile_zero!(1);
-        tile_zero!(2);
-        tile_zero!(3);
+        clear_sums!();
         for _ in 0..steps {
-            next.step();
-            if let Some(bytes) = own {
-                ask_for(weights.cast::<i8>().wrapping_add(bytes), STEP_LINES);
-            }
+            ahead.step(weights);
             tile_load!(4, weights, 64usize);
             tile_load!(6, first, stride);
             tile_multiply!(0, 6, 4);

@@ -5,7 +5,7 @@ use std::ops::Range;
 use half::bf16;
 
 use super::{BLOCK, Call, LANES, PANEL, STEP, ask_for};
-use crate::amx::{TILE, Tiles, tile_load, tile_multiply, tile_store, tile_zero};
+use crate::amx::{TILE, Tiles, clear_sums, tile_load, tile_multiply, tile_store};
 use crate::lanes::{Kernel, Lanes, dispatch};
 
 /// Bytes asked for ahead of the weights in turn (two steps).
@@ -37,10 +37,7 @@ unsafe fn multiply(call: &Call<'_>, panel: usize, sums: &mut [[f32; PANEL]; TILE
     let mut weights = call.linear.panel(panel);
     // SAFETY: the panel holds `steps` times four tiles of weights; `rows` rows of x are read, 64 bytes a step.
     unsafe {
-        tile_zero!(0);
-        tile_zero!(1);
-        tile_zero!(2);
-        tile_zero!(3);
+        clear_sums!();
         for _ in 0..steps {
             ask_for(weights.cast::<i8>().wrapping_add(AHEAD), PANEL);
             tile_load!(7, x, x_stride);
