@@ -214,7 +214,7 @@ impl SchedulerActor {
                     self.send(sequence, Ok(event), ended);
                 }
                 Event::Failed { sequence, error } => self.send(sequence, Err(error), true),
-                Event::Hung { step_id } => self.report_hung(step_id),
+                Event::Hung { step_id, due } => self.report_hung(step_id, due),
                 Event::Lost { suspects_running } => {
                     let generation = self.generation;
                     self.loss.send_replace(Some(Loss {
@@ -244,10 +244,12 @@ impl SchedulerActor {
         }
     }
 
-    fn report_hung(&self, step_id: u64) {
+    /// Health has turned by now: `overdue_ms` says how long after the step's deadline.
+    fn report_hung(&self, step_id: u64, due: Option<Instant>) {
         tracing::error!(
             step = step_id,
             generation = self.generation,
+            overdue_ms = due.map(|due| due.elapsed().as_millis() as u64),
             "the shard hangs"
         );
         if let Some(plans) = &self.plans {

@@ -1,6 +1,6 @@
 //! What comes out of the state machine besides plans: tokens, ends, and figures for the metrics.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ribbon_core::{StepTimings, StreamError, TokenEvent};
 
@@ -37,6 +37,8 @@ pub enum Event {
     Hung {
         /// The step it hangs in.
         step_id: u64,
+        /// When that step should have been over; absent where something else is wrong.
+        due: Option<Instant>,
     },
     /// The generation of shards is lost.
     Lost {

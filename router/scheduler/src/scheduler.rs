@@ -291,7 +291,8 @@ impl Scheduler {
     pub(crate) fn declare_hung(&mut self, reason: &str, now: Instant) {
         let oldest = self.live.as_ref().and_then(|live| live.flights.front());
         let step_id = oldest.map_or(0, |flight| flight.step_id);
-        self.events.push(Event::Hung { step_id });
+        let due = self.outage_deadline().filter(|due| now >= *due);
+        self.events.push(Event::Hung { step_id, due });
         self.on_lost(reason, now);
     }
 

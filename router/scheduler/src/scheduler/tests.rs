@@ -57,7 +57,7 @@ fn hung(scheduler: &mut Scheduler) -> Option<u64> {
         .take_events()
         .into_iter()
         .find_map(|event| match event {
-            Event::Hung { step_id } => Some(step_id),
+            Event::Hung { step_id, .. } => Some(step_id),
             _ => None,
         })
 }
@@ -391,6 +391,20 @@ fn an_overdue_step_makes_the_engine_recover_and_reports_the_step() {
     assert!(plans(&mut scheduler, now).is_empty());
     scheduler.on_ready(description(), now);
     assert_eq!(scheduler.gate.state(), EngineState::Ready);
+}
+
+#[test]
+fn a_hang_says_when_the_step_should_have_been_over() {
+    let (mut scheduler, now) = ready_scheduler();
+    scheduler.submit(request(10, 9), now).unwrap();
+    plans(&mut scheduler, now);
+    scheduler.take_events();
+    scheduler.on_time(now + Duration::from_millis(30_250));
+    let hang = Event::Hung {
+        step_id: 1,
+        due: Some(now + Duration::from_secs(30)),
+    };
+    assert!(scheduler.take_events().contains(&hang));
 }
 
 #[test]
