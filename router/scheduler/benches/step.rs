@@ -76,11 +76,16 @@ struct Bench {
 
 impl Bench {
     fn new(slots: u32, slot_tokens: u32) -> Self {
+        Self::with_room(slots, slot_tokens, slots)
+    }
+
+    /// `waiting` more requests than slots are taken.
+    fn with_room(slots: u32, slot_tokens: u32, waiting: u32) -> Self {
         let settings = SchedulerSettings {
-            max_concurrent_requests: 2 * slots,
+            max_concurrent_requests: slots + waiting,
             ..SchedulerSettings::default()
         };
-        let gate = Gate::new(2 * slots, None);
+        let gate = Gate::new(slots + waiting, None);
         let (mut scheduler, now) = (Scheduler::new(settings, gate), Instant::now());
         scheduler.on_ready(description(slots, slot_tokens), now);
         Self {
@@ -169,6 +174,36 @@ fn decode_step(bencher: Bencher<'_, '_>, running: u32) {
     let bench = std::cell::RefCell::new(bench);
     bencher
         .with_inputs(|| bench.borrow_mut().next_outcome())
+        .bench_local_values(|outcome| bench.borrow_mut().take(outcome));
+}
+
+/// Sequences end and others take their slots, while so many wait.
+#[divan::bench(args = [64, 1024, 4096], sample_count = 500)]
+fn turnover_step(bencher: Bencher<'_, '_>, waiting: u32) {
+    let mut bench = Bench::with_room(256, 4096, waiting);
+    let mut next = 0;
+    let mut top_up = move |bench: &mut Bench| loop {
+        next += 1;
+        // Every fourth is long; 64 tenants of three priorities.
+        let tokens = if next % 4 == 0 { 600 } else { 16 + next % 200 };
+        let mut request = request((0..tokens).map(|token| token + 1_000 * next).collect(), 64);
+        request.tenant = Some(format!("tenant {}", next % 64).into());
+        request.priority = (next % 3) as i32;
+        if bench.scheduler.submit(request, bench.now).is_err() {
+            return;
+        }
+    };
+    for _ in 0..200 {
+        top_up(&mut bench);
+        bench.settle(1);
+    }
+    let bench = std::cell::RefCell::new(bench);
+    bencher
+        .with_inputs(|| {
+            let mut bench = bench.borrow_mut();
+            top_up(&mut bench);
+            bench.next_outcome()
+        })
         .bench_local_values(|outcome| bench.borrow_mut().take(outcome));
 }
 

@@ -213,8 +213,7 @@ impl Scheduler {
             let id = if self.fits(first) {
                 first
             } else {
-                self.queue
-                    .instead(|id| self.is_short(id) && self.fits_without_hit(id))?
+                self.short_one_that_fits()?
             };
             if !self.park(id) {
                 return Some((id, self.sequences.get(&id)?.known()));
@@ -243,14 +242,28 @@ impl Scheduler {
         live.memory.ribbons().free_slots() > seats && live.memory.fits(&wish, room + pages)
     }
 
-    /// The same for one of many, whatever others have computed: costs no look-up.
-    fn fits_without_hit(&self, id: SequenceId) -> bool {
-        let (Some(live), Some(sequence)) = (&self.live, self.sequences.get(&id)) else {
-            return false;
-        };
+    /// One that fits whatever others have computed: of many, so without a look-up for each.
+    fn short_one_that_fits(&self) -> Option<SequenceId> {
+        let live = self.live.as_ref()?;
         let ribbons = live.memory.ribbons();
-        let needed = ribbons.paging().most_pages(0, look_ahead(sequence)) + live.reserve(false);
-        ribbons.free_slots() > 0 && needed <= ribbons.uncommitted_pages()
+        if ribbons.free_slots() == 0 {
+            return None;
+        }
+        let left = ribbons.uncommitted_pages();
+        let pages = left.checked_sub(live.reserve(false))?;
+        // What so many tokens need only grows with them.
+        let (mut tokens, mut too_many) = (0, SHORT_TOKENS + 1);
+        while tokens + 1 < too_many {
+            let middle = tokens.midpoint(too_many);
+            if ribbons.paging().most_pages(0, middle) <= pages {
+                tokens = middle;
+            } else {
+                too_many = middle;
+            }
+        }
+        self.queue.instead(tokens, |one| {
+            one.most_tokens <= SHORT_TOKENS && one.ahead <= tokens
+        })
     }
 
     fn wish<'a>(&self, sequence: &'a Sequence, domain: &'a Domain) -> Wish<'a> {

@@ -5,11 +5,15 @@
 //! for long. A short prompt goes before a long one whose turn it is, and before one that waits for memory; the turn stays
 //! where it is, and only so many may pass. Those that lost their slot take no turn and are paid for already.
 
+mod line;
+
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashSet, VecDeque},
     sync::Arc,
 };
 
+pub(crate) use self::line::Candidate;
+use self::line::Line;
 use crate::{gate::SequenceId, tenants::Tenants};
 
 /// Every so many turns the oldest sequence has one.
@@ -22,13 +26,10 @@ const SHORT_PROMPT_TOKENS: u32 = 256;
 /// What the queue knows of a sequence.
 #[derive(Clone, Debug)]
 pub(crate) struct Ticket {
-    pub(crate) id: SequenceId,
+    /// It, and what its turn depends on. Its known tokens are what its prefill costs at most.
+    pub(crate) candidate: Candidate,
     /// Who pays.
     pub(crate) tenant: Arc<str>,
-    /// Lower goes first.
-    pub(crate) priority: i32,
-    /// Known tokens: what its prefill costs at most.
-    pub(crate) tokens: u32,
     /// It had a slot before: its tenant paid, and it goes before all others.
     pub(crate) returned: bool,
 }
@@ -36,7 +37,9 @@ pub(crate) struct Ticket {
 /// Sequences without a slot.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    waiting: HashMap<SequenceId, Ticket>,
+    waiting: BTreeMap<SequenceId, Ticket>,
+    /// Those of them that are new and not parked.
+    line: Line,
     /// Those that had a slot before, last lost first.
     returned: VecDeque<SequenceId>,
     tenants: Tenants,
@@ -56,17 +59,25 @@ impl Queue {
     /// A new sequence.
     pub(crate) fn push(&mut self, ticket: Ticket) {
         self.tenants.arrive(&ticket.tenant);
-        self.tokens += u64::from(ticket.tokens);
+        self.tokens += u64::from(ticket.candidate.tokens);
         // A turn that waits for memory is kept, unless the newcomer is better placed by the same rule.
         if self.passes == 0 {
             self.chosen = None;
         }
-        self.waiting.insert(ticket.id, ticket);
+        if !ticket.returned {
+            self.stand_in_line(&ticket);
+        }
+        self.waiting.insert(ticket.candidate.id, ticket);
+    }
+
+    fn stand_in_line(&mut self, ticket: &Ticket) {
+        let served = self.tenants.served(&ticket.tenant);
+        self.line.insert(&ticket.tenant, served, ticket.candidate);
     }
 
     /// A sequence that lost its slot through no fault of its own, before all others.
     pub(crate) fn push_front(&mut self, ticket: Ticket) {
-        self.returned.push_front(ticket.id);
+        self.returned.push_front(ticket.candidate.id);
         self.push(Ticket {
             returned: true,
             ..ticket
@@ -77,7 +88,7 @@ impl Queue {
     pub(crate) fn first(&mut self) -> Option<SequenceId> {
         if self.chosen.is_none() {
             self.passes = 0;
-            self.chosen = self.choose_new(|_| true);
+            self.chosen = self.choose_new(u32::MAX, |_| true);
         }
         let back = self.choose_returned(|_| true);
         back.or_else(|| self.short_one()).or(self.chosen)
@@ -85,30 +96,37 @@ impl Queue {
 
     /// A short prompt, where the turn belongs to a long one that is not more urgent.
     fn short_one(&self) -> Option<SequenceId> {
-        let owner = self.waiting.get(&self.chosen?)?;
+        let owner = self.waiting.get(&self.chosen?)?.candidate;
         if owner.tokens <= SHORT_PROMPT_TOKENS || self.passes >= MAX_PASSES {
             return None;
         }
-        self.choose_new(|id| {
-            self.waiting.get(&id).is_some_and(|ticket| {
-                ticket.tokens <= SHORT_PROMPT_TOKENS && ticket.priority <= owner.priority
-            })
+        self.choose_new(SHORT_PROMPT_TOKENS, |other| {
+            other.priority <= owner.priority
         })
     }
 
-    /// Who goes instead, of those that `may`, when [`Queue::first`] cannot: at most so many in a row.
-    pub(crate) fn instead(&self, may: impl Fn(SequenceId) -> bool) -> Option<SequenceId> {
+    /// Who goes instead, of those with at most so many known tokens that `may`, when [`Queue::first`] cannot: at most so many
+    /// in a row.
+    pub(crate) fn instead(
+        &self,
+        tokens: u32,
+        may: impl Fn(&Candidate) -> bool,
+    ) -> Option<SequenceId> {
         if self.passes.max(self.overtaken) >= MAX_PASSES {
             return None;
         }
         let first = self.choose_returned(|_| true).or(self.chosen);
-        let may = |id: SequenceId| Some(id) != first && may(id);
-        self.choose_returned(may).or_else(|| self.choose_new(may))
+        let may = |other: &Candidate| Some(other.id) != first && may(other);
+        let back = self.choose_returned(|other| other.tokens <= tokens && may(other));
+        back.or_else(|| self.choose_new(tokens, may))
     }
 
     /// Passes over a sequence until it is unparked; that costs nobody a turn.
     pub(crate) fn park(&mut self, id: SequenceId) {
         self.parked.insert(id);
+        if let Some(ticket) = self.waiting.get(&id) {
+            self.line.remove(&ticket.tenant, id);
+        }
         if self.chosen == Some(id) {
             self.chosen = None;
         }
@@ -116,29 +134,30 @@ impl Queue {
 
     /// A parked sequence has its turn again.
     pub(crate) fn unpark(&mut self, id: SequenceId) {
-        if self.parked.remove(&id) && self.passes == 0 {
+        if !self.parked.remove(&id) {
+            return;
+        }
+        let ticket = self.waiting.get(&id).filter(|ticket| !ticket.returned);
+        if let Some(ticket) = ticket.cloned() {
+            self.stand_in_line(&ticket);
+        }
+        if self.passes == 0 {
             self.chosen = None;
         }
     }
 
-    fn choose_returned(&self, may: impl Fn(SequenceId) -> bool) -> Option<SequenceId> {
-        let mut returned = self.returned.iter().copied();
-        returned.find(|id| !self.parked.contains(id) && may(*id))
+    fn choose_returned(&self, may: impl Fn(&Candidate) -> bool) -> Option<SequenceId> {
+        let tickets = self.returned.iter().filter_map(|id| self.waiting.get(id));
+        let mut returned = tickets.map(|ticket| ticket.candidate);
+        let found = returned.find(|one| !self.parked.contains(&one.id) && may(one));
+        found.map(|one| one.id)
     }
 
-    fn choose_new(&self, may: impl Fn(SequenceId) -> bool) -> Option<SequenceId> {
-        let is_new = |ticket: &&Ticket| !ticket.returned && !self.parked.contains(&ticket.id);
-        let new = self.waiting.values().filter(is_new);
-        let candidates = new.filter(|ticket| may(ticket.id));
-        let best = if self.turns % OLDEST_EVERY == OLDEST_EVERY - 1 {
-            candidates.min_by_key(|ticket| ticket.id)
-        } else {
-            candidates.min_by_key(|ticket| {
-                let served = self.tenants.served(&ticket.tenant);
-                (ticket.priority, served, ticket.tokens, ticket.id)
-            })
-        };
-        best.map(|ticket| ticket.id)
+    fn choose_new(&self, tokens: u32, may: impl Fn(&Candidate) -> bool) -> Option<SequenceId> {
+        if self.turns % OLDEST_EVERY == OLDEST_EVERY - 1 {
+            return self.line.oldest(|one| one.tokens <= tokens && may(one));
+        }
+        self.line.next(tokens, may)
     }
 
     /// A sequence gets a slot. A new one has used its turn or passed, and its tenant pays for its known tokens.
@@ -149,7 +168,9 @@ impl Queue {
             return;
         };
         if !ticket.returned {
-            self.tenants.serve(&ticket.tenant, u64::from(ticket.tokens));
+            let (tenant, tokens) = (ticket.tenant.clone(), ticket.candidate.tokens);
+            self.tenants.serve(&tenant, u64::from(tokens));
+            self.line.charged(&tenant, self.tenants.served(&tenant));
             self.overtaken += u32::from(self.choose_returned(|_| true).is_some());
             if has_turn {
                 self.turns = self.turns.wrapping_add(1);
@@ -168,13 +189,15 @@ impl Queue {
     /// A tenant got so many generated tokens.
     pub(crate) fn charge(&mut self, tenant: &Arc<str>, tokens: u64) {
         self.tenants.charge(tenant, tokens);
+        self.line.charged(tenant, self.tenants.served(tenant));
     }
 
     fn leave(&mut self, id: SequenceId) -> bool {
         let Some(ticket) = self.waiting.remove(&id) else {
             return false;
         };
-        self.tokens -= u64::from(ticket.tokens);
+        self.tokens -= u64::from(ticket.candidate.tokens);
+        self.line.remove(&ticket.tenant, id);
         self.tenants.leave(&ticket.tenant);
         self.returned.retain(|other| *other != id);
         if self.returned.is_empty() {
@@ -193,7 +216,7 @@ impl Queue {
 
     /// The sequence that has waited longest.
     pub(crate) fn oldest(&self) -> Option<SequenceId> {
-        self.waiting.keys().min().copied()
+        self.waiting.first_key_value().map(|(id, _)| *id)
     }
 
     /// Tokens a tenant paid for.
@@ -216,11 +239,16 @@ mod tests {
     use super::*;
 
     fn ticket(id: u64, tenant: &str, priority: i32, tokens: u32) -> Ticket {
-        Ticket {
+        let candidate = Candidate {
             id: SequenceId(id),
-            tenant: tenant.into(),
             priority,
             tokens,
+            most_tokens: tokens,
+            ahead: tokens,
+        };
+        Ticket {
+            candidate,
+            tenant: tenant.into(),
             returned: false,
         }
     }
@@ -376,7 +404,7 @@ mod tests {
         for id in 2..=60 {
             queue.push(ticket(id, "", 0, 10));
             assert_eq!(queue.first(), Some(SequenceId(1)));
-            let Some(other) = queue.instead(|_| true) else {
+            let Some(other) = queue.instead(u32::MAX, |_| true) else {
                 return id as u32 - 2;
             };
             queue.take(other);
@@ -412,7 +440,11 @@ mod tests {
         }
         assert!(passed <= MAX_PASSES + OLDEST_EVERY, "{passed} passed it");
         assert_eq!(queue.first(), Some(SequenceId(1)));
-        assert_eq!(queue.instead(|_| true), None, "nobody else may pass");
+        assert_eq!(
+            queue.instead(u32::MAX, |_| true),
+            None,
+            "nobody else may pass"
+        );
     }
 
     #[test]
@@ -422,7 +454,10 @@ mod tests {
         assert_eq!(passed_before_first(&mut queue), MAX_PASSES);
         queue.take(SequenceId(1));
         assert!(queue.first().is_some());
-        assert!(queue.instead(|_| true).is_none(), "one waits, nobody else");
+        assert!(
+            queue.instead(u32::MAX, |_| true).is_none(),
+            "one waits, nobody else"
+        );
     }
 
     #[test]

@@ -10,8 +10,9 @@ use ribbon_core::{Admission, FinishReason, SequenceRequest, Slot, Token, TokenEv
 use crate::{
     gate::{GroupId, Permit, SequenceId, kv_tokens},
     history::History,
+    memory_pressure::look_ahead,
     prefix_tree::Domain,
-    queue::Ticket,
+    queue::{Candidate, Ticket},
     recovery::FAILURES_TO_END,
 };
 
@@ -82,11 +83,16 @@ impl Sequence {
 
     /// What the queue has to know.
     pub(crate) fn ticket(&self) -> Ticket {
-        Ticket {
+        let candidate = Candidate {
             id: self.id(),
-            tenant: self.tenant(),
             priority: self.request.priority,
             tokens: self.known(),
+            most_tokens: self.kv_tokens(),
+            ahead: look_ahead(self),
+        };
+        Ticket {
+            candidate,
+            tenant: self.tenant(),
             returned: self.started.is_some(),
         }
     }
