@@ -86,7 +86,7 @@ def test_langchain_openai(python_client: Ask, truth: Truth) -> None:
         assert seen["text"] == truth.completion_text
         assert is_whole_stream(seen["text_stream"], truth.completion_text)
         assert seen["several_texts"] == [truth.completion_text] * 2
-        assert is_refused(seen["too_long"], "UnprocessableEntityError", 422, "4095")
+        assert is_refused(seen["too_long"], "ContextOverflowError", None, "4095")
 
 
 def test_langchain_huggingface(python_client: Ask, truth: Truth) -> None:
@@ -115,7 +115,7 @@ def test_litellm(python_client: Ask, truth: Truth) -> None:
         refusals = seen["too_long"]
         assert list(refusals) == providers
         assert is_refused(refusals["huggingface"], "APIError", 422, "4095")
-        assert all(is_refused(refusals[name], "APIStatusError", 422, "4095") for name in providers[:2])
+        assert all(is_refused(refusals[name], "ContextWindowExceededError", 422, "4095") for name in providers[:2])
 
 
 def test_llama_index_openai_like(python_client: Ask, truth: Truth) -> None:

@@ -14,6 +14,11 @@ use utoipa::ToSchema;
 
 use crate::error::Cause;
 
+/// Gateways know a prompt that is too long by words of the message, and turn to a model with more room: LangChain by the
+/// first half, LiteLLM by the second.
+const NOT_CUT: &str =
+    ". It exceeds the context window; requests that exceed context limits are not cut";
+
 /// A failed request, before it has taken a shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiError {
@@ -57,7 +62,7 @@ impl ApiError {
     pub(crate) fn too_long(param: &'static str, message: String) -> Self {
         Self {
             param: Some(param.into()),
-            ..Self::new(Cause::TooLong, message)
+            ..Self::new(Cause::TooLong, message + NOT_CUT)
         }
     }
 

@@ -189,6 +189,10 @@ async fn a_text_far_too_long_is_refused_by_its_beginning() {
         assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY, "{path}");
         let says = "more than 200 tokens; this server allows 200 (`--max-input-tokens`)";
         assert!(answer.text.contains(says), "{}", answer.text);
+        // What LangChain and LiteLLM know a prompt that is too long by.
+        for words in ["exceeds the context window", "exceed context limit"] {
+            assert!(answer.text.contains(words), "{}", answer.text);
+        }
     }
     assert!(server.engine.asked.lock().unwrap().is_empty());
     let cut = json!({"inputs": text, "parameters": {"truncate": 3}});
