@@ -84,7 +84,7 @@ def start(stack: ExitStack, served: Served) -> Served:
 def tiny_server(binary: Path, tiny_model: Path) -> Iterator[Served]:
     """A server of the tiny model that many tests share; none may leave anything running."""
     with ExitStack() as stack:
-        yield start(stack, Served(tiny_model, *FLAGS, binary=binary))
+        yield start(stack, Served(tiny_model, *FLAGS, "--enable-embeddings", binary=binary))
 
 
 @pytest.fixture(scope="session")

@@ -54,6 +54,8 @@ DIFFERENCES = {
     "Accepted and without effect": "/v1/chat/completions service_tier: 'auto' is taken",
     "Not in this version, refused by name with 422: `suffix`": "messages: an image, which no model here reads",
     "Completions have `echo`": "/v1/completions echo: with logprobs, the prompt is scored",
+    "The prompt's scores can be had alone": "/v1/completions max_tokens: 0 with echo",
+    "New: `/v1/embeddings`": f"{TESTS}/http/test_embeddings.py::test_texts_and_ids_have_the_mean_of_transformers_states_whatever_is_cached",
     "`logit_bias` is OpenAI's map": "/v1/completions logit_bias: is applied",
     "`top_logprobs` needs": "top_logprobs: needs logprobs",
     "More parameters: `top_k`": "/v1/completions top_k: 5 is taken",

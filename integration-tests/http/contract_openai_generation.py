@@ -13,6 +13,7 @@ def openai_generation_rules() -> Iterator[Rule]:
     """In the order of the contract."""
     yield from ends()
     yield from scores()
+    yield from readings()
     yield from tools()
 
 
@@ -83,6 +84,50 @@ def scores() -> Iterator[Rule]:
     yield openai(COMPLETIONS, "usage", "with a stream's last chunk", exact | {"stream": True}, last, section=13)
     none = stream(lambda seen: all(event.get("usage") is None for event in seen[:-1]))
     yield openai(CHATS, "usage", "none in a stream unless asked for", {"stream": True}, none)
+
+
+def readings() -> Iterator[Rule]:
+    """The prompt's scores, also without a token behind it."""
+    read = body(
+        lambda answer: (
+            (answer["choices"][0]["text"], answer["choices"][0]["finish_reason"]) == (PROMPT, "length")
+            and answer["usage"]["completion_tokens"] == 0
+        )
+    )
+    nothing = {"echo": True, "max_tokens": 0}
+    yield openai(COMPLETIONS, "max_tokens", "0 with echo: the prompt alone", nothing, read, section=13)
+    for route in ROUTES:
+        in_place = body(lambda answer, route=route: scored(answer if route == CHATS else answer["choices"][0], answer))
+        for fields in ({}, {"max_tokens": 0}):
+            says = f"one entry a token of the prompt, {fields or 'before an answer'}"
+            asked = {"prompt_logprobs": 1} | fields
+            yield openai(route, "prompt_logprobs", says, asked, in_place, section=section(route))
+        for value in (6, -1, "two"):
+            asked = {"prompt_logprobs": value}
+            yield openai(
+                route,
+                "prompt_logprobs",
+                f"{value!r} is 422",
+                asked,
+                *openai_error("prompt_logprobs"),
+                section=section(route),
+            )
+        asked = {"prompt_logprobs": 1, "stream": True}
+        yield openai(
+            route, "prompt_logprobs", "not in streams", asked, *openai_error("prompt_logprobs"), section=section(route)
+        )
+
+
+def scored(place: dict[str, Any], answer: dict[str, Any]) -> bool:
+    """Whether every token of the prompt but the first has its logprob there."""
+    first, *others = place["prompt_logprobs"]
+    return (
+        first is None
+        and len(others) + 1 == answer["usage"]["prompt_tokens"]
+        and all(
+            candidate["logprob"] <= 0 and candidate["decoded_token"] for entry in others for candidate in entry.values()
+        )
+    )
 
 
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}

@@ -164,6 +164,14 @@ pub(crate) struct Args {
     #[arg(long, env)]
     pub(crate) disable_grammar_support: bool,
 
+    /// Serve `/v1/embeddings`: what the served model makes of texts, as vectors of length 1.
+    #[arg(long, env)]
+    pub(crate) enable_embeddings: bool,
+
+    /// How the final states of a text's tokens become one vector; for `--enable-embeddings`.
+    #[arg(long, env, default_value = "mean")]
+    pub(crate) pooling: Pooling,
+
     /// Key that requests must bear (`Authorization: Bearer …`); several with commas between, or given again. Health, metrics, `/info`, `/v1/models`, `/chat_tokenize` and the documentation need none.
     #[arg(long, env, value_delimiter = ',', value_parser = NonEmptyStringValueParser::new().map(Secret))]
     pub(crate) api_key: Vec<Secret>,
@@ -199,6 +207,25 @@ pub(crate) struct Args {
     /// For tests: `P,SEED`: in this share of the steps that need KV pages, none can be had.
     #[arg(long, env, hide = true)]
     pub(crate) test_fail_allocations: Option<String>,
+}
+
+/// Ways to make one vector of many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Pooling {
+    /// The mean over all tokens.
+    Mean,
+    /// The last token's.
+    Last,
+}
+
+impl Pooling {
+    /// As the command line spells it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Mean => "mean",
+            Self::Last => "last",
+        }
+    }
 }
 
 /// Number formats a shard can compute in.

@@ -202,6 +202,8 @@ fn router_arguments(args: &Args, hostname: IpAddr, max_input_tokens: Option<u32>
     }
     line.switch("debug-routes", args.debug_routes);
     line.switch("disable-grammar-support", args.disable_grammar_support);
+    line.switch("enable-embeddings", args.enable_embeddings);
+    line.flag("pooling", args.pooling.name());
     line.optional("max-input-tokens", max_input_tokens);
     line.optional("max-total-tokens", args.max_total_tokens);
     line.optional("max-batch-prefill-tokens", args.max_batch_prefill_tokens);

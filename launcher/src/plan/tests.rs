@@ -154,6 +154,9 @@ const FLAGS: &[(&[&str], &str, &str)] = &[
         "router",
         "--disable-grammar-support",
     ),
+    (&["--enable-embeddings"], "router", "--enable-embeddings"),
+    (&["--pooling", "last"], "router", "--pooling=last"),
+    (&[], "router", "--pooling=mean"),
     (
         &["--cors-allow-origin", "https://a.example"],
         "router",

@@ -3,6 +3,7 @@
 use std::{fmt, net::IpAddr, path::PathBuf};
 
 use clap::Parser;
+use ribbon_core::Pooling;
 
 /// A value that is never shown.
 #[derive(Clone)]
@@ -17,6 +18,14 @@ impl fmt::Debug for Secret {
 impl From<String> for Secret {
     fn from(text: String) -> Self {
         Self(text)
+    }
+}
+
+fn pooling(name: &str) -> Result<Pooling, &'static str> {
+    match name {
+        "mean" => Ok(Pooling::Mean),
+        "last" => Ok(Pooling::Last),
+        _ => Err("give mean or last"),
     }
 }
 
@@ -63,6 +72,12 @@ pub(crate) struct Args {
     /// Origins whose web pages may call; all when absent.
     #[arg(long, env)]
     pub(crate) cors_allow_origin: Vec<String>,
+    /// Serve `/v1/embeddings`.
+    #[arg(long, env)]
+    pub(crate) enable_embeddings: bool,
+    /// How embeddings pool: mean or last.
+    #[arg(long, env, value_parser = pooling, default_value = "mean")]
+    pub(crate) pooling: Pooling,
     /// Serve `/debug/…`.
     #[arg(long, env)]
     pub(crate) debug_routes: bool,

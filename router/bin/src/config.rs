@@ -70,6 +70,7 @@ fn http(args: &Args) -> Result<HttpSettings, RouterError> {
             .transpose()?,
         api_keys: args.api_key.iter().map(api_key).collect::<Result<_, _>>()?,
         allowed_origins: allowed_origins(&args.cors_allow_origin)?,
+        pooling: args.enable_embeddings.then_some(args.pooling),
         debug_routes: args.debug_routes,
         grammar_support: !args.disable_grammar_support,
         ..HttpSettings::new(args.model_id.clone())

@@ -16,8 +16,11 @@ use crate::{FinishReason, Limits, RibbonsSnapshot, Sampling, ShardDescription};
 pub struct SequenceRequest {
     /// The prompt; never empty, never longer than `Limits::max_input_tokens`.
     pub prompt: Arc<[u32]>,
-    /// Most tokens to generate; at least 1, and prompt + this fits `Limits::max_total_tokens`.
+    /// Most tokens to generate; prompt + this fits `Limits::max_total_tokens`. With 0 the prompt is read and nothing follows:
+    /// what is wanted are its scores (`Sampling::prompt_top_tokens`) or its states (`pooling`).
     pub max_new_tokens: u32,
+    /// Say what the model made of the prompt, as one vector; only where nothing is generated.
+    pub pooling: Option<Pooling>,
     /// How to pick tokens.
     pub sampling: Arc<Sampling>,
     /// Tokens that end the sequence, the model's EOS included unless it is ignored.
@@ -36,6 +39,15 @@ pub struct SequenceRequest {
     pub priority: i32,
     /// When nobody wants the answer any more: the sequence then ends with [`StreamError::Expired`].
     pub deadline: Option<Instant>,
+}
+
+/// How the final states of a prompt's tokens become one vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// Their mean, summed in single precision.
+    Mean,
+    /// The last token's.
+    Last,
 }
 
 /// One generated token.
@@ -61,8 +73,8 @@ pub struct TokenScore {
 /// What a stream yields. The item with a `finish` is the last.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenEvent {
-    /// The token.
-    pub token: Token,
+    /// The token; absent on the one event of a sequence that was to generate none.
+    pub token: Option<Token>,
     /// Set on the last token. A stop token gives `EosToken` even where it is also the last allowed one; `Length` means that
     /// the last allowed token was no stop token. `StopSequence` never comes from here: stop strings are text.
     pub finish: Option<FinishReason>,
@@ -72,6 +84,8 @@ pub struct TokenEvent {
     pub cached_tokens: u32,
     /// Scores of the prompt's tokens from the second on; on the first event, where asked for.
     pub prompt: Option<Box<[TokenScore]>>,
+    /// The prompt's states as one vector, of whatever length, where asked for.
+    pub pooled: Option<Box<[f32]>>,
 }
 
 /// Why a stream ended without a finish reason.

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{Sampling, TokenScore};
+use crate::{Pooling, Sampling, TokenScore};
 
 /// A sequence's seat and its range of KV addresses. Slot 0 is reserved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -67,6 +67,8 @@ pub struct ShardDescription {
     pub num_shards: u32,
     /// Whether transformers' own model code runs, attending over ribbons, instead of Ribbon's.
     pub runs_bridge: bool,
+    /// The final states of prompts can be had ([`crate::Pooling`]).
+    pub can_pool: bool,
     /// Longest step seen while warming up.
     pub slowest_step: Duration,
     /// Resolved revision of a Hub model.
@@ -166,6 +168,8 @@ pub enum Wanted {
     Nothing,
     /// The next token.
     Sample,
+    /// No token, though it reaches the end of the known ones: the sequence ends with it.
+    End,
 }
 
 /// A run of tokens of one slot; a prefill chunk and a decode differ only in the count.
@@ -179,6 +183,8 @@ pub struct WorkItem {
     pub wanted: Wanted,
     /// So do scores of the tokens behind those fed, as far as the prompt goes.
     pub scores_prompt: bool,
+    /// The final states are pooled over all runs of the prompt; the vector comes with the one that ends it.
+    pub pools: Option<Pooling>,
 }
 
 /// Everything one step does.
@@ -230,6 +236,8 @@ pub struct RowOutcome {
     pub result: RowResult,
     /// Scores of prompt tokens, where wanted: of those behind the tokens fed.
     pub prompt: Vec<TokenScore>,
+    /// The pooled states, from the run that ends a prompt, where wanted.
+    pub pooled: Vec<f32>,
 }
 
 /// Where a step's time went.

@@ -51,18 +51,20 @@ pub(crate) async fn collect(
         if let (Some(parts), Some(answer)) = (&mut parts, &running.answer) {
             parts.extend_from_slice(answer.parts());
         }
-        logprobs += f64::from(step.token.logprob);
-        if keep_tokens {
-            let text = if step.is_special {
-                running.tokenizer.text_of(step.token.id)
-            } else {
-                running.piece().to_owned()
-            };
-            tokens.push(TokenText {
-                token: step.token,
-                text,
-                is_special: step.is_special,
-            });
+        if let Some(token) = step.token {
+            logprobs += f64::from(token.logprob);
+            if keep_tokens {
+                let text = if step.is_special {
+                    running.tokenizer.text_of(token.id)
+                } else {
+                    running.piece().to_owned()
+                };
+                tokens.push(TokenText {
+                    token,
+                    text,
+                    is_special: step.is_special,
+                });
+            }
         }
         if let Some(finish) = step.finish {
             return Ok(Collected {

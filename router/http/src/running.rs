@@ -49,6 +49,10 @@ pub(crate) struct Running {
     prompt: Arc<[u32]>,
     /// Scores of the prompt's tokens from the second on, once the first token came, where asked for.
     prompt_scores: Option<Box<[TokenScore]>>,
+    /// The prompt's states as one vector, where asked for.
+    pooled: Option<Box<[f32]>>,
+    /// The model is through with the prompt.
+    is_prompt_read: bool,
     pub(crate) prompt_tokens: u32,
     pub(crate) generated_tokens: u32,
     /// Prompt tokens that did not have to be computed.
@@ -63,10 +67,10 @@ pub(crate) struct Running {
     tally: Arc<Tally>,
 }
 
-/// One generated token; its text is [`Running::piece`].
+/// One generated token, whose text is [`Running::piece`]; none where only the prompt was to be read.
 #[derive(Debug)]
 pub(crate) struct Step {
-    pub(crate) token: Token,
+    pub(crate) token: Option<Token>,
     pub(crate) is_special: bool,
     pub(crate) finish: Option<FinishReason>,
 }
@@ -91,6 +95,8 @@ impl Running {
             tokenizer,
             prompt: request.prompt.clone(),
             prompt_scores: None,
+            pooled: None,
+            is_prompt_read: false,
             prompt_tokens: request.prompt.len() as u32,
             generated_tokens: 0,
             cached_tokens: 0,
@@ -142,6 +148,11 @@ impl Running {
         })
     }
 
+    /// The prompt's states as one vector, where asked for, once it was read.
+    pub(crate) fn pooled(&self) -> &[f32] {
+        self.pooled.as_deref().unwrap_or_default()
+    }
+
     /// Whether the last token completed anything that a chat answer shows.
     pub(crate) fn says_something(&self) -> bool {
         match &self.answer {
@@ -153,7 +164,7 @@ impl Running {
     /// Prompt tokens to report, and how many of them were cached: a prompt counts once it was read, and once however many
     /// sequences it has.
     pub(crate) fn reported_prompt(&self) -> (u32, u32) {
-        if self.shares_prompt || self.generated_tokens == 0 {
+        if self.shares_prompt || !self.is_prompt_read {
             return (0, 0);
         }
         (self.prompt_tokens, self.cached_tokens)
@@ -169,23 +180,28 @@ impl Running {
         self.clock.timings(self.generated_tokens)
     }
 
-    /// One more token; the first one says that the prompt was read.
-    fn count(&mut self) {
-        self.generated_tokens += 1;
-        self.tally.token_generated();
-        if self.generated_tokens == 1 {
+    /// One more token, or none; the first event says that the prompt was read.
+    fn count(&mut self, event: &TokenEvent) {
+        self.clock.touch(event.queued);
+        if event.token.is_some() {
+            self.clock.tick();
+            self.generated_tokens += 1;
+            self.tally.token_generated();
+        }
+        if !std::mem::replace(&mut self.is_prompt_read, true) {
             self.tally.prompt_read(self.reported_prompt().0);
         }
     }
 
     fn advance(&mut self, event: TokenEvent) -> Step {
-        self.count();
-        self.clock.tick(event.queued);
-        let stopped = self.write(event.token.id, event.finish.is_some());
+        self.count(&event);
+        let token = event.token.as_ref().map(|token| token.id);
+        let stopped = token.is_some_and(|id| self.write(id, event.finish.is_some()));
         self.cached_tokens = event.cached_tokens;
         if event.prompt.is_some() {
             self.prompt_scores = event.prompt;
         }
+        self.pooled = event.pooled;
         let mut finish = self.finish(event.finish, stopped);
         if let Some(answer) = &mut self.answer {
             finish = answer.take(&self.piece, finish);
@@ -196,7 +212,7 @@ impl Running {
             tokens.as_mut().enough();
         }
         Step {
-            is_special: self.tokenizer.is_special(event.token.id),
+            is_special: token.is_some_and(|id| self.tokenizer.is_special(id)),
             token: event.token,
             finish,
         }
@@ -253,6 +269,7 @@ impl Running {
 struct Clock {
     arrived: Instant,
     submitted: Instant,
+    last_event: Option<Instant>,
     last_token: Option<Instant>,
     queued: Duration,
     instruments: Arc<Instruments>,
@@ -263,14 +280,22 @@ impl Clock {
         Self {
             arrived,
             submitted: Instant::now(),
+            last_event: None,
             last_token: None,
             queued: Duration::ZERO,
             instruments,
         }
     }
 
-    fn tick(&mut self, queued: Duration) {
-        let now = Instant::now();
+    /// The engine said something.
+    fn touch(&mut self, queued: Duration) {
+        self.last_event = Some(Instant::now());
+        self.queued = queued;
+    }
+
+    /// It was a token.
+    fn tick(&mut self) {
+        let now = self.last_event.unwrap_or(self.submitted);
         match self.last_token.replace(now) {
             Some(before) => self.instruments.inter_token.record(now - before),
             None => self
@@ -278,12 +303,11 @@ impl Clock {
                 .time_to_first_token
                 .record(now - self.arrived),
         }
-        self.queued = queued;
         self.instruments.skipped_tokens.record(0.0);
     }
 
     fn timings(&self, generated_tokens: u32) -> Timings {
-        let end = self.last_token.unwrap_or(self.submitted);
+        let end = self.last_event.unwrap_or(self.submitted);
         Timings {
             validation: self.submitted - self.arrived,
             queue: self.queued,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::http::HeaderValue;
-use ribbon_core::Watermark;
+use ribbon_core::{Pooling, Watermark};
 
 use crate::auth::ApiKey;
 
@@ -46,6 +46,8 @@ pub struct HttpSettings {
     pub api_keys: Vec<ApiKey>,
     /// Origins whose web pages may call; without any, all may.
     pub allowed_origins: Vec<HeaderValue>,
+    /// How `/v1/embeddings` pools; absent: it is not served.
+    pub pooling: Option<Pooling>,
     /// Whether `/debug/…` is served.
     pub debug_routes: bool,
     /// Longest silence of a stream: its headers go out no later, and comments keep it alive.
@@ -53,6 +55,13 @@ pub struct HttpSettings {
 }
 
 impl HttpSettings {
+    /// The name that an answer gives the model: the asked one, unless that means whichever is served.
+    pub(crate) fn shown_model<'a>(&'a self, asked: Option<&'a str>) -> &'a str {
+        asked
+            .filter(|name| *name != "tgi")
+            .unwrap_or(&self.model_id)
+    }
+
     /// TGI's defaults for a model.
     pub fn new(model_id: impl Into<String>) -> Self {
         Self {
@@ -77,6 +86,7 @@ impl HttpSettings {
             grammar_support: true,
             api_keys: Vec::new(),
             allowed_origins: Vec::new(),
+            pooling: None,
             debug_routes: false,
             keep_alive: Duration::from_secs(15),
         }

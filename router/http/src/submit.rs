@@ -113,7 +113,7 @@ pub(crate) async fn submit(
     let engine = state.engines.get(request.model.as_deref());
     let model = ready_model(engine.as_ref())?;
     check_room(state, engine.as_ref(), &request)?;
-    request.wish.check(&model.limits)?;
+    request.wish.check(&model)?;
     let rules = request.source.rules(state.text.template.as_ref());
     let longest = request.wish.longest_text(&model.limits);
     let Submission {
@@ -198,9 +198,10 @@ impl SequenceOrigin<'_> {
         let mut group = Vec::new();
         for (index, prompt) in prompts.into_iter().enumerate() {
             let limits = &self.model.limits;
+            let (name, _) = self.wish.dialect.names();
             prompt
                 .iter()
-                .try_for_each(|&id| check_token_id("prompt", id, limits))?;
+                .try_for_each(|&id| check_token_id(name, id, limits))?;
             let prompt = self.wish.truncated(prompt);
             let sequences = self.wish.sequences(prompt, index as u32, self.model)?;
             group.extend(sequences.into_iter().map(|request| self.signed(request)));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ribbon_core::{Limits, Sampling, SequenceRequest, ShardDescription};
+use ribbon_core::{Limits, Pooling, Sampling, SequenceRequest, ShardDescription};
 use ribbon_text::StopText;
 
 use crate::{choices::Choices, error::ApiError, grammar::GrammarWish};
@@ -14,21 +14,24 @@ pub(crate) enum Dialect {
     Native,
     /// OpenAI's: the text ends before the stop string, `stop` wins.
     OpenAi,
+    /// The same, where there is no text.
+    Embeddings,
 }
 
 impl Dialect {
     /// What clients call the prompt, and the limit on what is generated.
-    fn names(self) -> (&'static str, &'static str) {
+    pub(crate) fn names(self) -> (&'static str, &'static str) {
         match self {
             Self::Native => ("inputs", "max_new_tokens"),
             Self::OpenAi => ("prompt", "max_tokens"),
+            Self::Embeddings => ("input", "max_tokens"),
         }
     }
 
     pub(crate) fn stop_text(self) -> StopText {
         match self {
             Self::Native => StopText::Keep,
-            Self::OpenAi => StopText::Drop,
+            Self::OpenAi | Self::Embeddings => StopText::Drop,
         }
     }
 }
@@ -38,8 +41,10 @@ impl Dialect {
 pub(crate) struct Wish {
     pub(crate) sampling: Sampling,
     pub(crate) choices: Choices,
-    /// Absent: as many as fit.
+    /// Absent: as many as fit. 0: the prompt is read, and that is all.
     pub(crate) max_new_tokens: Option<u64>,
+    /// The prompt's states are wanted, as one vector.
+    pub(crate) pooling: Option<Pooling>,
     pub(crate) stops: Vec<String>,
     /// Keep so many of the prompt's last tokens.
     pub(crate) truncate: Option<u64>,
@@ -81,7 +86,15 @@ impl Wish {
     ///
     /// # Errors
     /// Names the parameter and the limit.
-    pub(crate) fn check(&self, limits: &Limits) -> Result<(), ApiError> {
+    pub(crate) fn check(&self, model: &Model) -> Result<(), ApiError> {
+        let limits = &model.limits;
+        if self.pooling.is_some() && !model.description.can_pool {
+            let message = format!(
+                "`{}` runs by transformers' own code, which gives no states to pool",
+                model.description.architecture
+            );
+            return Err(ApiError::invalid("model", message));
+        }
         let max_input = limits.max_input_tokens;
         if let Some(truncate) = self
             .truncate
@@ -150,6 +163,7 @@ impl Wish {
         Ok(SequenceRequest {
             prompt: prompt.into(),
             max_new_tokens,
+            pooling: self.pooling,
             sampling: Arc::new(self.sampling.clone()),
             stop_token_ids: self.stop_tokens(model),
             min_tokens: if self.is_endless() {

@@ -46,6 +46,7 @@ fn description(slots: u32, slot_tokens: u32) -> ShardDescription {
         max_total_tokens: slot_tokens,
         num_shards: 1,
         runs_bridge: false,
+        can_pool: true,
         slowest_step: Duration::from_millis(100),
         revision: None,
     }
@@ -55,6 +56,7 @@ fn request(prompt: Vec<u32>, max_new_tokens: u32) -> SequenceRequest {
     SequenceRequest {
         prompt: prompt.into(),
         max_new_tokens,
+        pooling: None,
         sampling: Arc::new(Sampling::default()),
         stop_token_ids: Arc::from([]),
         min_tokens: 0,
@@ -105,8 +107,9 @@ impl Bench {
             RowOutcome {
                 slot: item.slot,
                 prompt: Vec::new(),
+                pooled: Vec::new(),
                 result: match item.wanted {
-                    Wanted::Nothing => RowResult::Fed,
+                    Wanted::Nothing | Wanted::End => RowResult::Fed,
                     Wanted::Sample => RowResult::Sampled {
                         token_id: self.token % 32_000,
                         logprob: -1.0,

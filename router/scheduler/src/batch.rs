@@ -1,6 +1,6 @@
 //! The sequences that hold a slot, in the order they got it, and how far plans have taken each. Knows counts; not tokens.
 
-use ribbon_core::Slot;
+use ribbon_core::{Pooling, Slot, Wanted};
 
 use crate::{gate::SequenceId, sequence::Sequence};
 
@@ -18,6 +18,10 @@ pub(crate) struct Seat {
     pub(crate) total: u32,
     /// Tokens up to here score those behind them.
     pub(crate) scored: u32,
+    /// All of its runs are pooled.
+    pub(crate) pooling: Option<Pooling>,
+    /// What the run that reaches the end of the known tokens yields.
+    pub(crate) at_end: Wanted,
     /// Who gives way first when memory is short: the highest.
     pub(crate) rank: Rank,
     /// It feeds nothing more, and gives up its slot once everything in flight is in.
@@ -32,10 +36,12 @@ pub(crate) type Rank = (i32, SequenceId);
 pub(crate) struct Run {
     pub(crate) slot: Slot,
     pub(crate) count: u32,
-    /// The run reaches the end of the known tokens: the next one is sampled.
-    pub(crate) samples: bool,
+    /// What it yields.
+    pub(crate) wanted: Wanted,
     /// So many prompt tokens are scored by those before them.
     pub(crate) scores: u32,
+    /// Its states are pooled.
+    pub(crate) pooling: Option<Pooling>,
 }
 
 impl Seat {
@@ -48,6 +54,12 @@ impl Seat {
             fed: cached,
             total: sequence.total(),
             scored: sequence.scored_tokens(),
+            pooling: sequence.request.pooling,
+            at_end: if sequence.generates() {
+                Wanted::Sample
+            } else {
+                Wanted::End
+            },
             rank: (sequence.request.priority, sequence.id()),
             leaves: false,
         }
@@ -77,12 +89,17 @@ impl Seat {
         self.planned > self.fed
     }
 
-    /// Takes `count` pending tokens into a plan. Says whether the run samples.
-    pub(crate) fn advance(&mut self, count: u32) -> bool {
-        let samples = count == self.pending();
+    /// Takes `count` pending tokens into a plan. Says what the run yields; behind an end as behind a sample, the next token is
+    /// the last one's successor, which nobody feeds.
+    pub(crate) fn advance(&mut self, count: u32) -> Wanted {
+        let reaches_end = count == self.pending();
         self.planned += count;
-        self.known += u32::from(samples);
-        samples
+        self.known += u32::from(reaches_end);
+        if reaches_end {
+            self.at_end
+        } else {
+            Wanted::Nothing
+        }
     }
 }
 
@@ -147,7 +164,8 @@ impl Batch {
         (count > 0).then(|| Run {
             slot,
             count,
-            samples: seat.advance(count),
+            wanted: seat.advance(count),
+            pooling: seat.pooling,
             scores: seat.scored.min(seat.planned).saturating_sub(before),
         })
     }

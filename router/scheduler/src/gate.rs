@@ -338,7 +338,7 @@ fn waiting_tokens(group: &[SequenceRequest]) -> impl Iterator<Item = u64> {
     })
 }
 
-/// KV tokens a request needs at most: the last generated token is never fed.
+/// KV tokens a request needs at most: the last generated token is never fed, the last of a prompt always is.
 pub(crate) fn kv_tokens(request: &SequenceRequest) -> u64 {
-    request.prompt.len() as u64 + u64::from(request.max_new_tokens) - 1
+    request.prompt.len() as u64 + u64::from(request.max_new_tokens).saturating_sub(1)
 }

@@ -66,13 +66,22 @@ impl Scheduler {
         if self.batch.held_by(row.slot, row.sequence).is_none() {
             return true;
         }
-        let RowOutcome { result, prompt, .. } = outcome;
+        let RowOutcome {
+            result,
+            prompt,
+            pooled,
+            ..
+        } = outcome;
         let is_fed = matches!(result, RowResult::Fed | RowResult::Sampled { .. });
         if is_fed && prompt.len() != row.scores as usize {
             return false;
         }
         match (result, row.wanted) {
             (RowResult::Fed, Wanted::Nothing) => self.on_fed(row, prompt),
+            (RowResult::Fed, Wanted::End) => {
+                self.on_fed(row, prompt);
+                return self.on_end(row.sequence, pooled, now);
+            }
             (
                 RowResult::Sampled {
                     token_id,
@@ -133,6 +142,24 @@ impl Scheduler {
         if ended {
             self.remove(id, now);
         }
+    }
+
+    /// The prompt was read and nothing is to follow. Says whether it was pooled as wanted.
+    fn on_end(&mut self, id: SequenceId, pooled: Vec<f32>, now: Instant) -> bool {
+        let Some(sequence) = self.sequences.get_mut(&id) else {
+            return true;
+        };
+        if sequence.request.pooling.is_some() == pooled.is_empty() {
+            return false;
+        }
+        let event = sequence.conclude(pooled);
+        self.recovery.caught_up(id);
+        self.events.push(Event::Token {
+            sequence: id,
+            event,
+        });
+        self.remove(id, now);
+        true
     }
 
     /// Clears a suspect that is past the point where it failed.

@@ -5,7 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ribbon_core::{Admission, FinishReason, SequenceRequest, Slot, Token, TokenEvent, TokenScore};
+use ribbon_core::{
+    Admission, FinishReason, Pooling, SequenceRequest, Slot, Token, TokenEvent, TokenScore,
+};
 
 use crate::{
     gate::{GroupId, Permit, SequenceId, kv_tokens},
@@ -107,10 +109,11 @@ impl Sequence {
     }
 
     /// It may begin with what others have computed. One that failed twice begins anew: wrong memory must not follow it. Scores
-    /// of the prompt come only with its computation.
+    /// of the prompt come only with its computation, and so does the mean of its states.
     pub(crate) fn may_hit(&self) -> bool {
         let failures = self.suspicion.map_or(0, |suspicion| suspicion.failures);
-        !self.alone && failures < FAILURES_TO_END && self.scored_tokens() == 0
+        let needs_states = self.request.pooling == Some(Pooling::Mean);
+        !self.alone && failures < FAILURES_TO_END && self.scored_tokens() == 0 && !needs_states
     }
 
     /// How many of its tokens have to score those behind them: its prompt but for the last, until that was delivered.
@@ -139,9 +142,14 @@ impl Sequence {
         (self.request.prompt.len() + self.generated.len()) as u32
     }
 
-    /// Length at which it ends by itself.
+    /// Length at which it ends by itself. One that generates nothing ends where its first token would be.
     pub(crate) fn total(&self) -> u32 {
-        self.request.prompt.len() as u32 + self.request.max_new_tokens
+        self.request.prompt.len() as u32 + self.request.max_new_tokens.max(1)
+    }
+
+    /// It generates tokens; else it ends with its prompt.
+    pub(crate) fn generates(&self) -> bool {
+        self.request.max_new_tokens > 0
     }
 
     /// KV tokens it will need at most.
@@ -170,7 +178,7 @@ impl Sequence {
             (self.known() >= self.total()).then_some(FinishReason::Length)
         };
         TokenEvent {
-            token,
+            token: Some(token),
             finish,
             queued: self.queued(),
             cached_tokens: self.cached.unwrap_or_default(),
@@ -179,6 +187,19 @@ impl Sequence {
             } else {
                 None
             },
+            pooled: None,
+        }
+    }
+
+    /// Its prompt was read and nothing follows; says how the client learns of it.
+    pub(crate) fn conclude(&mut self, pooled: Vec<f32>) -> TokenEvent {
+        TokenEvent {
+            token: None,
+            finish: Some(FinishReason::Length),
+            queued: self.queued(),
+            cached_tokens: self.cached.unwrap_or_default(),
+            prompt: self.delivered_scores(),
+            pooled: self.request.pooling.map(|_| pooled.into()),
         }
     }
 

@@ -106,20 +106,17 @@ impl Draft {
         let Run {
             slot,
             count,
-            samples,
+            wanted,
             scores,
+            pooling,
         } = run;
-        let wanted = if samples {
-            Wanted::Sample
-        } else {
-            Wanted::Nothing
-        };
         self.budget = self.budget.saturating_sub(count);
         self.plan.work.push(WorkItem {
             slot,
             count,
             wanted,
             scores_prompt: scores > 0,
+            pools: pooling,
         });
         self.flight.rows.push(FlightRow {
             sequence,

@@ -34,6 +34,7 @@ pub(crate) fn description() -> ShardDescription {
         max_total_tokens: 512,
         num_shards: 1,
         runs_bridge: false,
+        can_pool: true,
         slowest_step: Duration::from_millis(64),
         revision: None,
     }
@@ -43,6 +44,7 @@ pub(crate) fn request(prompt: u32, max_new_tokens: u32) -> SequenceRequest {
     SequenceRequest {
         prompt: (0..prompt).map(|token| token + 10).collect(),
         max_new_tokens,
+        pooling: None,
         sampling: Arc::new(Sampling::default()),
         stop_token_ids: Arc::from([2]),
         min_tokens: 0,
@@ -76,8 +78,9 @@ pub(crate) fn answer(plan: &StepPlan, token_id: u32) -> StepOutcome {
     let row = |work: &ribbon_core::WorkItem| RowOutcome {
         slot: work.slot,
         prompt: Vec::new(),
+        pooled: Vec::new(),
         result: match work.wanted {
-            Wanted::Nothing => RowResult::Fed,
+            Wanted::Nothing | Wanted::End => RowResult::Fed,
             Wanted::Sample => RowResult::Sampled {
                 token_id,
                 logprob: 0.0,

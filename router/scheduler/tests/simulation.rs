@@ -89,6 +89,7 @@ fn everything_holds_through_a_hundred_thousand_steps_of_trouble() {
         let world = live(setup, 20_000);
         let (tally, totals) = (&world.clients.tally, world.usage().totals);
         assert!(tally.finished > 1_000 && tally.cancelled > 100, "{tally:?}");
+        assert!(tally.read > 10, "prompts without answers: {tally:?}");
         assert!(world.losses > 25 && world.failed_steps > 25 && world.short_steps > 25);
         assert!(totals.hit_tokens > 1_000, "{totals:?}");
         assert!(totals.evictions > 25 || !prefix_caching, "{totals:?}");

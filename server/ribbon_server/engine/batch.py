@@ -7,10 +7,20 @@ import torch
 from torch import Tensor
 
 from ribbon_server.device import upload
+from ribbon_server.engine.pooling import PooledTokens
 from ribbon_server.engine.sequences import Sequences
-from ribbon_server.engine.step import EVERYTHING, RowStatus, StepOutcome, StepPlan, Wanted
+from ribbon_server.engine.step import LAST_RUN, POOLED, RowStatus, StepOutcome, StepPlan, Wanted
 from ribbon_server.kv.ribbons import VOID
 from ribbon_server.sampling.state import SamplingState
+
+ALL_WANTED = np.arange(256, dtype=np.uint8)
+# Which sums of Wanted mean something, bool [256]: a run ends in one way, is pooled in one way, and samples or is pooled.
+CONSISTENT = (
+    (sum(Wanted) >= ALL_WANTED)
+    & ((ALL_WANTED & LAST_RUN) != LAST_RUN)
+    & ((ALL_WANTED & POOLED) != POOLED)
+    & ~((ALL_WANTED & Wanted.SAMPLE).astype(bool) & (ALL_WANTED & POOLED).astype(bool))
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,7 @@ class Batch:
     sampling: np.ndarray  # int64 [sampled]: which of `rows` want a token
     sampled: np.ndarray  # int64 [sampled]: their last flat token
     scored: ScoredTokens | None
+    pooled: PooledTokens | None
 
     def inputs(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Token ids, positions and sampled on `device`, without waiting for it."""
@@ -65,7 +76,7 @@ def _can_run(plan: StepPlan, slots: np.ndarray, sequences: Sequences, shown: np.
     known = sequences.state.known[slots]
     end = sequences.length[slots] + plan.count
     alone = np.bincount(slots, minlength=1)[slots] == 1
-    reaches = np.where(plan.wanted & Wanted.SAMPLE, end == known, end < known) & (plan.wanted <= EVERYTHING)
+    reaches = np.where(plan.wanted & LAST_RUN, end == known, end < known) & CONSISTENT[plan.wanted]
     return alone & reaches & (plan.count > 0) & (end <= shown[slots])
 
 
@@ -110,7 +121,21 @@ def make_batch(plan: StepPlan, rows: np.ndarray, sequences: Sequences) -> Batch:
         sampling=sampling,
         sampled=ends[sampling] - 1,
         scored=_scored(scoring[of], of, slots[of], positions, sequences.state) if scoring.any() else None,
+        pooled=_pooled(wanted, of, ends) if (wanted & POOLED).any() else None,
     )
+
+
+def _pooled(wanted: np.ndarray, of: np.ndarray, ends: np.ndarray) -> PooledTokens | None:
+    """All tokens of the rows that want a mean, the last one of those that end and want it; of [tokens], the others [rows]."""
+    is_mean, is_end = (wanted & Wanted.POOLED_MEAN).astype(bool), (wanted & Wanted.END).astype(bool)
+    rows = np.flatnonzero(is_mean | (is_end & (wanted & Wanted.POOLED_LAST).astype(bool)))
+    if not rows.size:
+        return None
+    is_pooling = np.isin(np.arange(len(wanted)), rows)
+    is_last = np.arange(len(of)) == ends[of] - 1
+    flat = np.flatnonzero(is_pooling[of] & (is_mean[of] | is_last))
+    at = np.searchsorted(rows, of[flat])
+    return PooledTokens(flat, at, rows, np.bincount(at, minlength=len(rows)), is_end[rows])
 
 
 def _scored(

@@ -10,7 +10,7 @@ from ribbon_server.distributed.base import Group
 from ribbon_server.distributed.single import SINGLE
 from ribbon_server.engine.batch import Batch, make_batch, select_rows
 from ribbon_server.engine.fault_hook import FaultHook
-from ribbon_server.engine.forward import forward
+from ribbon_server.engine.forward import Yield, forward
 from ribbon_server.engine.sequences import Sequences
 from ribbon_server.engine.step import RowStatus, StepOutcome, StepPlan, new_outcome
 from ribbon_server.errors import InvalidRequest, OutOfPages, ShardError
@@ -18,7 +18,6 @@ from ribbon_server.kv.ribbons import OpKind, RibbonOps, Ribbons
 from ribbon_server.layers.attention.base import ForwardContext
 from ribbon_server.models.decoder import CausalModel
 from ribbon_server.sampling.device_sampler import pick_on_device
-from ribbon_server.sampling.prompt_scores import TokenScores
 from ribbon_server.sampling.sampler import REASONS, Fault, Picker, Picks, pick
 from ribbon_server.sampling.shared_choice import SharedChoice
 
@@ -108,11 +107,11 @@ class Engine:
         context = ForwardContext(self.ribbons, batch.slots, batch.starts, batch.lengths)
         prepared_ns = time.monotonic_ns()
         self.sequences.state.begin_masks(batch.slots[batch.sampling].astype(np.int64))
-        logits, prompt = forward(self.decoder, batch, context, self.sequences.vocab_size)
+        made = forward(self.decoder, batch, context, self.sequences.vocab_size)
         self.ribbons.fence()
         forwarded_ns = time.monotonic_ns()
-        faults = self._take_prompt(batch, prompt, outcome)
-        self._finish(batch, logits, faults, outcome)
+        faults = self._take_prompt(batch, made, outcome)
+        self._finish(batch, made, faults, outcome)
         outcome.timings.prepare_ns = prepared_ns - began_ns
         outcome.timings.forward_ns = forwarded_ns - prepared_ns
         outcome.timings.sample_ns = time.monotonic_ns() - forwarded_ns
@@ -146,21 +145,24 @@ class Engine:
             self.sequences.length[begins] = self.ribbons.begins[begins]
 
     @staticmethod
-    def _take_prompt(batch: Batch, prompt: TokenScores | None, outcome: StepOutcome) -> np.ndarray:
+    def _take_prompt(batch: Batch, made: Yield, outcome: StepOutcome) -> np.ndarray:
         """Writes down what the model thought of prompt tokens. Returns the fault of each row, uint8 [active]."""
         faults = np.zeros(len(batch.rows), np.uint8)
-        if batch.scored is not None and prompt is not None:
-            outcome.prompt = prompt
+        if batch.scored is not None and made.scores is not None:
+            outcome.prompt = made.scores
             outcome.prompt_count[batch.rows] = np.bincount(batch.scored.rows, minlength=len(batch.rows))
-            faults[batch.scored.rows[~prompt.is_valid]] = Fault.NOT_FINITE
+            faults[batch.scored.rows[~made.scores.is_valid]] = Fault.NOT_FINITE
+        if batch.pooled is not None and made.sums is not None:
+            is_finite = made.sums.isfinite().all(dim=1).cpu().numpy()
+            faults[batch.pooled.rows[~is_finite]] = Fault.BAD_STATES
         return faults
 
-    def _finish(self, batch: Batch, logits: torch.Tensor | None, faults: np.ndarray, outcome: StepOutcome) -> None:
+    def _finish(self, batch: Batch, made: Yield, faults: np.ndarray, outcome: StepOutcome) -> None:
         """Samples, then advances the state of the rows that succeeded; those with a fault before take no part."""
         outcome.status[batch.rows] = RowStatus.FED
-        if logits is not None:
+        if made.logits is not None:
             sampling_slots = batch.slots[batch.sampling].astype(np.int64)
-            picks = self.pick(logits, self.sequences.state.rows(sampling_slots, logits.device))
+            picks = self.pick(made.logits, self.sequences.state.rows(sampling_slots, made.logits.device))
             picks.fault[:] = np.maximum(picks.fault, faults[batch.sampling])
             faults[batch.sampling] = picks.fault
             self._take(picks, batch.rows[batch.sampling], sampling_slots, outcome)
@@ -171,7 +173,23 @@ class Engine:
             failed = zip(*(column[bad].tolist() for column in columns), strict=True)
             outcome.errors += [(row, self._reason(slot, Fault(fault))) for row, slot, fault in failed]
         fed = faults == Fault.NONE
+        if made.sums is not None:
+            self._pool(batch, made.sums, fed, outcome)
         self.sequences.advance(batch.slots[fed].astype(np.int64), batch.counts[fed])
+
+    def _pool(self, batch: Batch, sums: torch.Tensor, fed: np.ndarray, outcome: StepOutcome) -> None:
+        """The sums of the rows that were fed join those of their chunks before; vectors that are due are written down."""
+        pooled, pools = batch.pooled, self.sequences.pools
+        if pooled is None:
+            raise AssertionError("there are sums of nothing")
+        slots, good = batch.slots[pooled.rows].astype(np.int64), fed[pooled.rows]
+        kept = sums if good.all() else sums[torch.from_numpy(good).to(sums.device)]
+        pools.add(slots[good], kept, pooled.counts[good])
+        due = good & pooled.ends
+        if due.any():
+            vectors = pools.means(slots[due])
+            outcome.pooled = vectors.ravel()
+            outcome.pooled_count[batch.rows[pooled.rows[due]]] = vectors.shape[1]
 
     def _take(self, picks: Picks, rows: np.ndarray, slots: np.ndarray, outcome: StepOutcome) -> None:
         """Writes the picks of the plan's `rows` down, in the outcome and in the histories."""
@@ -205,6 +223,7 @@ class Engine:
         outcome.token_id[:], outcome.logprob[:], outcome.top_count[:] = 0, 0, 0
         outcome.top_token_id, outcome.top_logprob = outcome.top_token_id[:0], outcome.top_logprob[:0]
         outcome.prompt, outcome.prompt_count[:] = None, 0
+        outcome.pooled, outcome.pooled_count[:] = outcome.pooled[:0], 0
 
     def _cancel_next(self, outcome: StepOutcome) -> None:
         """The next plan was sent before this failure was known: its rows for the same slots are answered cancelled."""

@@ -1,13 +1,16 @@
-"""From a batch to what its rows want of the model: logits of those that sample, scores of prompt tokens. Samples nothing.
+"""From a batch to what its rows want of the model: logits of those that sample, scores and states of prompt tokens. Samples nothing.
 
 No logits cross chunks: the last token of a prefill chunk scores the next known one (design section 2, rule o).
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
 from ribbon_server.device import upload
 from ribbon_server.engine.batch import Batch, ScoredTokens
+from ribbon_server.engine.pooling import pool
 from ribbon_server.layers.attention.base import ForwardContext
 from ribbon_server.models.decoder import CausalModel
 from ribbon_server.sampling.prompt_scores import TokenScores, joined, score_tokens
@@ -15,24 +18,39 @@ from ribbon_server.sampling.prompt_scores import TokenScores, joined, score_toke
 SCORED_LOGITS = 2**24  # of prompt tokens at a time: 64 MiB, whatever the length of the chunk
 
 
-def forward(
-    decoder: CausalModel, batch: Batch, context: ForwardContext, vocab_size: int
-) -> tuple[Tensor | None, TokenScores | None]:
-    """Logits float32 [sampled, vocab], None where no row samples, and scores of the prompt tokens that are wanted."""
+@dataclass(frozen=True)
+class Yield:
+    """What a forward pass gave; None where no row wants it."""
+
+    logits: Tensor | None = None  # float32 [sampled, vocab]
+    scores: TokenScores | None = None  # of the prompt tokens that are wanted
+    sums: Tensor | None = None  # float32 [pooling, hidden], of the final states of this step's tokens
+
+
+def forward(decoder: CausalModel, batch: Batch, context: ForwardContext, vocab_size: int) -> Yield:
+    """Runs the batch."""
     token_ids, positions, sampled = batch.inputs(decoder.device)
-    if batch.scored is None:
-        return decoder.forward(token_ids, positions, context, sampled), None
-    wanted = np.union1d(batch.sampled, batch.scored.flat)
+    scored, pooled = batch.scored, batch.pooled
+    if scored is None and pooled is None:
+        return Yield(decoder.forward(token_ids, positions, context, sampled))
+    parts = [batch.sampled, *(part.flat for part in (scored, pooled) if part is not None)]
+    wanted = np.unique(np.concatenate(parts))
     states = decoder.states(token_ids, positions, context, upload(wanted, decoder.device))
     if states is None:
         raise AssertionError("wanted is not empty")
-    logits = _logits(decoder, states, np.searchsorted(wanted, batch.sampled)) if batch.sampled.size else None
-    at = np.searchsorted(wanted, batch.scored.flat)
-    return logits, _scores(decoder, states, _blocks(len(at), vocab_size), (at, batch.scored))
+    logits = scores = sums = None
+    if batch.sampled.size:
+        logits = decoder.logits(_at(states, np.searchsorted(wanted, batch.sampled)))
+    if scored is not None:
+        at = np.searchsorted(wanted, scored.flat)
+        scores = _scores(decoder, states, _blocks(len(at), vocab_size), (at, scored))
+    if pooled is not None:
+        sums = pool(_at(states, np.searchsorted(wanted, pooled.flat)), pooled)
+    return Yield(logits, scores, sums)
 
 
-def _logits(decoder: CausalModel, states: Tensor, at: np.ndarray) -> Tensor:
-    return decoder.logits(states.index_select(0, upload(at, states.device)))
+def _at(states: Tensor, at: np.ndarray) -> Tensor:
+    return states.index_select(0, upload(at, states.device))
 
 
 def _blocks(count: int, vocab_size: int) -> list[slice]:
@@ -47,7 +65,7 @@ def _scores(
     at, scored = wanted
     return joined(
         [
-            score_tokens(_logits(decoder, states, at[block]), scored.token_ids[block], scored.num_top[block])
+            score_tokens(decoder.logits(_at(states, at[block])), scored.token_ids[block], scored.num_top[block])
             for block in blocks
         ]
     )

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from ribbon_server.engine.pooling import Pools
 from ribbon_server.engine.step import Admission, RefusedAdmission
 from ribbon_server.errors import InvalidRequest
 from ribbon_server.sampling.state import SamplingState
@@ -18,6 +19,7 @@ class Sequences:
         self.slot_tokens = slot_tokens
         self.vocab_size = vocab_size
         self.state = SamplingState(num_slots, slot_tokens)
+        self.pools = Pools(num_slots)
         self.length = np.zeros(num_slots, np.int64)
         self.is_seated = np.zeros(num_slots, bool)
         self.is_ended = np.zeros(num_slots, bool)
@@ -68,6 +70,7 @@ class Sequences:
         self.is_ended[slots] = False
         self.cancelled_in[slots] = 0
         self.state.forget(slots)
+        self.pools.forget(slots)
         for slot in slots.tolist():
             self.refusals.pop(slot, None)
 

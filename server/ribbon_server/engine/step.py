@@ -17,9 +17,13 @@ class Wanted(IntFlag):
     NONE = 0
     SAMPLE = 1
     PROMPT_LOGPROBS = 2
+    END = 4
+    POOLED_MEAN = 8
+    POOLED_LAST = 16
 
 
-EVERYTHING = Wanted.SAMPLE | Wanted.PROMPT_LOGPROBS
+LAST_RUN = Wanted.SAMPLE | Wanted.END
+POOLED = Wanted.POOLED_MEAN | Wanted.POOLED_LAST
 
 
 class RowStatus(IntEnum):
@@ -89,6 +93,8 @@ class StepOutcome:
     top_token_id: np.ndarray  # uint32, flattened
     top_logprob: np.ndarray  # float32, flattened
     prompt_count: np.ndarray  # uint32: prompt tokens that the row scored
+    pooled_count: np.ndarray  # uint32: values of `pooled` that are the row's
+    pooled: np.ndarray  # float32, flattened
     prompt: TokenScores | None = None  # of all rows, one behind the other
     errors: list[tuple[int, str]] = field(default_factory=list)
     timings: Timings = field(default_factory=Timings)
@@ -109,4 +115,6 @@ def new_outcome(plan: StepPlan) -> StepOutcome:
         top_token_id=np.zeros(0, np.uint32),
         top_logprob=np.zeros(0, np.float32),
         prompt_count=np.zeros(rows, np.uint32),
+        pooled_count=np.zeros(rows, np.uint32),
+        pooled=np.zeros(0, np.float32),
     )

@@ -24,10 +24,12 @@ class Fault(IntEnum):
     NONE = 0
     NOT_FINITE = 1
     NO_TOKEN = 2
+    BAD_STATES = 3
 
 
 REASONS = {
     Fault.NOT_FINITE: "the logits are not finite; the sequence cannot go on",
+    Fault.BAD_STATES: "the states are not finite; the sequence cannot go on",
     Fault.NO_TOKEN: "no token is allowed any more; the sequence cannot go on",
 }
 NATIVE_EMPTY = 3  # status of a row in which every logit is -inf

@@ -163,13 +163,16 @@ def outcome_to_wire(outcome: StepOutcome) -> pb.StepOutcome:
         answer.prompt_top_count = prompt.top_count.tobytes()
         answer.prompt_top_token_id = prompt.top_token_id.tobytes()
         answer.prompt_top_logprob = prompt.top_logprob.tobytes()
+    if outcome.pooled.size:
+        answer.pooled_count = outcome.pooled_count.tobytes()
+        answer.pooled = outcome.pooled.tobytes()
     return answer
 
 
 def describe(model: Model, warm: WarmShard | None) -> pb.DescribeResponse:
     """What the model and, when warm, the region say of themselves; the caller adds what the process was told."""
     spec = model.spec
-    extra = {"bridge": model.is_bridged, "grammar": model.tokenizer_json is not None}
+    extra = {"bridge": model.is_bridged, "pooled": not model.is_bridged, "grammar": model.tokenizer_json is not None}
     return pb.DescribeResponse(
         architecture=spec.architecture,
         dtype=model.dtype.value,

@@ -4,6 +4,7 @@
 
 mod debug;
 mod docs;
+mod embeddings;
 mod generate;
 mod health;
 mod info;
@@ -12,6 +13,9 @@ mod prometheus;
 mod sagemaker;
 mod tokenize;
 mod vertex;
+
+#[cfg(test)]
+pub(crate) use openai::prompts;
 
 use axum::{Router, extract::Request, middleware};
 use utoipa::openapi::OpenApi;
@@ -38,6 +42,7 @@ pub(crate) fn documented(state: &AppState) -> (Router<AppState>, OpenApi) {
     let (routes, document) = OpenApiRouter::with_openapi(openapi::beginning())
         .merge(generate::routes())
         .merge(openai::routes())
+        .merge(embeddings::routes(&state.settings))
         .merge(sagemaker::routes())
         .merge(vertex::routes())
         .merge(tokenize::chat_routes())

@@ -52,6 +52,7 @@ pub(super) async fn chat(
     let caller = state.caller(&headers, tally.arrived)?;
     let submission = chat_submission(&state, caller, &mut request)?;
     let logprobs = request.chat_logprobs(state.settings.max_top_n_tokens)?;
+    let prompt_logprobs = submission.wish.sampling.prompt_top_tokens;
     let submitted = submit(&state, &tally, submission).await?;
     let call = Call {
         state: &state,
@@ -59,6 +60,7 @@ pub(super) async fn chat(
         look: Look {
             kind: Kind::Chat,
             logprobs,
+            prompt_logprobs,
             echo: Vec::new(),
         },
         request,
@@ -78,6 +80,7 @@ pub(super) fn chat_submission(
     let mut wish = request.wish(&state.settings)?;
     let logprobs = request.chat_logprobs(state.settings.max_top_n_tokens)?;
     wish.sampling.top_tokens = logprobs.unwrap_or(0);
+    wish.sampling.prompt_top_tokens = request.prompt_logprobs(state.settings.max_top_n_tokens)?;
     request.check_chat_fields()?;
     let messages = request.messages.take();
     let template = state.text.template.as_ref();
@@ -105,9 +108,11 @@ pub(super) async fn completions(
     let mut wish = request.wish(&state.settings)?;
     let logprobs = request.completion_logprobs(state.settings.max_top_n_tokens)?;
     wish.sampling.top_tokens = logprobs.unwrap_or(0);
-    wish.sampling.prompt_top_tokens = logprobs.filter(|_| request.echoes());
+    let prompt_logprobs = request.prompt_logprobs(state.settings.max_top_n_tokens)?;
+    let echoed = logprobs.filter(|_| request.echoes());
+    wish.sampling.prompt_top_tokens = echoed.max(prompt_logprobs);
     request.check_completion_fields()?;
-    let source = prompts(request.prompt.take(), &state.settings)?;
+    let source = prompts("prompt", request.prompt.take(), &state.settings)?;
     let texts = request.echoes().then(|| source.clone());
     let submission = Submission {
         wish,
@@ -124,6 +129,7 @@ pub(super) async fn completions(
         look: Look {
             kind: Kind::Completion,
             logprobs,
+            prompt_logprobs,
             echo,
         },
         request,
@@ -131,11 +137,15 @@ pub(super) async fn completions(
     Ok(call.answer(submitted).await?)
 }
 
-/// The prompts of a completions call: at least one, none empty, not too many.
-fn prompts(prompt: Option<Prompt>, settings: &HttpSettings) -> Result<Source, ApiError> {
-    let invalid = |message: String| Err(ApiError::invalid("prompt", message));
+/// The prompts in the field `name`: at least one, none empty, not too many.
+pub(crate) fn prompts(
+    name: &'static str,
+    prompt: Option<Prompt>,
+    settings: &HttpSettings,
+) -> Result<Source, ApiError> {
+    let invalid = |message: String| Err(ApiError::invalid(name, message));
     let (source, number, has_empty) = match prompt {
-        None => return invalid("`prompt` is missing".to_owned()),
+        None => return invalid(format!("`{name}` is missing")),
         Some(Prompt::Text(text)) => one_or_more(vec![text], String::is_empty, Source::Texts),
         Some(Prompt::Texts(texts)) => one_or_more(texts, String::is_empty, Source::Texts),
         Some(Prompt::Ids(ids)) => one_or_more(vec![ids], Vec::is_empty, Source::Ids),
@@ -143,15 +153,15 @@ fn prompts(prompt: Option<Prompt>, settings: &HttpSettings) -> Result<Source, Ap
     };
     let limit = settings.max_client_batch_size;
     match number {
-        0 => invalid("`prompt` is an empty list".to_owned()),
-        _ if has_empty => invalid("`prompt` is empty".to_owned()),
+        0 => invalid(format!("`{name}` is an empty list")),
+        _ if has_empty => invalid(format!("`{name}` is empty")),
         number if number > limit => Err(ApiError::new(
             Cause::BatchSize,
             format!(
-                "`prompt` has {number} prompts; this server allows {limit} (`--max-client-batch-size`)"
+                "`{name}` has {number} prompts; this server allows {limit} (`--max-client-batch-size`)"
             ),
         )
-        .at("prompt")),
+        .at(name)),
         _ => Ok(source),
     }
 }

@@ -3,6 +3,7 @@
 pub(crate) mod chat;
 mod chat_message;
 mod completion_logprobs;
+pub(crate) mod embeddings;
 mod message;
 pub(crate) mod native;
 pub(crate) mod native_answer;
@@ -10,6 +11,7 @@ pub(crate) mod openai;
 pub(crate) mod openai_answer;
 mod openai_fields;
 pub(crate) mod openai_stream;
+mod prompt_logprobs;
 mod tools;
 
 use serde::Deserialize;

@@ -295,6 +295,7 @@ impl Parameters {
             },
             choices: Choices::ONE,
             max_new_tokens,
+            pooling: None,
             stops,
             truncate: self.truncate,
             ignore_eos: self.ignore_eos.unwrap_or(false),

@@ -193,7 +193,11 @@ impl NativeWriter {
 impl EventWriter for NativeWriter {
     fn step(&mut self, _index: usize, sequence: &Running, step: &Step, out: &mut BytesMut) {
         self.text.push_str(sequence.piece());
-        let id = step.token.id;
+        // Native requests generate at least one token.
+        let Some(token) = &step.token else {
+            return;
+        };
+        let id = token.id;
         let special_text = step.is_special.then(|| sequence.tokenizer.text_of(id));
         let text = special_text.as_deref().unwrap_or(sequence.piece());
         let data = StreamEvent {
@@ -201,10 +205,10 @@ impl EventWriter for NativeWriter {
             token: TokenObject {
                 id,
                 text,
-                logprob: step.token.logprob,
+                logprob: token.logprob,
                 special: step.is_special,
             },
-            top_tokens: top_tokens(&sequence.tokenizer, &step.token.top),
+            top_tokens: top_tokens(&sequence.tokenizer, &token.top),
             generated_text: step.finish.map(|_| self.text.as_str()),
             details: step
                 .finish

@@ -41,6 +41,8 @@ pub(crate) struct OpenAiRequest {
     stream_options: Option<StreamOptions>,
     logprobs: Option<Value>,
     top_logprobs: Option<u64>,
+    /// Scores of the prompt's tokens, with so many of the likeliest beside each.
+    prompt_logprobs: Option<u64>,
     echo: Option<bool>,
     ignore_eos: Option<bool>,
     min_tokens: Option<u64>,
@@ -128,6 +130,7 @@ impl OpenAiRequest {
             sampling: self.sampling()?,
             choices: self.choices(settings)?,
             max_new_tokens,
+            pooling: None,
             stops,
             truncate: None,
             ignore_eos: self.ignore_eos.unwrap_or(false),
@@ -290,8 +293,32 @@ impl OpenAiRequest {
                 format!("`max_tokens` is {old} and `max_completion_tokens` is {new}; give one");
             return Err(ApiError::invalid("max_completion_tokens", message));
         }
-        let newer = checks::max_new_tokens("max_completion_tokens", self.max_completion_tokens)?;
-        Ok(newer.or(checks::max_new_tokens("max_tokens", self.max_tokens)?))
+        let reads = self.echoes() || self.prompt_logprobs.is_some();
+        let asked = [
+            ("max_completion_tokens", self.max_completion_tokens),
+            ("max_tokens", self.max_tokens),
+        ];
+        let mut checked = asked.into_iter().map(|(name, value)| match value {
+            Some(0) if reads => Ok(Some(0)),
+            value => checks::max_new_tokens(name, value),
+        });
+        let given = checked.find(|length| !matches!(length, Ok(None)));
+        given.unwrap_or(Ok(None))
+    }
+
+    /// How many of the likeliest tokens stand beside each of the prompt's; `None` where its scores are not shown.
+    ///
+    /// # Errors
+    /// It is too large, or the answer is a stream, which has no place for them.
+    pub(crate) fn prompt_logprobs(&self, limit: u32) -> Result<Option<u32>, ApiError> {
+        if self.prompt_logprobs.is_some() && self.is_stream() {
+            return Err(ApiError::invalid(
+                "prompt_logprobs",
+                "`prompt_logprobs` come with whole answers; leave `stream` out",
+            ));
+        }
+        let top = checks::top_tokens("prompt_logprobs", self.prompt_logprobs, limit)?;
+        Ok(self.prompt_logprobs.map(|_| top))
     }
 
     fn sampling(&self) -> Result<Sampling, ApiError> {

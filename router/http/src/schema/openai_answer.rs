@@ -13,7 +13,10 @@ use crate::{
     choices::Choices,
     collect::Collected,
     running::Running,
-    schema::completion_logprobs::{CompletionLogprobs, likeliest},
+    schema::{
+        completion_logprobs::{CompletionLogprobs, likeliest},
+        prompt_logprobs::PromptLogprobs,
+    },
     settings::HttpSettings,
 };
 
@@ -47,9 +50,7 @@ impl Head {
             (Kind::Chat, true) => ("chatcmpl", "chat.completion.chunk"),
             (Kind::Completion, _) => ("cmpl", "text_completion"),
         };
-        let model = model
-            .filter(|name| *name != "tgi")
-            .unwrap_or(&settings.model_id);
+        let model = settings.shown_model(model);
         let label = settings.docker_label.as_deref().unwrap_or("native");
         Self {
             id: format!("{prefix}-{}", uuid::Uuid::new_v4().simple()),
@@ -131,6 +132,8 @@ pub(crate) struct Look {
     pub(crate) kind: Kind,
     /// Logprobs, with so many top tokens beside each token.
     pub(crate) logprobs: Option<u32>,
+    /// Scores of the prompt, with so many top tokens beside each token.
+    pub(crate) prompt_logprobs: Option<u32>,
     /// The prompts, where the choices begin with them.
     pub(crate) echo: Vec<String>,
 }
@@ -140,6 +143,12 @@ impl Look {
     pub(super) fn echoed(&self, index: usize, run: u32) -> &str {
         let prompt = self.echo.get(index / run.max(1) as usize);
         prompt.map_or("", String::as_str)
+    }
+
+    /// Scores of a sequence's prompt, at the place where answers of this kind have them (vLLM's).
+    fn prompt_logprobs(&self, kind: Kind, sequence: &Running) -> Option<PromptLogprobs> {
+        let num_top = self.prompt_logprobs.filter(|_| self.kind == kind)?;
+        Some(PromptLogprobs::of(sequence, num_top))
     }
 }
 
@@ -201,6 +210,10 @@ pub(super) struct Choice<'a> {
     #[schema(value_type = Option<Object>)]
     pub(super) logprobs: Option<Logprobs>,
     pub(super) finish_reason: Option<&'static str>,
+    /// Of a completion, where asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Object>>)]
+    pub(super) prompt_logprobs: Option<PromptLogprobs>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -210,6 +223,10 @@ pub(crate) struct Object<'a> {
     pub(super) head: &'a Head,
     pub(super) choices: &'a [Choice<'a>],
     pub(super) usage: Option<Usage>,
+    /// Of a conversation, which is one for all choices, where asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Object>>)]
+    pub(super) prompt_logprobs: Option<PromptLogprobs>,
 }
 
 /// Logprobs of all tokens, those of an echoed prompt first.
@@ -265,6 +282,9 @@ pub(crate) fn body(
             head,
             choices: &choices,
             usage,
+            prompt_logprobs: ranked
+                .first()
+                .and_then(|one| look.prompt_logprobs(Kind::Chat, &one.running)),
         },
     )
     .unwrap_or_default();
@@ -280,6 +300,7 @@ fn choice<'a>(index: usize, one: &'a Collected, look: &Look, echoed: &str) -> Ch
         },
         logprobs: logprobs(one, look, echoed),
         finish_reason: Some(spelled(one.finish, &one.running)),
+        prompt_logprobs: look.prompt_logprobs(Kind::Completion, &one.running),
     }
 }
 

@@ -57,8 +57,11 @@ impl OpenAiWriter {
         let num_top = self.look.logprobs?;
         let tokenizer = &sequence.tokenizer;
         if self.look.kind == Kind::Chat {
-            let content = vec![TokenLogprob::new(tokenizer, &step.token, num_top)];
-            return Some(Logprobs::Chat { content });
+            let tokens = step.token.iter();
+            let content = tokens.map(|token| TokenLogprob::new(tokenizer, token, num_top));
+            return Some(Logprobs::Chat {
+                content: content.collect(),
+            });
         }
         let mut lists = CompletionLogprobs::default();
         let before = if let Some(characters) = self.begun.get(&index) {
@@ -67,7 +70,9 @@ impl OpenAiWriter {
             lists.push_prompt(sequence, num_top, echoed);
             echoed.chars().count()
         };
-        lists.push(tokenizer, &step.token, num_top, before);
+        if let Some(token) = &step.token {
+            lists.push(tokenizer, token, num_top, before);
+        }
         Some(Logprobs::Completion(lists))
     }
 
@@ -95,6 +100,7 @@ impl OpenAiWriter {
                     head: &self.head,
                     choices: &[],
                     usage: Some(Usage::of(sequences)),
+                    prompt_logprobs: None,
                 },
             );
         }
@@ -119,6 +125,7 @@ impl EventWriter for OpenAiWriter {
             said: self.said(index, &echoed, sequence),
             logprobs: self.logprobs(index, &echoed, (sequence, step)),
             finish_reason: step.finish.map(|finish| spelled(finish, sequence)),
+            prompt_logprobs: None,
         };
         let usage = self.usage(sequence, step.finish.is_some());
         event(
@@ -127,6 +134,7 @@ impl EventWriter for OpenAiWriter {
                 head: &self.head,
                 choices: &[choice],
                 usage,
+                prompt_logprobs: None,
             },
         );
         self.grow(index, &echoed, sequence.piece());

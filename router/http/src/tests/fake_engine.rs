@@ -14,9 +14,9 @@ use std::{
 use futures_core::Stream;
 use futures_util::stream;
 use ribbon_core::{
-    DebugAnswer, Engine, EngineLoad, EngineState, FinishReason, Limits, Refusal, RibbonsSnapshot,
-    SequenceRequest, ShardDescription, StreamError, Token, TokenEvent, TokenScore, TokenStream,
-    Tokens,
+    DebugAnswer, Engine, EngineLoad, EngineState, FinishReason, Limits, Pooling, Refusal,
+    RibbonsSnapshot, SequenceRequest, ShardDescription, StreamError, Token, TokenEvent, TokenScore,
+    TokenStream, Tokens,
 };
 
 /// One thing the script does.
@@ -48,6 +48,7 @@ pub(crate) struct FakeEngine {
     pub(crate) satisfied: Arc<AtomicI64>,
     /// Prompt tokens that were asked about before tokenizing.
     pub(crate) rooms: Mutex<Vec<u64>>,
+    pub(crate) can_pool: bool,
 }
 
 impl FakeEngine {
@@ -73,6 +74,7 @@ impl FakeEngine {
             alive: Arc::default(),
             satisfied: Arc::default(),
             rooms: Mutex::default(),
+            can_pool: true,
         }
     }
 
@@ -100,13 +102,13 @@ impl Drop for Playing {
 }
 
 impl Playing {
-    /// With the first token, where asked for: the more certain the farther.
+    /// With the first event, where asked for: the more certain the farther.
     fn prompt_scores(&self) -> Option<Box<[TokenScore]>> {
         let count = self
             .request
             .sampling
             .prompt_top_tokens
-            .filter(|_| self.generated == 1)?;
+            .filter(|_| self.generated <= 1)?;
         let scored = self.request.prompt.iter().enumerate().skip(1);
         let score = |(place, id): (usize, &u32)| TokenScore {
             logprob: -8.0 / place as f32,
@@ -115,17 +117,34 @@ impl Playing {
         Some(scored.map(score).collect())
     }
 
+    /// The one event of a request that generates nothing; the vector is longer the longer the prompt.
+    fn reading(&self) -> TokenEvent {
+        let length = self.request.prompt.len() as f32;
+        let pooled = self.request.pooling.map(|pooling| match pooling {
+            Pooling::Mean => vec![3.0 * length, -4.0 * length],
+            Pooling::Last => vec![0.0, length],
+        });
+        TokenEvent {
+            token: None,
+            finish: Some(FinishReason::Length),
+            queued: Duration::from_millis(3),
+            cached_tokens: 2,
+            prompt: self.prompt_scores(),
+            pooled: pooled.map(Into::into),
+        }
+    }
+
     fn token(&mut self, id: u32) -> TokenEvent {
         self.generated += 1;
         let is_stop = self.request.stop_token_ids.contains(&id);
         let is_last = self.generated == self.request.max_new_tokens;
         let top = top(id, self.request.sampling.top_tokens);
         TokenEvent {
-            token: Token {
+            token: Some(Token {
                 id,
                 logprob: -0.25 * self.generated as f32,
                 top,
-            },
+            }),
             finish: if is_stop {
                 Some(FinishReason::EosToken)
             } else {
@@ -134,6 +153,7 @@ impl Playing {
             queued: Duration::from_millis(3),
             cached_tokens: 2,
             prompt: self.prompt_scores(),
+            pooled: None,
         }
     }
 }
@@ -176,10 +196,14 @@ impl FakeEngine {
         let tokens = stream::unfold(Some(playing), async |playing| {
             let mut playing = playing?;
             loop {
+                let reads_only = playing.request.max_new_tokens == 0;
                 match playing.items.pop_front() {
                     None | Some(Item::Break) => return None,
                     Some(Item::Pause(duration)) => tokio::time::sleep(duration).await,
                     Some(Item::Fail(error)) => return Some((Err(error), None)),
+                    Some(Item::Token(_)) if reads_only => {
+                        return Some((Ok(playing.reading()), None));
+                    }
                     Some(Item::Token(id)) => {
                         let event = playing.token(id);
                         let rest = event.finish.is_none().then_some(playing);
@@ -232,6 +256,7 @@ impl Engine for FakeEngine {
                 max_total_tokens: limits.max_total_tokens,
                 num_shards: 1,
                 runs_bridge: false,
+                can_pool: self.can_pool,
                 slowest_step: Duration::from_millis(1),
                 revision: None,
             })

@@ -7,13 +7,15 @@ use proptest::{
     sample::select,
     test_runner::{RngSeed, TestRunner},
 };
+use ribbon_core::Pooling;
 use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::{
     error::{ApiError, Cause},
     extract::{self, RawJson},
-    schema::{native::GenerateRequest, openai::OpenAiRequest},
+    routes::prompts,
+    schema::{embeddings::EmbeddingRequest, native::GenerateRequest, openai::OpenAiRequest},
     submit::ready_model,
     wish::{Model, Wish},
 };
@@ -25,6 +27,8 @@ const SERVED: u32 = 1_000;
 
 const NATIVE_BODY: &str = r#"{"inputs": "Hi", "stream": false, "parameters": {"temperature": 0.5, "top_k": 3, "stop": ["a"], "best_of": 2, "max_new_tokens": 9}}"#;
 const CHAT_BODY: &str = r#"{"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}, {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}]}], "logit_bias": {"5": 1}, "n": 2, "stream_options": {"include_usage": true}, "stream": true, "stop": "x"}"#;
+const EMBEDDING_BODY: &str =
+    r#"{"input": ["a", "b"], "encoding_format": "base64", "priority": 3, "cache_salt": "s"}"#;
 const COMPLETION_BODY: &str = r#"{"prompt": ["a", "b"], "max_tokens": 9, "seed": -7, "echo": true, "logprobs": 2, "best_of": 2, "top_p": 0.5}"#;
 
 /// Every name that some route reads, and some that none does.
@@ -89,6 +93,10 @@ const NAMES: &[&str] = &[
     "type",
     "text",
     "include_usage",
+    "input",
+    "encoding_format",
+    "dimensions",
+    "prompt_logprobs",
     "nonsense",
 ];
 
@@ -191,15 +199,22 @@ fn damaged(good: &'static str) -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn body() -> impl Strategy<Value = Vec<u8>> {
-    let good = prop_oneof![Just(NATIVE_BODY), Just(CHAT_BODY), Just(COMPLETION_BODY)];
+    let good = prop_oneof![
+        Just(NATIVE_BODY),
+        Just(CHAT_BODY),
+        Just(COMPLETION_BODY),
+        Just(EMBEDDING_BODY)
+    ];
     prop_oneof![
         2 => value().prop_map(String::into_bytes),
         2 => altered(NATIVE_BODY).prop_map(String::into_bytes),
         1 => altered(CHAT_BODY).prop_map(String::into_bytes),
         1 => altered(COMPLETION_BODY).prop_map(String::into_bytes),
+        1 => altered(EMBEDDING_BODY).prop_map(String::into_bytes),
         1 => damaged(NATIVE_BODY),
         1 => damaged(CHAT_BODY),
         1 => damaged(COMPLETION_BODY),
+        1 => damaged(EMBEDDING_BODY),
         1 => good.prop_map(|good| good.as_bytes().to_vec()),
     ]
 }
@@ -208,12 +223,13 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
 fn native(body: &RawJson, model: &Model) -> Result<Wish, ApiError> {
     let mut request: GenerateRequest = body.parse()?;
     let wish = request.wish(&HttpSettings::new("demo"), request.stream == Some(true))?;
-    fitting(wish, model)
+    fitting(wish, model, 1)
 }
 
 fn openai(body: &RawJson, model: &Model) -> Result<Wish, ApiError> {
     let mut request: OpenAiRequest = body.parse()?;
     let wish = request.wish(&HttpSettings::new("demo"))?;
+    let reads = request.echoes() || request.prompt_logprobs(5)?.is_some();
     if request.prompt.is_some() {
         request.completion_logprobs(5)?;
         request.check_completion_fields()?;
@@ -222,11 +238,21 @@ fn openai(body: &RawJson, model: &Model) -> Result<Wish, ApiError> {
         request.check_chat_fields()?;
         request.chat.conversation(request.messages.take(), None)?;
     }
-    fitting(wish, model)
+    fitting(wish, model, u32::from(!reads))
 }
 
-fn fitting(wish: Wish, model: &Model) -> Result<Wish, ApiError> {
-    wish.check(&model.limits)?;
+fn embeddings(body: &RawJson, model: &Model) -> Result<Wish, ApiError> {
+    let mut request: EmbeddingRequest = body.parse()?;
+    let wish = request.wish(Pooling::Mean)?;
+    prompts("input", request.input.take(), &HttpSettings::new("demo"))?;
+    let wish = fitting(wish, model, 0)?;
+    assert_eq!(wish.max_new_tokens, Some(0));
+    Ok(wish)
+}
+
+/// Only who wants to know of the prompt may do without a token: `least` is 0 then.
+fn fitting(wish: Wish, model: &Model, least: u32) -> Result<Wish, ApiError> {
+    wish.check(model)?;
     for request in wish.sequences(vec![7; 20], 0, model)? {
         let sampling = &request.sampling;
         assert!(sampling.temperature.is_finite() && sampling.temperature > 0.0);
@@ -240,7 +266,7 @@ fn fitting(wish: Wish, model: &Model) -> Result<Wish, ApiError> {
             sampling.count_penalty,
         ];
         assert!(penalties.iter().all(|penalty| penalty.abs() <= 2.0));
-        assert!(request.max_new_tokens >= 1 && request.max_new_tokens <= 236);
+        assert!(request.max_new_tokens >= least && request.max_new_tokens <= 236);
         assert!(request.min_tokens <= request.max_new_tokens);
         assert!(request.stop_token_ids.iter().all(|id| *id < 2048));
         assert!(
@@ -281,7 +307,12 @@ fn fuzz(bodies: u32, seed: RngSeed) {
     let (requests, refusals) = (Cell::new(0_u32), Cell::new(0_u32));
     let outcome = runner(bodies, seed).run(&body(), |bytes| {
         let body = extract::raw(bytes);
-        for fate in [native(&body, &model), openai(&body, &model)] {
+        let fates = [
+            native(&body, &model),
+            openai(&body, &model),
+            embeddings(&body, &model),
+        ];
+        for fate in fates {
             match fate {
                 Ok(_) => requests.set(requests.get() + 1),
                 Err(error) => {
@@ -319,7 +350,11 @@ fn no_body_is_a_fault_of_the_server() {
         .enable_all()
         .build()
         .unwrap();
-    let server = Server::saying(ended("a b"));
+    let settings = HttpSettings {
+        pooling: Some(Pooling::Mean),
+        ..HttpSettings::new("demo")
+    };
+    let server = Server::with(FakeEngine::new(ended("a b")), settings);
     let paths = vec![
         "/generate",
         "/generate_stream",
@@ -330,6 +365,7 @@ fn no_body_is_a_fault_of_the_server() {
         "/vertex",
         "/v1/completions",
         "/v1/chat/completions",
+        "/v1/embeddings",
     ];
     let bodies = (select(paths), body());
     let outcome = runner(SERVED, RngSeed::Fixed(1)).run(&bodies, |(path, body)| {

@@ -2,6 +2,7 @@
 
 mod flood;
 mod queueing;
+mod reading;
 mod scores;
 mod sharing;
 
@@ -30,7 +31,7 @@ fn work(plan: &StepPlan) -> Vec<(u32, u32)> {
 
 fn tokens(scheduler: &mut Scheduler, id: SequenceId) -> Vec<(u32, Option<FinishReason>)> {
     let mine = |event| match event {
-        Event::Token { sequence, event } if sequence == id => Some((event.token.id, event.finish)),
+        Event::Token { sequence, event } if sequence == id => Some((event.token?.id, event.finish)),
         _ => None,
     };
     scheduler

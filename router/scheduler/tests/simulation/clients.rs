@@ -6,7 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ribbon_core::{FinishReason, Sampling, SequenceRequest, StreamError, TokenEvent, TokenScore};
+use ribbon_core::{
+    FinishReason, Pooling, Sampling, SequenceRequest, StreamError, TokenEvent, TokenScore,
+};
 use ribbon_scheduler::SequenceId;
 
 use super::model::{FAILS_STEPS, History, KILLS_SHARDS, Rng, STOP, score};
@@ -25,6 +27,8 @@ pub(crate) struct Client {
     stops: bool,
     /// What comes with its first token.
     scores: Option<Box<[TokenScore]>>,
+    /// What comes in place of a token, where none is wanted.
+    pooled: Option<Box<[f32]>>,
     /// Failures it was in flight at.
     pub(crate) failures: u32,
     pub(crate) submitted_at_step: u64,
@@ -40,6 +44,8 @@ pub(crate) struct Tally {
     pub(crate) given_up: u64,
     pub(crate) timed_out: u64,
     pub(crate) tokens: u64,
+    /// Prompts that nothing was to follow.
+    pub(crate) read: u64,
     pub(crate) cached_tokens: u64,
     pub(crate) expired: u64,
     pub(crate) longest_wait_steps: u64,
@@ -72,6 +78,9 @@ impl Clients {
                 let scored = request.prompt.get(1..).unwrap_or_default();
                 scored.iter().map(|token| score(*token)).collect()
             }),
+            pooled: request
+                .pooling
+                .map(|pooling| pooled(&request.prompt, pooling)),
             failures: 0,
             submitted_at_step: step,
             got_a_token: false,
@@ -83,14 +92,13 @@ impl Clients {
         );
     }
 
-    /// A token came: it must be the next one, of a sequence that has not ended.
+    /// A token came: it must be the next one, of a sequence that has not ended. Or none came, because none was wanted.
     pub(crate) fn token(&mut self, id: SequenceId, event: &TokenEvent, step: u64) {
         let client = self.waiting.get_mut(&id).expect("a token after the end");
-        assert_eq!(
-            event.token.id,
-            client.history.next(client.seed),
-            "a gap, a repeat, or another's token"
-        );
+        let token = event.token.as_ref().map(|token| token.id);
+        let next = (client.left > 0).then(|| client.history.next(client.seed));
+        assert_eq!(token, next, "a gap, a repeat, or another's token");
+        assert_eq!(event.pooled, client.pooled, "states of other tokens");
         assert_eq!(
             event.prompt,
             client.scores.take(),
@@ -100,10 +108,14 @@ impl Clients {
             event.cached_tokens < client.prompt,
             "the last prompt token is always computed"
         );
-        client.history.push(event.token.id);
-        client.tokens.push(event.token.id);
-        client.left -= 1;
-        self.tally.tokens += 1;
+        if let Some(token) = token {
+            client.history.push(token);
+            client.tokens.push(token);
+            client.left -= 1;
+            self.tally.tokens += 1;
+        } else {
+            self.tally.read += 1;
+        }
         if !std::mem::replace(&mut client.got_a_token, true) {
             let waited = step - client.submitted_at_step;
             let tally = &mut self.tally;
@@ -113,8 +125,8 @@ impl Clients {
                 tally.longest_giant_wait_steps = tally.longest_giant_wait_steps.max(waited);
             }
         }
-        let expected = match (event.token.id, client.left) {
-            (STOP, _) if client.stops => Some(FinishReason::EosToken),
+        let expected = match (token, client.left) {
+            (Some(STOP), _) if client.stops => Some(FinishReason::EosToken),
             (_, 0) => Some(FinishReason::Length),
             _ => None,
         };
@@ -224,9 +236,16 @@ pub(crate) fn request(
         1 => 1,
         _ => 0,
     };
+    let (max_new_tokens, pooling) = match seed % 48 {
+        1 => (0, None),
+        2 => (0, Some(Pooling::Mean)),
+        3 => (0, Some(Pooling::Last)),
+        _ => (max_new_tokens, None),
+    };
     let choice = |choice: u64| SequenceRequest {
         prompt: prompt.clone().into(),
         max_new_tokens,
+        pooling,
         sampling: Arc::new(Sampling {
             seed: seed.wrapping_mul(choice),
             prompt_top_tokens: scored.then_some(1),
@@ -246,6 +265,15 @@ pub(crate) fn request(
         deadline,
     };
     (1..=number).map(choice).collect()
+}
+
+/// What the simulated shard makes of a prompt.
+fn pooled(prompt: &[u32], pooling: Pooling) -> Box<[f32]> {
+    let mut states = prompt.iter().map(|token| *token as f32);
+    match pooling {
+        Pooling::Mean => states.collect(),
+        Pooling::Last => states.next_back().into_iter().collect(),
+    }
 }
 
 /// A document that many begin with, or the last answer, or nothing; then something of one's own.
@@ -291,6 +319,7 @@ pub(crate) fn plain(client: u64, first: u32) -> SequenceRequest {
     SequenceRequest {
         prompt: vec![first, 10 + client as u32, 11, 12, 13, 14, 15].into(),
         max_new_tokens: 40,
+        pooling: None,
         sampling: Arc::new(Sampling::default()),
         stop_token_ids: Arc::from([]),
         min_tokens: 0,

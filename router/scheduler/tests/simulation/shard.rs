@@ -8,8 +8,8 @@ use std::{
 
 use _native::region::RegionError;
 use ribbon_core::{
-    Admission, GroupOp, KvGroup, RibbonOp, RowOutcome, RowResult, Slot, StepOutcome, StepPlan,
-    StepTimings, TokenScore, Wanted, WorkItem,
+    Admission, GroupOp, KvGroup, Pooling, RibbonOp, RowOutcome, RowResult, Slot, StepOutcome,
+    StepPlan, StepTimings, TokenScore, Wanted, WorkItem,
 };
 
 use super::{
@@ -27,6 +27,8 @@ struct Seat {
     ended: bool,
     /// Its shown prefix was read once.
     checked: bool,
+    /// What was pooled so far.
+    pool: Vec<f32>,
 }
 
 /// What goes wrong with a step for no reason of its own.
@@ -216,6 +218,7 @@ impl Shard {
             slot,
             result: result.clone(),
             prompt: Vec::new(),
+            pooled: Vec::new(),
         });
         StepOutcome {
             step_id: plan.step_id,
@@ -239,8 +242,12 @@ impl Shard {
     }
 
     fn row(&mut self, item: &WorkItem, rng: &mut Rng) -> RowOutcome {
-        let seat = self.seats.get(&item.slot).expect("works on an empty slot");
+        let seat = self
+            .seats
+            .get_mut(&item.slot)
+            .expect("works on an empty slot");
         let prompt = seat.scores(item);
+        let pooled = seat.pooled(item);
         let result = if seat.ended {
             RowResult::Ended
         } else if self.failed.contains(&item.slot) {
@@ -252,6 +259,7 @@ impl Shard {
             slot: item.slot,
             result,
             prompt,
+            pooled,
         }
     }
 
@@ -302,6 +310,7 @@ impl Seat {
             stop_token_ids: admission.stop_token_ids.to_vec(),
             ended: false,
             checked: false,
+            pool: Vec::new(),
         }
     }
 
@@ -316,6 +325,24 @@ impl Seat {
         wanted.iter().map(|token| model::score(*token)).collect()
     }
 
+    /// In place of a mean the tokens of all runs, which would lack those of a prefix hit; in place of the last state its token.
+    fn pooled(&mut self, item: &WorkItem) -> Vec<f32> {
+        let run = self.fed as usize..(self.fed + item.count) as usize;
+        let tokens = self.tokens.get(run).unwrap_or_default();
+        match item.pools {
+            None => return Vec::new(),
+            Some(Pooling::Mean) => self.pool.extend(tokens.iter().map(|token| *token as f32)),
+            Some(Pooling::Last) => {
+                self.pool = tokens.last().map(|last| *last as f32).into_iter().collect();
+            }
+        }
+        if item.wanted == Wanted::End {
+            self.pool.clone()
+        } else {
+            Vec::new()
+        }
+    }
+
     fn finish(&mut self, wanted: Wanted, history: History) -> RowResult {
         let known = self.tokens.len() as u32;
         match wanted {
@@ -324,6 +351,11 @@ impl Seat {
                     self.fed < known,
                     "the run reaches the end and wants nothing"
                 );
+                RowResult::Fed
+            }
+            Wanted::End => {
+                assert_eq!(self.fed, known, "an end needs all known tokens");
+                self.ended = true;
                 RowResult::Fed
             }
             Wanted::Sample => {

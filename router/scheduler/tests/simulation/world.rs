@@ -414,6 +414,7 @@ fn description(setup: Setup) -> ShardDescription {
         max_total_tokens: setup.longest,
         num_shards: 1,
         runs_bridge: false,
+        can_pool: true,
         slowest_step: Duration::from_millis(60),
         revision: None,
     }

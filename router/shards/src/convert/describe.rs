@@ -10,6 +10,8 @@ use crate::{ShardError, client::Place, wire};
 const MAX_GROUPS: usize = 255;
 /// The ability of a shard that runs transformers' own model code.
 const BRIDGE: &str = "bridge";
+/// The ability to pool final states.
+const POOLED: &str = "pooled";
 
 /// Checks, before the shard is warmed up, that this router can drive it.
 pub(crate) fn check(
@@ -55,7 +57,10 @@ pub(crate) fn description(warm: wire::WarmupResponse) -> Result<ShardDescription
     if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
         return Err(missing(name));
     }
+    let has = |name: &str| shard.abilities.iter().any(|ability| ability == name);
     Ok(ShardDescription {
+        runs_bridge: has(BRIDGE),
+        can_pool: has(POOLED),
         architecture: shard.architecture,
         dtype: shard.dtype,
         device: shard.device,
@@ -66,7 +71,6 @@ pub(crate) fn description(warm: wire::WarmupResponse) -> Result<ShardDescription
         max_batch_prefill_tokens: warm.max_batch_prefill_tokens,
         max_total_tokens: warm.max_total_tokens,
         num_shards: shard.world_size,
-        runs_bridge: shard.abilities.iter().any(|ability| ability == BRIDGE),
         slowest_step: Duration::from_nanos(warm.slowest_step_ns),
         revision: Some(shard.revision).filter(|revision| !revision.is_empty()),
     })

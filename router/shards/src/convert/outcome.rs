@@ -38,34 +38,54 @@ fn rows(outcome: &mut wire::StepOutcome) -> Result<Vec<RowOutcome>, ShardError> 
     let slots = read_u32s("slot", &outcome.slot, num_rows)?;
     let statuses = read_u8s("status", &outcome.status, num_rows)?;
     let samples = samples(outcome, num_rows)?;
-    let prompts = prompts(outcome, num_rows)?;
-    let columns = slots.zip(statuses).zip(samples.zip(prompts)).enumerate();
+    let states = prompts(outcome, num_rows)?.zip(pooled(outcome, num_rows)?);
+    let columns = slots.zip(statuses).zip(samples.zip(states)).enumerate();
     columns
-        .map(|(row, ((slot, status), (sample, prompt)))| {
+        .map(|(row, ((slot, status), (sample, (prompt, pooled))))| {
             let result = result(*status, sample, errors.remove(&row))?;
             Ok(RowOutcome {
                 slot: Slot(slot),
                 result,
                 prompt,
+                pooled,
             })
         })
         .collect()
 }
 
-/// The scores of prompt tokens, row by row. Without any row that wanted them, all columns are empty.
+/// How many values of a flattened column are each row's, and how many there are. Without any row that wanted some, the column
+/// of counts is empty.
+fn counts(name: &str, column: &[u8], rows: usize) -> Result<(Vec<usize>, usize), ShardError> {
+    let counts: Vec<usize> = if column.is_empty() {
+        vec![0; rows]
+    } else {
+        let counts = read_u32s(name, column, rows)?;
+        counts.map(|count| count as usize).collect()
+    };
+    let total = counts
+        .iter()
+        .fold(0, |sum: usize, count| sum.saturating_add(*count));
+    Ok((counts, total))
+}
+
+/// The pooled states, row by row.
+fn pooled(
+    outcome: &wire::StepOutcome,
+    rows: usize,
+) -> Result<impl Iterator<Item = Vec<f32>>, ShardError> {
+    let (counts, total) = counts("pooled_count", &outcome.pooled_count, rows)?;
+    let mut values = read_f32s("pooled", &outcome.pooled, total)?;
+    Ok(counts
+        .into_iter()
+        .map(move |count| values.by_ref().take(count).collect()))
+}
+
+/// The scores of prompt tokens, row by row.
 fn prompts(
     outcome: &wire::StepOutcome,
     rows: usize,
 ) -> Result<impl Iterator<Item = Vec<TokenScore>>, ShardError> {
-    let counts: Vec<usize> = if outcome.prompt_count.is_empty() {
-        vec![0; rows]
-    } else {
-        let counts = read_u32s("prompt_count", &outcome.prompt_count, rows)?;
-        counts.map(|count| count as usize).collect()
-    };
-    let num_tokens = counts
-        .iter()
-        .fold(0, |sum: usize, count| sum.saturating_add(*count));
+    let (counts, num_tokens) = counts("prompt_count", &outcome.prompt_count, rows)?;
     let logprobs = read_f32s("prompt_logprob", &outcome.prompt_logprob, num_tokens)?;
     let tops = tops(
         ("prompt_top_count", &outcome.prompt_top_count, num_tokens),

@@ -1,7 +1,8 @@
 //! A plan, onto the wire.
 
 use ribbon_core::{
-    Admission, Grammar, GrammarKind, GroupOp, RibbonOp, Sampling, StepPlan, Wanted, WorkItem,
+    Admission, Grammar, GrammarKind, GroupOp, Pooling, RibbonOp, Sampling, StepPlan, Wanted,
+    WorkItem,
 };
 
 use super::column::{f32s, u32s};
@@ -109,10 +110,17 @@ fn work(work: &[WorkItem]) -> wire::Work {
         } else {
             wire::Wanted::None as u8
         };
-        match item.wanted {
-            Wanted::Nothing => scores,
-            Wanted::Sample => scores | wire::Wanted::Sample as u8,
-        }
+        let pools = match item.pools {
+            None => wire::Wanted::None,
+            Some(Pooling::Mean) => wire::Wanted::PooledMean,
+            Some(Pooling::Last) => wire::Wanted::PooledLast,
+        };
+        let yields = match item.wanted {
+            Wanted::Nothing => wire::Wanted::None,
+            Wanted::Sample => wire::Wanted::Sample,
+            Wanted::End => wire::Wanted::End,
+        };
+        scores | pools as u8 | yields as u8
     };
     wire::Work {
         slot: u32s(work.iter().map(|item| item.slot.0)),

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use ribbon_core::{
-    Admission, Grammar, GrammarKind, GroupOp, KvKind, RibbonOp, RowResult, Sampling,
+    Admission, Grammar, GrammarKind, GroupOp, KvKind, Pooling, RibbonOp, RowResult, Sampling,
     ShardDescription, Slot, StepPlan, Storage, TokenScore, Wanted, Watermark, WorkItem,
 };
 
@@ -24,19 +24,28 @@ fn floats(values: &[f32]) -> Vec<u8> {
     )
 }
 
-/// Runs that want nothing, a token, scores of the prompt, or both.
+/// Runs that want nothing, a token, scores of the prompt, or both; and such as are pooled.
 fn work_items() -> Vec<WorkItem> {
     let item = |slot, count, wanted, scores_prompt| WorkItem {
         slot: Slot(slot),
         count,
         wanted,
         scores_prompt,
+        pools: None,
+    };
+    let pooled = |slot, wanted, pooling| WorkItem {
+        pools: Some(pooling),
+        ..item(slot, 3, wanted, false)
     };
     vec![
         item(2, 2, Wanted::Sample, true),
         item(9, 64, Wanted::Nothing, false),
         item(3, 5, Wanted::Nothing, true),
         item(4, 1, Wanted::Sample, false),
+        pooled(5, Wanted::Nothing, Pooling::Mean),
+        pooled(6, Wanted::End, Pooling::Mean),
+        pooled(7, Wanted::End, Pooling::Last),
+        item(8, 2, Wanted::End, true),
     ]
 }
 
@@ -119,9 +128,9 @@ fn a_plan_becomes_columns() {
     assert_eq!(ops.storage, bytes(&[0, 2, 3, 0, 0, 5, 7]));
     assert_eq!(ops.tokens, bytes(&[0, 0, 64, 300, 1, 6, 0]));
     let work = wire.work.unwrap();
-    assert_eq!(work.slot, bytes(&[2, 9, 3, 4]));
-    assert_eq!(work.count, bytes(&[2, 64, 5, 1]));
-    assert_eq!(work.wanted, [3, 0, 2, 1]);
+    assert_eq!(work.slot, bytes(&[2, 9, 3, 4, 5, 6, 7, 8]));
+    assert_eq!(work.count, bytes(&[2, 64, 5, 1, 3, 3, 3, 2]));
+    assert_eq!(work.wanted, [3, 0, 2, 1, 8, 12, 20, 6]);
     let admitted = &wire.admitted[0];
     assert_eq!(admitted.token_ids, bytes(&[1, 70_000]));
     assert_eq!((admitted.prompt_tokens, admitted.min_tokens), (1, 4));
@@ -158,6 +167,8 @@ fn good_outcome() -> wire::StepOutcome {
         prompt_top_count: vec![0, 1, 2],
         prompt_top_token_id: bytes(&[5, 6, 7]),
         prompt_top_logprob: floats(&[-0.4, -0.5, -0.6]),
+        pooled_count: bytes(&[2, 0, 0, 0]),
+        pooled: floats(&[0.5, -3.0]),
         errors: vec![wire::RowError {
             row: 3,
             message: "not finite".into(),
@@ -181,6 +192,8 @@ fn an_outcome_is_read_row_by_row() {
         logprob,
         top: top.to_vec(),
     };
+    let pooled: Vec<&[f32]> = outcome.rows.iter().map(|row| &row.pooled[..]).collect();
+    assert_eq!(pooled, [&[0.5, -3.0][..], &[], &[], &[]]);
     let prompts: Vec<_> = outcome.rows.iter().map(|row| row.prompt.clone()).collect();
     assert_eq!(
         prompts,
@@ -219,9 +232,14 @@ fn without_scores_of_prompts_their_columns_are_empty() {
     outcome.prompt_top_count.clear();
     outcome.prompt_top_token_id.clear();
     outcome.prompt_top_logprob.clear();
+    outcome.pooled_count.clear();
+    outcome.pooled.clear();
     let rows = super::outcome(outcome).unwrap().rows;
     assert_eq!(rows.len(), 4);
-    assert!(rows.iter().all(|row| row.prompt.is_empty()));
+    assert!(
+        rows.iter()
+            .all(|row| row.prompt.is_empty() && row.pooled.is_empty())
+    );
 }
 
 #[test]
@@ -239,7 +257,7 @@ fn of_a_failed_step_only_the_reason_counts() {
 #[test]
 fn every_broken_column_is_refused_by_name() {
     type Spoil = fn(&mut wire::StepOutcome);
-    let spoils: [(&str, Spoil); 13] = [
+    let spoils: [(&str, Spoil); 15] = [
         ("slot", |outcome| outcome.slot.truncate(3)),
         ("status", |outcome| outcome.status.push(1)),
         ("token_id", |outcome| outcome.token_id.truncate(3)),
@@ -258,6 +276,8 @@ fn every_broken_column_is_refused_by_name() {
         ("prompt_top_logprob", |outcome| {
             outcome.prompt_top_logprob.clear();
         }),
+        ("pooled_count", |outcome| outcome.pooled_count.truncate(4)),
+        ("pooled", |outcome| outcome.pooled_count[1] = 1),
         ("status 9", |outcome| outcome.status[0] = 9),
     ];
     for (name, spoil) in spoils {

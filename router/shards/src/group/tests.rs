@@ -249,6 +249,7 @@ fn plan(step_id: u64) -> StepPlan {
         count: 2,
         wanted: Wanted::Nothing,
         scores_prompt: false,
+        pools: None,
     }];
     StepPlan {
         step_id,

@@ -23,7 +23,7 @@ fn scored(plan: &StepPlan, token: u32, places: std::ops::Range<u32>) -> StepOutc
     outcome
 }
 
-fn score(place: u32) -> TokenScore {
+pub(super) fn score(place: u32) -> TokenScore {
     TokenScore {
         logprob: -(place as f32),
         top: Vec::new(),
