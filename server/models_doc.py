@@ -27,6 +27,13 @@ in flash attention or Triton, but for latent attention and chunks of positions, 
 feed-forward parts, layer norms and norms of heads run in plain torch on every device. Models whose layers differ in their window do not
 run on a device yet. Latent attention keeps one vector a token and layer, the latent beside the shared key, and attends over it as it is.
 
+Where an encoder reads the prompt, it does so in one step: such a prompt is never cut, whatever `--max-batch-prefill-tokens` says (a longer one
+has a step of its own), and no prefix of it is shared. A sequence's ribbon holds the keys and values of the encoder's result, then those of the
+answer (docs/decisions/0003-encoder-decoder.md). Penalties look at the answer alone; prompt tokens have no probabilities
+(`decoder_input_details`, and `echo` with `logprobs`, are refused). Distances have no limit: a sequence, prompt and answer together, has
+twice `n_positions` tokens, 2048 where config.json says nothing. Both attentions of such a model to its own tokens run in plain torch, that to the
+prompt in the native kernel; on a CUDA device it is refused.
+
 Weights are float32, bfloat16 or float16; MXFP4 weights are decoded to bfloat16 as they are read, so they take four times their size.
 
 A model is dealt out to N shards (`--num-shard`) where N divides the query heads, the feed-forward columns and the experts, and
@@ -57,6 +64,10 @@ def specs(family: Family) -> list[ModelSpec]:
 
 def features(spec: ModelSpec) -> Iterator[str]:
     """Words for what a spec sets."""
+    if spec.encoder is not None:
+        yield "encoder"
+    if spec.relative_bias is not None:
+        yield "relative bias"
     if spec.embedding.positions is not None:
         yield "learned positions"
     for layer in dict.fromkeys(spec.layers):

@@ -20,8 +20,8 @@ pub use finish::FinishReason;
 pub use grammar::{Grammar, GrammarKind};
 pub use limits::Limits;
 pub use plan::{
-    Admission, GroupOp, KvGroup, KvKind, RibbonOp, RowOutcome, RowResult, ShardDescription, Slot,
-    StepOutcome, StepPlan, StepTimings, Storage, Wanted, WorkItem,
+    Admission, GroupOp, KvGroup, KvKind, PromptRuns, RibbonOp, RowOutcome, RowResult,
+    ShardDescription, Slot, StepOutcome, StepPlan, StepTimings, Storage, Wanted, WorkItem,
 };
 pub use sampling::{Sampling, Watermark};
 pub use shards::{PlanSink, ShardEvent, Shards};

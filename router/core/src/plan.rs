@@ -42,6 +42,26 @@ pub struct KvGroup {
     pub max_spans: u32,
 }
 
+/// How a shard computes prompts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PromptRuns {
+    /// In chunks, cut anywhere; what is computed serves every prompt that begins with it.
+    Causal,
+    /// In one piece and for each sequence anew: an encoder reads it, and what is generated follows `start_token`, which the
+    /// engine puts at its end.
+    Whole {
+        /// The decoder's first token.
+        start_token: u32,
+    },
+}
+
+impl PromptRuns {
+    /// Whether a prompt is never cut and never shared.
+    pub fn is_whole(self) -> bool {
+        matches!(self, Self::Whole { .. })
+    }
+}
+
 /// What a warm shard says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardDescription {
@@ -57,6 +77,8 @@ pub struct ShardDescription {
     pub max_positions: u32,
     /// Tokens that end a sequence by themselves.
     pub eos_token_ids: Vec<u32>,
+    /// How it computes prompts.
+    pub prompt_runs: PromptRuns,
     /// KV groups: each slot and storage is in all of them.
     pub kv_groups: Vec<KvGroup>,
     /// Resolved step budget, in tokens.

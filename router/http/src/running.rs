@@ -28,6 +28,8 @@ pub(crate) struct Origin {
     pub(crate) tally: Arc<Tally>,
     /// It is not the first sequence of its prompt.
     pub(crate) shares_prompt: bool,
+    /// Its text begins anew, and does not go on where the prompt ends.
+    pub(crate) answers_apart: bool,
     /// What to look for in the answer.
     pub(crate) rules: AnswerRules,
     /// The prompt ends inside of what the model thinks.
@@ -84,8 +86,13 @@ impl Running {
         origin: Origin,
     ) -> Self {
         let tokenizer = state.text.tokenizer.clone();
+        let before: &[u32] = if origin.answers_apart {
+            &[]
+        } else {
+            &request.prompt
+        };
         Self {
-            detokenizer: Detokenizer::new(tokenizer.clone(), &request.prompt)
+            detokenizer: Detokenizer::new(tokenizer.clone(), before)
                 .showing(origin.rules.marker_tokens(&tokenizer)),
             answer: Answer::new(&origin.rules, origin.is_thinking),
             stops: StopMatcher::new(origin.stops, origin.dialect.stop_text()),

@@ -147,6 +147,7 @@ pub(crate) async fn submit(
             stops: stops.clone(),
             tally: tally.clone(),
             shares_prompt: index % wish.choices.run.max(1) as usize > 0,
+            answers_apart: model.description.prompt_runs.is_whole(),
             rules: rules.clone(),
             is_thinking,
         };

@@ -89,8 +89,13 @@ impl Wish {
     pub(crate) fn check(&self, model: &Model) -> Result<(), ApiError> {
         let limits = &model.limits;
         if self.pooling.is_some() && !model.description.can_pool {
+            let reason = if model.description.prompt_runs.is_whole() {
+                "reads prompts with an encoder of its own"
+            } else {
+                "runs by transformers' own code"
+            };
             let message = format!(
-                "`{}` runs by transformers' own code, which gives no states to pool",
+                "`{}` {reason}, which gives no states to pool",
                 model.description.architecture
             );
             return Err(ApiError::invalid("model", message));
@@ -105,11 +110,28 @@ impl Wish {
             );
             return Err(ApiError::invalid("truncate", message));
         }
+        self.check_prompt_scores(model)?;
         let mut biased = self.sampling.logit_bias.iter().map(|(id, _)| *id);
         biased.try_for_each(|id| check_token_id("logit_bias", id, limits))?;
         self.stop_token_ids
             .iter()
             .try_for_each(|&id| check_token_id("stop_token_ids", id, limits))
+    }
+
+    /// An encoder reads a prompt and gives none of its tokens a probability.
+    fn check_prompt_scores(&self, model: &Model) -> Result<(), ApiError> {
+        let wants = self.sampling.prompt_top_tokens.is_some();
+        if !wants || !model.description.prompt_runs.is_whole() {
+            return Ok(());
+        }
+        let (name, wish) = match self.dialect {
+            Dialect::Native => ("decoder_input_details", "is true"),
+            Dialect::OpenAi => ("echo", "is true with `logprobs`"),
+        };
+        let message = format!(
+            "`{name}` {wish}; this model is an encoder-decoder and gives prompt tokens no probabilities, leave it out"
+        );
+        Err(ApiError::invalid(name, message))
     }
 
     /// What a text may have at most; absent where it is cut.

@@ -14,8 +14,8 @@ use std::{
 
 use divan::Bencher;
 use ribbon_core::{
-    KvGroup, KvKind, RowOutcome, RowResult, Sampling, SequenceRequest, ShardDescription,
-    StepOutcome, StepPlan, StepTimings, Wanted, WorkItem,
+    KvGroup, KvKind, PromptRuns, RowOutcome, RowResult, Sampling, SequenceRequest,
+    ShardDescription, StepOutcome, StepPlan, StepTimings, Wanted, WorkItem,
 };
 use ribbon_scheduler::{Gate, Scheduler, SchedulerSettings};
 
@@ -32,6 +32,7 @@ fn description(slots: u32, slot_tokens: u32) -> ShardDescription {
         vocab_size: 32_000,
         max_positions: slot_tokens,
         eos_token_ids: Vec::new(),
+        prompt_runs: PromptRuns::Causal,
         kv_groups: vec![KvGroup {
             kind: KvKind::Full,
             stride_bytes: 24_576,

@@ -49,6 +49,7 @@ mod tenants;
 mod testing;
 mod usage;
 mod waiting;
+mod whole;
 
 pub use actor::{Loss, SchedulerActor, SchedulerHandle};
 pub use event::{CancelStage, Event, StepKind, StepReport};

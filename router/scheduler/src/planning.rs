@@ -121,13 +121,25 @@ impl Scheduler {
         let mut draft = self.begin_draft(now)?;
         match turn {
             Turn::Trial => self.fill_trial(&mut draft, now),
-            Turn::Everyone => {
-                self.fill_decodes(&mut draft);
-                self.fill_prefills(&mut draft, now);
-            }
+            Turn::Everyone => self.fill_everyone(&mut draft, now),
         }
         self.relieve(draft.missing_pages, turn == Turn::Trial);
         Some(draft)
+    }
+
+    /// Decodes and prompts together, or a prompt alone that is not cut and too long for company.
+    fn fill_everyone(&mut self, draft: &mut Draft, now: Instant) {
+        let given = self.fill_alone(draft, now);
+        let is_alone = given.is_some_and(|tokens| tokens > 0);
+        if !is_alone {
+            self.fill_decodes(draft);
+        }
+        if given.is_none() {
+            self.fill_prefills(draft, now);
+        }
+        if let Some(live) = &mut self.live {
+            live.decodes_are_due = is_alone;
+        }
     }
 
     /// A plan that gives back what nobody needs any more.
@@ -171,17 +183,8 @@ impl Scheduler {
         let allowed = bound.min(alone(&seated, others, draft.budget));
         let mut chunks = Chunks::new(seated, draft.plan.step_id, allowed);
         while let Some(next) = chunks.next(self.next_admission()) {
-            let (left, given) = match next {
-                Next::Seated(slot) => {
-                    let seat = self.batch.get(slot);
-                    let (left, known) = seat.map_or((0, 0), |seat| (seat.pending(), seat.known));
-                    (left, self.feed(slot, chunks.limit(left, known), draft))
-                }
-                Next::Waiting(id) => {
-                    let left = self.sequences.get(&id).map_or(0, Sequence::known);
-                    (left, self.admit(id, chunks.limit(left, left), draft, now))
-                }
-            };
+            let (left, known) = self.rest_of(next);
+            let given = self.fill_prompt(next, (left, chunks.limit(left, known)), draft, now);
             if given == 0 {
                 return;
             }
@@ -189,8 +192,42 @@ impl Scheduler {
         }
     }
 
+    /// Tokens that a prompt has to compute, and all that it knows.
+    fn rest_of(&self, next: Next) -> (u32, u32) {
+        match next {
+            Next::Seated(slot) => {
+                let seat = self.batch.get(slot);
+                seat.map_or((0, 0), |seat| (seat.pending(), seat.known))
+            }
+            Next::Waiting(id) => {
+                let known = self.sequences.get(&id).map_or(0, Sequence::known);
+                (known, known)
+            }
+        }
+    }
+
+    /// Feeds a prompt with `left` tokens to compute at most `limit` of them, and gives it a slot before where it has none. Returns
+    /// the tokens taken.
+    fn fill_prompt(
+        &mut self,
+        next: Next,
+        (left, limit): (u32, u32),
+        draft: &mut Draft,
+        now: Instant,
+    ) -> u32 {
+        let live = self.live.as_ref();
+        match (
+            live.map_or(0, |live| live.prompt_limit(left, limit, draft)),
+            next,
+        ) {
+            (0, _) => 0,
+            (limit, Next::Seated(slot)) => self.feed(slot, limit, draft),
+            (limit, Next::Waiting(id)) => self.admit(id, limit, draft, now),
+        }
+    }
+
     /// Prompts that hold a slot, in the order they were seated.
-    fn seated_prefills(&self) -> Vec<Prefill> {
+    pub(crate) fn seated_prefills(&self) -> Vec<Prefill> {
         let prefilling = self.batch.iter().filter(|(_, seat)| seat.prefills());
         let prefill = |(slot, seat): (Slot, &Seat)| Prefill {
             slot,
@@ -201,7 +238,7 @@ impl Scheduler {
 
     /// Whose turn it is with the tokens it needs, if a slot and pages are free; else a short one. Those that wait for what
     /// others compute are parked on the way.
-    fn next_admission(&mut self) -> Option<(SequenceId, u32)> {
+    pub(crate) fn next_admission(&mut self) -> Option<(SequenceId, u32)> {
         if self.recovery.blocked() {
             return None;
         }
@@ -271,23 +308,30 @@ impl Scheduler {
             domain,
             history: sequence.history(),
             ahead: look_ahead(sequence),
-            may_hit: sequence.may_hit(),
-            may_share: !sequence.alone,
+            may_hit: sequence.may_hit() && self.shares_prompts(),
+            may_share: !sequence.alone && self.shares_prompts(),
             is_alone: self.batch.len() == 0,
         }
     }
 
     /// Gives a sequence a slot and feeds its first chunk of at most `limit` tokens. Returns the tokens taken.
-    fn admit(&mut self, id: SequenceId, limit: u32, draft: &mut Draft, now: Instant) -> u32 {
+    pub(crate) fn admit(
+        &mut self,
+        id: SequenceId,
+        limit: u32,
+        draft: &mut Draft,
+        now: Instant,
+    ) -> u32 {
         let Some(Seated { slot, cached }) = self.take_seat(id, draft) else {
             return 0;
         };
         self.queue.take(id);
+        let looks_up = self.shares_prompts();
         let Some(sequence) = self.sequences.get_mut(&id) else {
             return 0;
         };
         // One that comes back finds its own tokens: that is no prefix in common.
-        if sequence.started.is_none() {
+        if sequence.started.is_none() && looks_up {
             self.totals.lookup_tokens += u64::from(sequence.known());
             self.totals.hit_tokens += u64::from(cached);
         }
@@ -309,20 +353,20 @@ impl Scheduler {
             if draft.budget == 0 {
                 return;
             }
-            match self.sequences.get(&id).and_then(|sequence| sequence.seat) {
-                Some(slot) => self.feed(slot, draft.budget, draft),
-                None => self.admit(id, draft.budget, draft, now),
-            };
+            let seat = self.sequences.get(&id).and_then(|sequence| sequence.seat);
+            let next = seat.map_or(Next::Waiting(id), Next::Seated);
+            let (left, _) = self.rest_of(next);
+            self.fill_prompt(next, (left, draft.budget), draft, now);
         }
     }
 
     /// Adds up to `limit` pending tokens of a slot to the plan, and the memory they need. Returns the tokens taken.
-    fn feed(&mut self, slot: Slot, limit: u32, draft: &mut Draft) -> u32 {
+    pub(crate) fn feed(&mut self, slot: Slot, limit: u32, draft: &mut Draft) -> u32 {
         let (Some(live), Some(seat)) = (&mut self.live, self.batch.get(slot)) else {
             return 0;
         };
         let (sequence, decodes) = (seat.sequence, seat.decodes());
-        let end = seat.planned + seat.pending().min(limit).min(draft.budget);
+        let end = live.run_end(seat, limit, draft);
         if end == seat.planned {
             return 0;
         }

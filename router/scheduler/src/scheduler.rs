@@ -11,8 +11,8 @@ use std::{
 };
 
 use ribbon_core::{
-    EngineLoad, EngineState, KvGroup, Limits, Refusal, SequenceRequest, ShardDescription, Slot,
-    StreamError,
+    EngineLoad, EngineState, KvGroup, Limits, PromptRuns, Refusal, SequenceRequest,
+    ShardDescription, Slot, StreamError,
 };
 
 use crate::{
@@ -38,6 +38,9 @@ use crate::{
 pub(crate) struct Live {
     pub(crate) memory: KvMemory,
     pub(crate) bound: ChunkBound,
+    pub(crate) prompt_runs: PromptRuns,
+    /// The last step belonged to one prompt, while others could have decoded.
+    pub(crate) decodes_are_due: bool,
     /// Oldest first.
     pub(crate) flights: VecDeque<Flight>,
     pub(crate) next_step: u64,
@@ -182,6 +185,8 @@ impl Scheduler {
                 self.fed_ahead(budget),
             ),
             bound: ChunkBound::new(description.slowest_step, budget),
+            prompt_runs: description.prompt_runs,
+            decodes_are_due: false,
             flights: VecDeque::new(),
             next_step: 1,
             budget,

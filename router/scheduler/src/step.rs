@@ -127,6 +127,10 @@ impl Draft {
         });
     }
 
+    pub(crate) fn prefill_tokens(&self) -> u32 {
+        self.flight.prefill_tokens
+    }
+
     pub(crate) fn decode_rows(&self) -> u32 {
         self.flight.decode_rows
     }

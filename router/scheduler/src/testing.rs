@@ -6,8 +6,8 @@ use std::{
 };
 
 use ribbon_core::{
-    KvGroup, KvKind, RowOutcome, RowResult, Sampling, SequenceRequest, ShardDescription,
-    StepOutcome, StepPlan, StepTimings, Wanted,
+    KvGroup, KvKind, PromptRuns, RowOutcome, RowResult, Sampling, SequenceRequest,
+    ShardDescription, StepOutcome, StepPlan, StepTimings, Wanted,
 };
 
 use crate::{Gate, Scheduler, SchedulerSettings};
@@ -20,6 +20,7 @@ pub(crate) fn description() -> ShardDescription {
         vocab_size: 1000,
         max_positions: 4096,
         eos_token_ids: vec![2],
+        prompt_runs: PromptRuns::Causal,
         kv_groups: vec![KvGroup {
             kind: KvKind::Full,
             stride_bytes: 1024,

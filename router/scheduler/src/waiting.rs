@@ -59,7 +59,7 @@ impl Scheduler {
         let sequence = self
             .sequences
             .get(&id)
-            .filter(|sequence| sequence.may_hit())?;
+            .filter(|sequence| sequence.may_hit() && self.shares_prompts())?;
         let sources = self.batch.iter().map(|(_, seat)| seat);
         let sources = sources.filter(|seat| seat.fed + LEAST_GAIN_TOKENS < seat.known);
         let waits = sources.filter_map(|seat| self.wait_for(sequence, seat));

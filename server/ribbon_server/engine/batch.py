@@ -77,7 +77,15 @@ def _can_run(plan: StepPlan, slots: np.ndarray, sequences: Sequences, shown: np.
     end = sequences.length[slots] + plan.count
     alone = np.bincount(slots, minlength=1)[slots] == 1
     reaches = np.where(plan.wanted & LAST_RUN, end == known, end < known) & CONSISTENT[plan.wanted]
-    return alone & reaches & (plan.count > 0) & (end <= shown[slots])
+    runs = alone & reaches & (plan.count > 0) & (end <= shown[slots])
+    return runs & _is_uncut(plan, slots, sequences) if sequences.reads_whole else runs
+
+
+def _is_uncut(plan: StepPlan, slots: np.ndarray, sequences: Sequences) -> np.ndarray:
+    """Whether each row brings its whole prompt, or has brought it, and wants nothing but a token: bool [rows]."""
+    prompt, length = sequences.state.prompt[slots], sequences.length[slots]
+    brings = (length == 0) & (plan.count >= prompt)
+    return (brings | (length >= prompt)) & (plan.wanted <= Wanted.SAMPLE)
 
 
 def explain(row: int, plan: StepPlan, sequences: Sequences, shown: np.ndarray) -> str:
@@ -96,7 +104,9 @@ def explain(row: int, plan: StepPlan, sequences: Sequences, shown: np.ndarray) -
     length, known = int(sequences.length[slot]), int(sequences.state.known[slot])
     if length + count > int(shown[slot]):
         return f"slot {slot} may hold {int(shown[slot])} tokens; {length} + {count} do not fit, grow it first"
-    return f"slot {slot} has fed {length} of {known} known tokens; count {count} with wanted {int(plan.wanted[row])} does not fit"
+    uncut = f", and its prompt of {int(sequences.state.prompt[slot])} tokens is fed in one run, without scores"
+    told = f"slot {slot} has fed {length} of {known} known tokens; count {count} with wanted {int(plan.wanted[row])} does not fit"
+    return told + uncut if sequences.reads_whole else told
 
 
 def make_batch(plan: StepPlan, rows: np.ndarray, sequences: Sequences) -> Batch:

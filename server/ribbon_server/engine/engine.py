@@ -104,7 +104,8 @@ class Engine:
             return
         self._faults.before_forward(plan.slot[rows], self.sequences.state)
         batch = make_batch(plan, rows, self.sequences)
-        context = ForwardContext(self.ribbons, batch.slots, batch.starts, batch.lengths)
+        prompts = self.sequences.state.prompt[batch.slots]
+        context = ForwardContext(self.ribbons, batch.slots, batch.starts, batch.lengths, prompts)
         prepared_ns = time.monotonic_ns()
         self.sequences.state.begin_masks(batch.slots[batch.sampling].astype(np.int64))
         made = forward(self.decoder, batch, context, self.sequences.vocab_size)

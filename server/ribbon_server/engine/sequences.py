@@ -13,18 +13,24 @@ from ribbon_server.sampling.state import SamplingState
 class Sequences:
     """Per-slot columns. `length` counts fed tokens, one less than `state.known` while a sequence decodes."""
 
-    def __init__(self, num_slots: int, slot_tokens: int, vocab_size: int) -> None:
-        """No slot has a sequence."""
+    def __init__(self, num_slots: int, slot_tokens: int, vocab_size: int, *, reads_whole: bool = False) -> None:
+        """No slot has a sequence. reads_whole: prompts are fed in one run, and a decoder begins with their last token."""
+        self.reads_whole = reads_whole
         self.num_slots = num_slots
         self.slot_tokens = slot_tokens
         self.vocab_size = vocab_size
-        self.state = SamplingState(num_slots, slot_tokens)
+        self.state = SamplingState(num_slots, slot_tokens, reads_whole=reads_whole)
         self.pools = Pools(num_slots)
         self.length = np.zeros(num_slots, np.int64)
         self.is_seated = np.zeros(num_slots, bool)
         self.is_ended = np.zeros(num_slots, bool)
         self.cancelled_in = np.zeros(num_slots, np.int64)  # the step in which the slot's rows are cancelled
         self.refusals: dict[int, str] = {}
+
+    @property
+    def least_prompt(self) -> int:
+        """Tokens of the shortest prompt: an encoder needs one to read beside the decoder's first."""
+        return 2 if self.reads_whole else 1
 
     def admit(self, admission: Admission | RefusedAdmission) -> None:
         """Seats a sequence. One that cannot be is remembered, and its rows fail with the reason."""
@@ -48,8 +54,9 @@ class Sequences:
         tokens, known = admission.token_ids, len(admission.token_ids)
         if not 0 < known <= self.slot_tokens:
             raise InvalidRequest(f"the history has {known} tokens; a slot takes 1 to {self.slot_tokens}")
-        if not 0 < admission.prompt_tokens <= known:
-            raise InvalidRequest(f"prompt_tokens is {admission.prompt_tokens}; the history has {known} tokens")
+        if not self.least_prompt <= admission.prompt_tokens <= known:
+            least = f", and a prompt at least {self.least_prompt}"
+            raise InvalidRequest(f"prompt_tokens is {admission.prompt_tokens}; the history has {known} tokens{least}")
         for name, ids in (("token", tokens), ("bias token", admission.params.bias_token_ids)):
             if ids.size and int(ids.max()) >= self.vocab_size:
                 raise InvalidRequest(f"{name} id {int(ids.max())} is outside the vocabulary of {self.vocab_size}")

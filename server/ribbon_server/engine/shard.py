@@ -41,7 +41,8 @@ def warm_up(model: Model, wish: WarmupWish, kv_memory: KvMemory | None, faults: 
     limits = ribbon_limits(wish, decoder.kv_layouts, memory, rank_bytes, spec.max_positions)
     decoder.prepare(limits.slot_tokens)
     ribbons = Ribbons(decoder.kv_layouts, limits, decoder.device)
-    sequences = Sequences(limits.num_slots, limits.slot_tokens, spec.vocab_size)
+    reads_whole = model.start_token_id is not None
+    sequences = Sequences(limits.num_slots, limits.slot_tokens, spec.vocab_size, reads_whole=reads_whole)
     engine = Engine(EngineParts(decoder, ribbons, sequences, FaultHook(InjectedFaults()), model.group))
     figures = Warmup(engine, spec.max_positions).run(wish.max_batch_prefill_tokens)
     engine.reset()

@@ -47,7 +47,7 @@ class Warmup:
             Internal: A warm-up step failed.
         """
         started_ns = time.monotonic_ns()
-        decode_ns = self._best(1)
+        decode_ns = self._best(self._engine.sequences.least_prompt)
         log(logging.INFO, f"warm-up: a decode step takes {decode_ns / 1e6:.1f} ms", decode_ms=decode_ns / 1e6)
         budget, chunk_ns = self._try_budget(wanted_budget) if wanted_budget else self._choose_budget()
         log(
@@ -90,7 +90,8 @@ class Warmup:
 
     def _measure(self, num_tokens: int) -> int:
         """One step over as many fresh sequences as it needs, each at most as long as a slot; then all are closed."""
-        counts = _split(num_tokens, self._engine.ribbons.limits.slot_tokens)
+        engine = self._engine
+        counts = _split(num_tokens, engine.ribbons.limits.slot_tokens, engine.sequences.least_prompt)
         num_groups = len(self._engine.ribbons.groups)
         outcome = self._step(opening_plan(self._next_id(), counts, num_groups))
         self._step(closing_plan(self._next_id(), len(counts), num_groups))
@@ -119,10 +120,10 @@ def largest_step(ribbons: Ribbons) -> int:
     return min(slots * limits.slot_tokens, max(spare, min(alone, limits.slot_tokens)))
 
 
-def _split(total: int, longest: int) -> list[int]:
-    """`total` tokens as runs of at most `longest`."""
+def _split(total: int, longest: int, least: int) -> list[int]:
+    """`total` tokens as runs of at most `longest`; what is left goes where it is below `least`."""
     whole, rest = divmod(total, longest)
-    return [longest] * whole + ([rest] if rest else [])
+    return [longest] * whole + ([rest] if rest >= least else [])
 
 
 def opening_plan(step_id: int, counts: list[int], num_groups: int = 1) -> StepPlan:

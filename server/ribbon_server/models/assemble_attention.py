@@ -1,7 +1,8 @@
 """Builds the attention of one layer: projections, rotary tables, slopes, norms of queries and keys. Knows a spec and its weights, no
 file."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 from ribbon_server.distributed.base import Group
 from ribbon_server.distributed.sharding import Units, even_cut
+from ribbon_server.kv.device import layout_on
 from ribbon_server.kv.layout import KvLayout, LayerShape
 from ribbon_server.layers.attention.base import PLAIN, AttentionLayer, AttentionShape, ScoreRule
 from ribbon_server.layers.attention.tempered import TemperedAttention
@@ -57,6 +59,20 @@ class LayerPlace:
 def layer_shape(attention: Attention) -> LayerShape:
     """What the layer keeps of a token."""
     return LayerShape(attention.num_kv_heads, attention.head_dim, _vectors(attention))
+
+
+def group_places(attentions: Sequence[Attention], like: Tensor) -> Iterator[LayerPlace]:
+    """One for each layer: layers of one reach are a group, whose bytes are of the type and on the device of `like`."""
+    reaches = list(dict.fromkeys(attention.reach for attention in attentions))
+    layouts = []
+    for reach in reaches:
+        shapes = [layer_shape(attention) for attention in attentions if attention.reach == reach]
+        layouts.append(replace(layout_on(like.device, shapes, like.dtype.itemsize), window=reach))
+    seen = [0] * len(reaches)
+    for attention in attentions:
+        group = reaches.index(attention.reach)
+        yield LayerPlace(layouts[group], group, seen[group])
+        seen[group] += 1
 
 
 def _vectors(attention: Attention) -> int:

@@ -10,8 +10,7 @@ from ribbon_server.kv.layout import KvLayout
 from ribbon_server.layers.attention.base import ForwardContext
 from ribbon_server.layers.registry import Kernels
 from ribbon_server.layers.rotary import RotaryTable
-from ribbon_server.models.assemble import group_places
-from ribbon_server.models.assemble_attention import RotaryRecipe, attention_layer
+from ribbon_server.models.assemble_attention import RotaryRecipe, attention_layer, group_places
 from ribbon_server.models.bridged_attention import HOOK, RECORD, RUN, BridgedLayer, LayerCall, Recorder, Step
 from ribbon_server.models.spec import Grouped
 from ribbon_server.models.weights import Weights

@@ -152,11 +152,28 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def generation_config(folder: Path) -> HfConfig:
+    """generation_config.json; empty where there is none."""
+    path = folder / "generation_config.json"
+    return HfConfig(read_json(path) if path.exists() else {}, path.name)
+
+
 def eos_token_ids(folder: Path, config: HfConfig) -> tuple[int, ...]:
     """Tokens that end a sequence: generation_config.json's where it names them, else config.json's."""
-    path = folder / "generation_config.json"
-    if path.exists():
-        ids = HfConfig(read_json(path), "generation_config.json").token_ids("eos_token_id")
-        if ids:
-            return ids
-    return config.token_ids("eos_token_id")
+    return generation_config(folder).token_ids("eos_token_id") or config.token_ids("eos_token_id")
+
+
+def start_token_id(folder: Path, config: HfConfig, vocab_size: int) -> int:
+    """The first token of a decoder behind an encoder: generation_config.json's where it names one, else config.json's, else the
+    padding token, with which such models were trained.
+
+    Raises:
+        ModelNotSupported: There is none, or it is outside the vocabulary.
+    """
+    name = "decoder_start_token_id"
+    found = generation_config(folder).token_ids(name) or config.token_ids(name) or config.token_ids("pad_token_id")
+    if len(found) != 1 or found[0] >= vocab_size:
+        raise ModelNotSupported(
+            f"config.json: `{name}` is {list(found)}; it must be one token id below the vocabulary's {vocab_size}"
+        )
+    return found[0]

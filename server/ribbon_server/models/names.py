@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ribbon_server.distributed.sharding import Cut, Units
-from ribbon_server.models.pieces import Piece, Pieces, Shape, layer_pieces, outer_pieces
+from ribbon_server.models.pieces import Piece, Pieces, Shape, encoder_pieces, layer_pieces, outer_pieces
 from ribbon_server.models.spec import LayerSpec, ModelSpec
 
 
@@ -23,11 +23,12 @@ class Role(Enum):
 
 
 COLUMN = (
+    *("cross_query", "cross_query_bias", "cross_kv", "cross_kv_bias"),
     *("qkv", "qkv_bias", "query_up", "kv_up", "sinks"),
     *("gate_up", "gate_up_bias", "shared_gate_up", "shared_gate_up_bias"),
 )
 EXACT = ("router_correction",)  # sums of small numbers that a 16-bit type would round away
-ROW = ("output", "down", "shared_down")
+ROW = ("output", "cross_output", "down", "shared_down", "distances")
 VOCAB = ("embedding", "head", "head_bias")
 ROLES = {
     **dict.fromkeys(COLUMN, Role.COLUMN),
@@ -123,13 +124,15 @@ class NameTable:
     """A family's checkpoint names. Our names: models/pieces.py."""
 
     stem: str  # of a layer's tensors, with `{layer}` inside
-    layer: Mapping[str, Names]
+    layer: Mapping[str, Names]  # `our.name:N`: where the weight has N parts
     outer: Mapping[str, Names]  # embedding, positions, final_norm, head …
     ignored: tuple[str, ...] = ()  # suffixes of tensors that carry nothing to load
     ignored_parts: tuple[str, ...] = ()  # beginnings of tensors that are of no use for text
     ignores_further_layers: bool = False  # behind the last one: they predict more tokens at a time
     older: tuple[tuple[str, str], ...] = ()  # (beginning of a name, what older checkpoints have instead)
     instead: tuple[Mapping[str, Names], ...] = ()  # names of a layer that some checkpoints have instead
+    outer_instead: tuple[Mapping[str, Names], ...] = ()  # the same outside the layers
+    encoder: "NameTable | None" = None  # of the stack that reads prompts, where there is one
 
     def but(self, **layer: Names) -> "NameTable":
         """The table with some names of a layer changed or added."""
@@ -171,7 +174,9 @@ def table_for(spec: ModelSpec, table: NameTable, found: Set[str]) -> NameTable:
 
 def forms(table: NameTable) -> Iterator[NameTable]:
     """The table as it is, then in every older and other form."""
-    for own in (table, *(table.but(**names) for names in table.instead)):
+    others = (table.but(**names) for names in table.instead)
+    outer = (table.but_outer(**names) for names in table.outer_instead)
+    for own in (table, *others, *outer):
         yield own
         yield from (own.renamed(*change) for change in table.older)
 
@@ -180,10 +185,17 @@ def weight_rows(spec: ModelSpec, table: NameTable) -> Iterator[WeightRow]:
     """Every weight of the model, in the order of the forward pass."""
     before, after = outer_pieces(spec)
     yield from _rows(before, table.outer, "", "", 1)
-    for index, layer in enumerate(spec.layers):
-        pieces = layer_pieces(layer, spec.hidden)
-        yield from _rows(pieces, table.layer, f"layers.{index}.", table.stem.format(layer=index), _groups(layer))
+    if spec.encoder is not None and table.encoder is not None:
+        yield from _layer_rows(spec.encoder.layers, spec.hidden, table.encoder, "encoder.")
+        yield from _rows(encoder_pieces(spec), table.encoder.outer, "encoder.", "", 1)
+    yield from _layer_rows(spec.layers, spec.hidden, table, "")
     yield from _rows(after, table.outer, "", "", 1)
+
+
+def _layer_rows(layers: Iterable[LayerSpec], hidden: int, table: NameTable, ours: str) -> Iterator[WeightRow]:
+    for index, layer in enumerate(layers):
+        pieces, stem = layer_pieces(layer, hidden), table.stem.format(layer=index)
+        yield from _rows(pieces, table.layer, f"{ours}layers.{index}.", stem, _groups(layer))
 
 
 def _groups(layer: LayerSpec) -> int:
@@ -194,7 +206,8 @@ def _rows(pieces: Pieces, names: Mapping[str, Names], ours: str, stem: str, grou
     """Only what the table names can be read: a part that it lacks is a mistake in the family's file."""
     for name, parts in pieces.items():
         is_bias = name not in names
-        tensors = as_tensors(names[name.removesuffix("_bias") if is_bias else name])
+        base = name.removesuffix("_bias") if is_bias else name
+        tensors = as_tensors(names.get(f"{base}:{len(parts)}", names[base]))
         suffix = tensors.bias if is_bias else tensors.weight
         full = [stem + theirs + suffix for theirs in tensors.names]
         sources = tuple(_sources(full, tensors, parts, groups))

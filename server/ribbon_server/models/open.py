@@ -18,7 +18,7 @@ from ribbon_server.models.assemble import assemble
 from ribbon_server.models.bridged_spec import BridgedSpec
 from ribbon_server.models.checkpoint import Checkpoint, SafetensorsCheckpoint
 from ribbon_server.models.decoder import CausalModel
-from ribbon_server.models.hf_config import HfConfig, eos_token_ids
+from ribbon_server.models.hf_config import HfConfig, eos_token_ids, start_token_id
 from ribbon_server.models.loader import load_weights
 from ribbon_server.models.mxfp4 import unpacked
 from ribbon_server.models.registry import families, family_of, unknown_family
@@ -39,6 +39,9 @@ class Model:
     eos_token_ids: tuple[int, ...]
     group: Group = SINGLE  # who holds the rest of it
     tokenizer_json: Path | None = None  # where the bytes of its tokens are, which grammars need
+    start_token_id: int | None = (
+        None  # a decoder's first token, which ends every prompt; absent where no encoder reads them
+    )
 
     @property
     def is_bridged(self) -> bool:
@@ -83,7 +86,10 @@ def open_model(
     spec, decoder = opened
     ends = eos_token_ids(folder, checkpoint.config)
     tokenizer_json = folder / "tokenizer.json"
-    return Model(spec, decoder, chosen, ends, group, tokenizer_json if tokenizer_json.is_file() else None)
+    tokens = tokenizer_json if tokenizer_json.is_file() else None
+    has_encoder = isinstance(spec, ModelSpec) and spec.encoder is not None
+    start = start_token_id(folder, checkpoint.config, spec.vocab_size) if has_encoder else None
+    return Model(spec, decoder, chosen, ends, group, tokens, start)
 
 
 def _native(checkpoint: Checkpoint, target: Target) -> tuple[ModelSpec, CausalModel]:

@@ -1,10 +1,11 @@
 """The weights that a spec asks for, by our name, with their shapes. Knows no checkpoint.
 
 Of a layer: attention_norm, qkv, q_norm, k_norm, sinks, query_down, query_norm, query_up, kv_down, kv_norm, kv_up, output, attention_output_norm, feed_forward_norm, gate_up, down, router,
-router_correction, experts_gate_up, experts_down, shared_gate_up, shared_down, shared_gate, feed_forward_output_norm; outside: embedding, positions, embedding_norm, embedding_up, final_norm, embedding_down, head. A bias is
-the name with `_bias` behind it.
+router_correction, experts_gate_up, experts_down, shared_gate_up, shared_down, shared_gate, feed_forward_output_norm; behind an encoder: cross_norm, cross_query, cross_kv, cross_output; outside: embedding, positions, embedding_norm, embedding_up,
+distances, final_norm, embedding_down, head. A bias is the name with `_bias` behind it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,6 +23,7 @@ from ribbon_server.models.spec import (
     ModelSpec,
     Norm,
     NormScope,
+    RelativeBias,
     Rope,
 )
 
@@ -53,10 +55,40 @@ def layer_pieces(layer: LayerSpec, hidden: int) -> Pieces:
         **norm_pieces("attention_norm", layer.attention_norm, hidden),
         **attention_pieces(layer.attention, hidden),
         **norm_pieces("attention_output_norm", layer.attention_output_norm, hidden),
+        **norm_pieces("cross_norm", layer.cross_norm, hidden),
+        **cross_pieces(layer.cross, hidden),
         **norm_pieces("feed_forward_norm", layer.feed_forward_norm, hidden),
         **feed_forward_pieces(layer.feed_forward, hidden),
         **norm_pieces("feed_forward_output_norm", layer.feed_forward_output_norm, hidden),
     }
+
+
+def cross_pieces(attention: Grouped | None, hidden: int) -> Pieces:
+    """Keys and values come from what an encoder made of the prompt."""
+    if attention is None:
+        return {}
+    heads = Units(attention.num_heads)
+    query, key, value = (Piece(dim, hidden, units=heads) for dim in attention.qkv_dims)
+    output = (Piece(hidden, attention.num_heads * attention.head_dim, units=heads),)
+    return {
+        **linear_pieces("cross_query", (query,), bias=attention.qkv_bias),
+        **linear_pieces("cross_kv", (key, value), bias=attention.qkv_bias),
+        **linear_pieces("cross_output", output, bias=attention.output_bias),
+    }
+
+
+def encoder_pieces(spec: ModelSpec) -> Pieces:
+    """Of what stands around the encoder's blocks."""
+    encoder = spec.encoder
+    if encoder is None:
+        return {}
+    distances = distance_pieces(encoder.relative_bias, encoder.layers)
+    return {**distances, **norm_pieces("final_norm", encoder.final_norm, spec.hidden)}
+
+
+def distance_pieces(bias: RelativeBias | None, layers: Sequence[LayerSpec]) -> Pieces:
+    """The table of a stack's scores by bucket and head."""
+    return {} if bias is None else {"distances": (Piece(bias.buckets, layers[0].attention.num_heads),)}
 
 
 def outer_pieces(spec: ModelSpec) -> tuple[Pieces, Pieces]:
@@ -66,6 +98,7 @@ def outer_pieces(spec: ModelSpec) -> tuple[Pieces, Pieces]:
     if spec.embedding.positions is not None:
         before["positions"] = (Piece(spec.max_positions + spec.embedding.positions.offset, spec.hidden),)
     before |= norm_pieces("embedding_norm", spec.embedding.norm, width)
+    before |= distance_pieces(spec.relative_bias, spec.layers)
     after = norm_pieces("final_norm", spec.final_norm, spec.hidden)
     if spec.embedding.width is not None:
         before["embedding_up"] = (Piece(spec.hidden, width),)

@@ -29,28 +29,37 @@ def share_of(spec: ModelSpec, rank: Rank) -> ModelSpec:
     """
     if rank.world_size == 1:
         return spec
-    return replace(spec, layers=tuple(_layer(layer, rank) for layer in spec.layers))
+    encoder = spec.encoder
+    if encoder is not None:
+        encoder = replace(encoder, layers=tuple(_layer(layer, rank) for layer in encoder.layers))
+    return replace(spec, layers=tuple(_layer(layer, rank) for layer in spec.layers), encoder=encoder)
 
 
 def _layer(layer: LayerSpec, rank: Rank) -> LayerSpec:
-    return replace(
-        layer, attention=_attention(layer.attention, rank), feed_forward=_feed_forward(layer.feed_forward, rank)
-    )
+    attention, feed_forward = _attention(layer.attention, rank), _feed_forward(layer.feed_forward, rank)
+    cross = None if layer.cross is None else _grouped(layer.cross, rank)
+    return replace(layer, attention=attention, feed_forward=feed_forward, cross=cross)
 
 
 def _attention(attention: Attention, rank: Rank) -> Attention:
-    num_heads = _dealt("attention heads", Units(attention.num_heads), rank)
     if isinstance(attention, Latent):
-        return replace(attention, num_heads=num_heads)  # the latent serves all heads, so every rank keeps it
-    return _grouped(replace(attention, num_heads=num_heads), rank)
+        return replace(
+            attention, num_heads=_own_heads(attention, rank)
+        )  # the latent serves all heads: every rank keeps it
+    return _grouped(attention, rank)
+
+
+def _own_heads(attention: Attention, rank: Rank) -> int:
+    return _dealt("attention heads", Units(attention.num_heads), rank)
 
 
 def _grouped(attention: Grouped, rank: Rank) -> Grouped:
+    num_heads = _own_heads(attention, rank)
     qk_norm = attention.qk_norm
     if qk_norm is not None and qk_norm.scope is NormScope.ALL_HEADS and qk_norm.norm.kind is not NormKind.RMS:
         raise ModelNotSupported("a layer norm over all heads at once cannot be dealt out; use `--num-shard` 1")
     units = Units(attention.num_kv_heads, shared=True)
-    return replace(attention, num_kv_heads=_dealt("key-value heads", units, rank))
+    return replace(attention, num_heads=num_heads, num_kv_heads=_dealt("key-value heads", units, rank))
 
 
 def _feed_forward(part: FeedForward, rank: Rank) -> FeedForward:

@@ -312,6 +312,8 @@ class LayerSpec:
     attention_output_norm: Norm | None = None
     feed_forward_output_norm: Norm | None = None
     residual_multiplier: float = 1.0  # of what each part adds
+    cross_norm: Norm | None = None
+    cross: Grouped | None = None  # attention to what an encoder made of the prompt, behind the layer's own
 
 
 @dataclass(frozen=True)
@@ -342,8 +344,26 @@ class Head:
 
 
 @dataclass(frozen=True)
+class RelativeBias:
+    """A learned number for each head and bucket of distances joins the scores of a whole stack. Half of the buckets are a distance
+    each, the others grow with its logarithm up to `max_distance`. https://arxiv.org/abs/1910.10683, section 2.1"""
+
+    buckets: int
+    max_distance: int
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """What reads a whole prompt before a decoder says its first token: each token sees all others."""
+
+    layers: tuple[LayerSpec, ...]
+    final_norm: Norm | None
+    relative_bias: RelativeBias | None = None
+
+
+@dataclass(frozen=True)
 class ModelSpec:
-    """A causal decoder."""
+    """A causal decoder, behind an encoder where there is one."""
 
     architecture: str
     vocab_size: int
@@ -354,6 +374,8 @@ class ModelSpec:
     tied_embeddings: bool
     embedding: Embedding = Embedding()
     head: Head = Head()
+    relative_bias: RelativeBias | None = None
+    encoder: Encoder | None = None
 
     def with_layers(self, **fields: Any) -> "ModelSpec":
         """Every layer with some fields of LayerSpec changed."""

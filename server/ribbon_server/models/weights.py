@@ -20,7 +20,11 @@ class Weights:
 
     def of_layer(self, index: int) -> "Weights":
         """Those of one layer."""
-        return Weights(self._weights, self.kernels, self.group, f"layers.{index}.")
+        return Weights(self._weights, self.kernels, self.group, f"{self._prefix}layers.{index}.")
+
+    def of_encoder(self) -> "Weights":
+        """Those of the stack that reads prompts."""
+        return Weights(self._weights, self.kernels, self.group, "encoder.")
 
     def take(self, name: str) -> Tensor:
         """A weight that must be there."""

@@ -15,12 +15,15 @@ from ribbon_server.sampling.params import PARAMETERS, RaggedTable, SamplingParam
 class SamplingState:
     """Per-slot columns. `known` counts a slot's tokens in `history`, of which the first `prompt` are the prompt."""
 
-    def __init__(self, num_slots: int, slot_tokens: int) -> None:
-        """One more history token than a slot holds: the last one is sampled, never fed."""
+    def __init__(self, num_slots: int, slot_tokens: int, *, reads_whole: bool = False) -> None:
+        """One more history token than a slot holds: the last one is sampled, never fed. reads_whole: penalties take no account of
+        what an encoder reads, all but the last token of a prompt."""
+        self._reads_whole = reads_whole
         self.params = np.zeros(num_slots, PARAMETERS)
         self.history = np.zeros((num_slots, slot_tokens + 1), np.int32)
         self.known = np.zeros(num_slots, np.int64)
         self.prompt = np.zeros(num_slots, np.int64)
+        self.first = np.zeros(num_slots, np.int64)  # where the history begins that penalties look at
         self.stops = RaggedTable(num_slots, np.int64, -1)
         self.bias_ids = RaggedTable(num_slots, np.int64, 0)
         self.bias_values = RaggedTable(num_slots, np.float32, 0.0)
@@ -36,6 +39,7 @@ class SamplingState:
         self.history[slot, : len(tokens)] = tokens
         self.known[slot] = len(tokens)
         self.prompt[slot] = num_prompt
+        self.first[slot] = num_prompt - 1 if self._reads_whole else 0
         self.stops.put(slot, params.stop_token_ids)
         self.bias_ids.put(slot, params.bias_token_ids)
         self.bias_values.put(slot, params.bias_values)
@@ -97,8 +101,13 @@ class SamplingRows:
         """One float32 parameter a row, as [rows, 1]."""
         return self.tensor(values.astype(np.float32)[:, None])
 
+    @property
+    def first(self) -> np.ndarray:
+        """Where the history begins that penalties look at, int64 [rows]."""
+        return self.state.first[self.slots]
+
     def history(self) -> tuple[np.ndarray, np.ndarray]:
         """Token ids int64 [rows, longest] and which of them are the row's own, bool."""
         longest = int(self.known.max(initial=1))
-        ids = self.state.history[self.slots, :longest].astype(np.int64)
-        return ids, np.arange(longest) < self.known[:, None]
+        ids, places = self.state.history[self.slots, :longest].astype(np.int64), np.arange(longest)
+        return ids, (places >= self.first[:, None]) & (places < self.known[:, None])

@@ -172,7 +172,13 @@ def outcome_to_wire(outcome: StepOutcome) -> pb.StepOutcome:
 def describe(model: Model, warm: WarmShard | None) -> pb.DescribeResponse:
     """What the model and, when warm, the region say of themselves; the caller adds what the process was told."""
     spec = model.spec
-    extra = {"bridge": model.is_bridged, "pooled": not model.is_bridged, "grammar": model.tokenizer_json is not None}
+    is_causal = model.start_token_id is None
+    extra = {
+        "prompt_logprobs": is_causal,
+        "bridge": model.is_bridged,
+        "pooled": is_causal and not model.is_bridged,
+        "grammar": model.tokenizer_json is not None,
+    }
     return pb.DescribeResponse(
         architecture=spec.architecture,
         dtype=model.dtype.value,
@@ -180,8 +186,9 @@ def describe(model: Model, warm: WarmShard | None) -> pb.DescribeResponse:
         vocab_size=spec.vocab_size,
         max_positions=spec.max_positions,
         eos_token_ids=model.eos_token_ids,
-        prompt_runs=pb.PROMPT_RUNS_CAUSAL,
-        abilities=["sample", "top_tokens", "prompt_logprobs", *(name for name, has in extra.items() if has)],
+        prompt_runs=pb.PROMPT_RUNS_CAUSAL if model.start_token_id is None else pb.PROMPT_RUNS_WHOLE,
+        start_token_id=model.start_token_id,
+        abilities=["sample", "top_tokens", *(name for name, has in extra.items() if has)],
         kv_groups=[] if warm is None else [_kv_group(model, group) for group in warm.engine.ribbons.groups],
         num_parameters_millions=round(model.decoder.num_parameters / 1e6),
     )

@@ -44,10 +44,12 @@ BRIDGED: dict[str, dict[str, object]] = {
     "MiniCPM3ForCausalLM": {**LATENT, "num_key_value_heads": 4, "head_dim": 20},
 }
 LINEAR = {"linear_num_value_heads": 2, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
+ENCODED = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
+ENCODED |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "decoder_start_token_id": 2}
 REFUSED = {
     "MambaForCausalLM": ({"state_size": 8}, "it keeps a state instead of keys and values"),
     "Qwen3NextForCausalLM": (LINEAR, "it has layers of kind linear_attention"),
-    "T5ForConditionalGeneration": ({"d_model": 32, "num_layers": 1}, "it is no causal language model"),
+    "BartForConditionalGeneration": (ENCODED, "it is no causal language model"),
     "BertModel": ({}, "it is no causal language model"),
 }
 

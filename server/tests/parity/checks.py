@@ -10,7 +10,7 @@ import torch
 from rank_threads import on_ranks
 from resets import Reset, resets
 from safetensors.torch import load_file
-from stage import Stage, family_in, loaded
+from stage import Room, Stage, family_in, loaded
 from torch import Tensor
 
 from ribbon_server.distributed.base import Group
@@ -38,18 +38,19 @@ class Expected:
 
     folder: Path
     tokens: Tensor
-    logits: Tensor
+    logits: Tensor  # zeros where an encoder reads
+    read: int  # tokens that an encoder reads
 
     @staticmethod
     def read(folder: Path) -> "Expected":
         """What the reference side left in `folder`."""
         tensors = load_file(folder / "expected.safetensors")
-        return Expected(folder, tensors["tokens"], tensors["logits"])
+        return Expected(folder, tensors["tokens"], tensors["logits"], int(tensors["read"]))
 
     @property
     def spread(self) -> float:
         """Standard deviation over all logits."""
-        return float(self.logits.std())
+        return float(self.logits[self.read :].std())
 
     def error(self, logits: Tensor, *, first: int = 0) -> float:
         """The largest difference, of the spread; infinite where a logit is no number."""
@@ -58,7 +59,12 @@ class Expected:
 
     def stage(self, dtype: torch.dtype = torch.float32, group: Group = SINGLE) -> Stage:
         """The model in our hands, with slots that the sequence fills."""
-        return loaded(self.folder, dtype, len(self.tokens), group)
+        return loaded(self.folder, dtype, self.room, group)
+
+    @property
+    def room(self) -> Room:
+        """Slots that the sequence fills."""
+        return Room(len(self.tokens), self.read)
 
 
 def close(error: float) -> str:
@@ -80,7 +86,9 @@ def whole(expected: Expected) -> str:
 def chunks(expected: Expected) -> str:
     """A few tokens at a time, then one by one."""
     stage, body = expected.stage(), len(expected.tokens) - DECODED
-    pieces = (*expected.tokens[:body].split(CHUNK), *expected.tokens[body:].split(1))
+    uncut = expected.tokens[: expected.read + 1] if expected.read else expected.tokens[:0]
+    pieces = (*expected.tokens[len(uncut) : body].split(CHUNK), *expected.tokens[body:].split(1))
+    pieces = (uncut, *pieces) if len(uncut) else pieces
     return close(expected.error(torch.cat([stage.feed({1: piece}) for piece in pieces])))
 
 
@@ -88,10 +96,14 @@ def batch(expected: Expected) -> str:
     """Three sequences of other lengths in the same steps."""
     stage, tokens = expected.stage(), expected.tokens
     others = {2: tokens[40:75].flip(0), 3: tokens[:50]}
-    first = stage.feed({2: others[2], 1: tokens[:60], 3: others[3][:20]})[35:95]
-    second = stage.feed({3: others[3][20:], 1: tokens[60:]})
+    cut = max(20, expected.read + 1)  # of the third, whose prompt may be one that is not cut
+    first = stage.feed({2: others[2], 1: tokens[:60], 3: others[3][:cut]})[35:95]
+    second = stage.feed({3: others[3][cut:], 1: tokens[60:]})
     alone = expected.stage().feed({2: others[2]})
-    error = max(expected.error(first), expected.error(second[30:], first=60), expected.error(second[:30], first=20))
+    rest = 50 - cut
+    error = max(
+        expected.error(first), expected.error(second[rest:], first=60), expected.error(second[:rest], first=cut)
+    )
     again = stage.feed({2: others[2][:1]})  # one more token of the second: its past is still its own
     beside = expected.stage()
     beside.feed({1: others[2]})
@@ -133,7 +145,7 @@ def bfloat16(expected: Expected) -> str:
     """Near float32 on average."""
     stage = expected.stage(torch.bfloat16)
     logits = stage.feed({1: expected.tokens})
-    error = float((logits - expected.logits).abs().mean()) / expected.spread
+    error = float((logits - expected.logits)[expected.read :].abs().mean()) / expected.spread
     family, checkpoint = family_in(expected.folder)
     has_experts = any(isinstance(layer.feed_forward, Experts) for layer in family.build(checkpoint.config).layers)
     allowed = BFLOAT16_EXPERTS if has_experts else BFLOAT16
@@ -186,7 +198,7 @@ def _moved(expected: Expected, reset: Reset, table: NameTable, tensors: dict[str
         if any(tensors[source.name].shape != source.shape for row in rows for source in row.sources):
             return float("inf")
         weights = {row.name: _joined(row.sources, tensors).clone() for row in rows}
-        return expected.error(Stage(reset.spec, weights, len(expected.tokens)).feed({1: expected.tokens}))
+        return expected.error(Stage(reset.spec, weights, expected.room).feed({1: expected.tokens}))
     except (KeyError, RuntimeError, ValueError):
         return float("inf")
 

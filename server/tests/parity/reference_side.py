@@ -35,6 +35,7 @@ def build(case: Case) -> nn.Module:
         config = architecture.config_class(**{"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, **case.fields})
         config._attn_implementation = ATTENTION.get(case.architecture, "eager")
         model = architecture(config)
+    untie(model, case)
     model = model.float().eval()
     for name, parameter in model.named_parameters():
         # Wide enough that the next token depends on every part, the norms' weights included.
@@ -45,6 +46,12 @@ def build(case: Case) -> nn.Module:
         if name in saved and buffer.is_floating_point():  # learned too, though not by gradients
             nn.init.normal_(buffer, 0.0, 0.2)
     return model
+
+
+def untie(model: nn.Module, case: Case) -> None:
+    """A head of its own where the configuration asks for one and the class ties it nevertheless, as it does not in real checkpoints."""
+    if case.fields.get("tie_word_embeddings") is False and model.lm_head.weight is model.get_input_embeddings().weight:
+        model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
 
 
 def own_reference(case: Case) -> nn.Module:
@@ -64,12 +71,25 @@ def make(case: Case, folder: Path) -> None:
     model = build(case)
     model.save_pretrained(folder)
     tokens = torch.randint(3, VOCAB, (1, PROMPT_TOKENS), generator=torch.Generator().manual_seed(5))
+    read = PROMPT_TOKENS if model.config.is_encoder_decoder else 0
+    if read:
+        tokens = torch.cat((tokens, torch.tensor([[model.config.pad_token_id]])), dim=1)
     for _ in range(GENERATED_TOKENS):
-        # The whole sequence each time: no cache of the reference takes part in the comparison.
-        logits = model(tokens, use_cache=False).logits
+        logits = said(model, tokens, read)
         tokens = torch.cat((tokens, logits[:, -1:].argmax(-1)), dim=1)
-    logits = model(tokens, use_cache=False).logits[0]
-    save_file({"tokens": tokens[0], "logits": logits.float().contiguous()}, folder / "expected.safetensors")
+    logits = said(model, tokens, read)[0].float()
+    # Tokens that an encoder reads have no logits; the checks compare zeros there.
+    logits = torch.cat((torch.zeros(read, logits.shape[1]), logits))
+    saved = {"tokens": tokens[0], "logits": logits.contiguous(), "read": torch.tensor(read)}
+    save_file(saved, folder / "expected.safetensors")
+
+
+def said(model: nn.Module, tokens: torch.Tensor, read: int) -> torch.Tensor:
+    """Logits behind every token that no encoder reads. The whole sequence each time: no cache of the reference takes part in the
+    comparison."""
+    if not read:
+        return model(tokens, use_cache=False).logits
+    return model(tokens[:, :read], decoder_input_ids=tokens[:, read:], use_cache=False).logits
 
 
 def main(folder: Path, keys: list[str]) -> None:

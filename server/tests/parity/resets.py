@@ -22,6 +22,7 @@ SIZES = {
     "architecture",
 }
 SIZES |= {"width", "num_experts", "rank", "query_rank", "plain_dim", "value_dim"}
+STACKS = ("layers", "encoder.layers")  # layer by layer
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,21 @@ def resets(spec: ModelSpec) -> Iterator[Reset]:
     for layer in dict.fromkeys(spec.layers):
         paths.update(dict.fromkeys(f"layers.{path}" for path in _paths(layer)))
     outer = replace(spec, layers=())
-    paths.update(dict.fromkeys(path for path in _paths(outer) if path != "layers"))
+    paths.update(dict.fromkeys(path for path in _paths(outer) if path not in STACKS))
     for path in paths:
         if path.startswith("layers."):
-            inner = path.removeprefix("layers.").split(".")
-            yield Reset(path, replace(spec, layers=tuple(_changed(layer, inner) for layer in spec.layers)))
+            yield Reset(path, _layers_changed(spec, path.removeprefix("layers.")))
         else:
             yield Reset(path, _changed(spec, path.split(".")))
+    encoder = spec.encoder
+    if encoder is not None:
+        for path in dict.fromkeys(path for layer in dict.fromkeys(encoder.layers) for path in _paths(layer)):
+            yield Reset(f"encoder.layers.{path}", replace(spec, encoder=_layers_changed(encoder, path)))
+
+
+def _layers_changed(stack: Any, path: str) -> Any:
+    """A model or an encoder whose every layer has the field taken back."""
+    return replace(stack, layers=tuple(_changed(layer, path.split(".")) for layer in stack.layers))
 
 
 def _paths(record: Any) -> Iterator[str]:

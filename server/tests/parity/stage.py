@@ -1,5 +1,6 @@
 """A decoder over its ribbons with nobody in between: feeds runs of tokens to slots and returns the logits of all of them."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,32 +24,45 @@ from ribbon_server.models.spec import ModelSpec
 SLOTS = 4
 
 
+@dataclass(frozen=True)
+class Room:
+    """Of each slot."""
+
+    slot_tokens: int
+    read: int = 0  # tokens that an encoder reads of a longer sequence; one that brings fewer is read but for its last
+
+
 class Stage:
     """One model with a few open slots, or a rank's share of it."""
 
-    def __init__(self, spec: ModelSpec, weights: dict[str, Tensor], slot_tokens: int, group: Group = SINGLE) -> None:
-        """Slots 1 to 3 are open and hold `slot_tokens` tokens each. `weights` are those of the rank."""
+    def __init__(self, spec: ModelSpec, weights: dict[str, Tensor], room: Room, group: Group = SINGLE) -> None:
+        """Slots 1 to 3 are open. `weights` are those of the rank."""
+        slot_tokens, self.room = room.slot_tokens, room
         self.decoder = assemble(share_of(spec, group.rank), weights, native_kernels(), group)
         self.decoder.prepare(slot_tokens)
         limits = RibbonLimits(SLOTS, 2 * SLOTS, slot_tokens, num_pages=2**14)
         self.ribbons = Ribbons(self.decoder.kv_layouts, limits)
         self.ribbons.apply(opening_plan(1, [slot_tokens] * (SLOTS - 1), len(self.ribbons.groups)).ops)
         self.fed = np.zeros(SLOTS, np.int64)
+        self.prompts = np.zeros(SLOTS, np.int64)
 
     def feed(self, runs: dict[int, Tensor]) -> Tensor:
-        """One step: token ids for each slot. Returns the logits of all tokens, [tokens, vocab]."""
+        """One step: token ids for each slot. Returns the logits of all tokens, [tokens, vocab]; zeros of those an encoder reads."""
         slots = np.array(list(runs), np.uint32)
         counts = np.array([len(tokens) for tokens in runs.values()], np.int64)
         before = self.fed[slots]
         self.fed[slots] += counts
         starts = np.concatenate(([0], np.cumsum(counts))).astype(np.uint32)
-        context = ForwardContext(self.ribbons, slots, starts, self.fed[slots].astype(np.uint32))
+        self.prompts[slots] = np.where(before == 0, np.minimum(counts, self.room.read + 1), self.prompts[slots])
+        prompts = self.prompts[slots]
+        context = ForwardContext(self.ribbons, slots, starts, self.fed[slots].astype(np.uint32), prompts)
         pairs = zip(before, counts, strict=True)
         positions = torch.cat([torch.arange(first, first + count) for first, count in pairs])
-        everything = torch.arange(int(counts.sum()))
-        logits = self.decoder.forward(torch.cat(list(runs.values())), positions, context, everything)
+        is_read = positions < torch.from_numpy(np.repeat(prompts - 1, counts))
+        wanted = torch.arange(len(positions)) if self.room.read == 0 else (~is_read).nonzero()[:, 0]
+        logits = self.decoder.forward(torch.cat(list(runs.values())), positions, context, wanted)
         assert logits is not None
-        return logits
+        return logits.new_zeros((len(positions), logits.shape[1])).index_copy_(0, wanted, logits)
 
 
 def family_in(folder: Path) -> tuple[Family, SafetensorsCheckpoint]:
@@ -57,9 +71,9 @@ def family_in(folder: Path) -> tuple[Family, SafetensorsCheckpoint]:
     return family_of(checkpoint.config.architecture), checkpoint
 
 
-def loaded(folder: Path, dtype: torch.dtype, slot_tokens: int, group: Group = SINGLE) -> Stage:
+def loaded(folder: Path, dtype: torch.dtype, room: Room, group: Group = SINGLE) -> Stage:
     """The model in `folder`, as a shard loads it."""
     family, checkpoint = family_in(folder)
     spec = family.build(checkpoint.config)
     weights = load_weights(spec, family.names, checkpoint, dtype, CPU, group.rank)
-    return Stage(spec, weights, slot_tokens, group)
+    return Stage(spec, weights, room, group)

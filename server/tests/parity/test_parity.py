@@ -16,6 +16,7 @@ QUICK = (
     "GPTBigCodeForCausalLM-own-heads",
     "DeepseekV3ForCausalLM-base",
     "Llama4ForCausalLM-base",
+    "MT5ForConditionalGeneration-base",
 )
 ALL = cases()
 BY_ARCHITECTURE = {
@@ -83,11 +84,11 @@ def test_a_share_that_is_left_alone_is_noticed(missing: str, tmp_path, monkeypat
     from parity import checks, reference_side
 
     from ribbon_server.layers.shares import OwnRows
-    from ribbon_server.models import assemble, assemble_attention
+    from ribbon_server.models import assemble_attention, assemble_parts
     from ribbon_server.models.weights import Weights
 
     spoiled = {
-        "summed": (assemble, lambda _: lambda part: part),
+        "summed": (assemble_parts, lambda _: lambda part: part),
         "partial_linear": (Weights, Weights.linear),
         "_own_slopes": (assemble_attention, lambda alibi, heads, _: assemble_attention.alibi_slopes(alibi, heads)),
         "look_up": (OwnRows, lambda own, table, index: table.index_select(0, index % own.count)),

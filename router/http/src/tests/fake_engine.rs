@@ -14,9 +14,9 @@ use std::{
 use futures_core::Stream;
 use futures_util::stream;
 use ribbon_core::{
-    DebugAnswer, Engine, EngineLoad, EngineState, FinishReason, Limits, Pooling, Refusal,
-    RibbonsSnapshot, SequenceRequest, ShardDescription, StreamError, Token, TokenEvent, TokenScore,
-    TokenStream, Tokens,
+    DebugAnswer, Engine, EngineLoad, EngineState, FinishReason, Limits, Pooling, PromptRuns,
+    Refusal, RibbonsSnapshot, SequenceRequest, ShardDescription, StreamError, Token, TokenEvent,
+    TokenScore, TokenStream, Tokens,
 };
 
 /// One thing the script does.
@@ -251,6 +251,7 @@ impl Engine for FakeEngine {
                 vocab_size: limits.vocab_size,
                 max_positions: 4096,
                 eos_token_ids: vec![super::EOS],
+                prompt_runs: PromptRuns::Causal,
                 kv_groups: Vec::new(),
                 max_batch_prefill_tokens: 512,
                 max_total_tokens: limits.max_total_tokens,

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ribbon_core::{
-    DebugAnswer, Engine, EngineLoad, EngineState, Limits, Refusal, SequenceRequest,
+    DebugAnswer, Engine, EngineLoad, EngineState, Limits, PromptRuns, Refusal, SequenceRequest,
     ShardDescription, Shards, TokenStream,
 };
 use tokio::{
@@ -16,7 +16,7 @@ use super::{
     mailbox::{Command, Mailbox, Submission},
     stream::SequenceStream,
 };
-use crate::{Gate, Permit, SchedulerSettings, metrics};
+use crate::{Gate, Permit, SchedulerSettings, metrics, whole::completed};
 
 /// The scheduler, as an [`Engine`].
 #[derive(Clone, Debug)]
@@ -84,6 +84,8 @@ impl SchedulerHandle {
 
 impl Engine for SchedulerHandle {
     fn submit(&self, group: Vec<SequenceRequest>) -> Result<Vec<TokenStream>, Refusal> {
+        let runs = self.gate.description().map(|shard| shard.prompt_runs);
+        let group = completed(group, runs.unwrap_or(PromptRuns::Causal));
         let permits = self.gate.admit(&group).inspect_err(metrics::refused)?;
         let pairs = group.into_iter().zip(permits);
         let (submissions, streams) = pairs

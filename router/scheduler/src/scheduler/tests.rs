@@ -5,6 +5,7 @@ mod queueing;
 mod reading;
 mod scores;
 mod sharing;
+mod whole;
 
 use ribbon_core::{FinishReason, GroupOp, RibbonOp, RowResult, StepPlan, Wanted};
 

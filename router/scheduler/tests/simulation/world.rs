@@ -7,8 +7,8 @@ use std::{
 };
 
 use ribbon_core::{
-    GroupOp, KvGroup, KvKind, Refusal, RibbonOp, SequenceRequest, ShardDescription, StepOutcome,
-    StepPlan,
+    GroupOp, KvGroup, KvKind, PromptRuns, Refusal, RibbonOp, SequenceRequest, ShardDescription,
+    StepOutcome, StepPlan,
 };
 use ribbon_scheduler::{Event, Gate, PageUsage, Scheduler, SchedulerSettings, Usage, invariants};
 
@@ -409,6 +409,7 @@ fn description(setup: Setup) -> ShardDescription {
         vocab_size: 100,
         max_positions: setup.longest,
         eos_token_ids: vec![2],
+        prompt_runs: PromptRuns::Causal,
         kv_groups: setup.kinds.iter().map(group).collect(),
         max_batch_prefill_tokens: setup.budget,
         max_total_tokens: setup.longest,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ribbon_core::{KvGroup, KvKind, ShardDescription};
+use ribbon_core::{KvGroup, KvKind, PromptRuns, ShardDescription};
 
 use crate::{ShardError, client::Place, wire};
 
@@ -33,13 +33,20 @@ pub(crate) fn check(
     if said != announced {
         return Err(ShardError::Place { said, announced });
     }
-    match shard.prompt_runs() {
-        wire::PromptRuns::Causal => Ok(()),
-        wire::PromptRuns::Whole => Err(ShardError::Unsupported("prompts in one piece".into())),
-        wire::PromptRuns::Unspecified => Err(ShardError::malformed(
-            "description",
-            "`prompt_runs` is missing",
-        )),
+    prompt_runs(shard).map(|_| ())
+}
+
+fn prompt_runs(shard: &wire::DescribeResponse) -> Result<PromptRuns, ShardError> {
+    match (shard.prompt_runs(), shard.start_token_id) {
+        (wire::PromptRuns::Causal, _) => Ok(PromptRuns::Causal),
+        (wire::PromptRuns::Whole, None) => Err(missing("start_token_id")),
+        (wire::PromptRuns::Whole, Some(token)) if token >= shard.vocab_size => {
+            let size = shard.vocab_size;
+            let reason = format!("`start_token_id` is {token}; the vocabulary has {size} tokens");
+            Err(ShardError::malformed("description", reason))
+        }
+        (wire::PromptRuns::Whole, Some(start_token)) => Ok(PromptRuns::Whole { start_token }),
+        (wire::PromptRuns::Unspecified, _) => Err(missing("prompt_runs")),
     }
 }
 
@@ -49,6 +56,7 @@ pub(crate) fn description(warm: wire::WarmupResponse) -> Result<ShardDescription
     let groups: Result<Vec<KvGroup>, ShardError> = shard.kv_groups.iter().map(kv_group).collect();
     let kv_groups = groups?;
     check_groups(&kv_groups)?;
+    let prompt_runs = prompt_runs(&shard)?;
     let positive = [
         ("vocab_size", shard.vocab_size),
         ("max_batch_prefill_tokens", warm.max_batch_prefill_tokens),
@@ -67,6 +75,7 @@ pub(crate) fn description(warm: wire::WarmupResponse) -> Result<ShardDescription
         vocab_size: shard.vocab_size,
         max_positions: shard.max_positions,
         eos_token_ids: shard.eos_token_ids,
+        prompt_runs,
         kv_groups,
         max_batch_prefill_tokens: warm.max_batch_prefill_tokens,
         max_total_tokens: warm.max_total_tokens,

@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
 use ribbon_core::{
-    Admission, Grammar, GrammarKind, GroupOp, KvKind, Pooling, RibbonOp, RowResult, Sampling,
-    ShardDescription, Slot, StepPlan, Storage, TokenScore, Wanted, Watermark, WorkItem,
+    Admission, Grammar, GrammarKind, GroupOp, KvKind, Pooling, PromptRuns, RibbonOp, RowResult,
+    Sampling, ShardDescription, Slot, StepPlan, Storage, TokenScore, Wanted, Watermark, WorkItem,
 };
 
 use super::*;
@@ -392,10 +392,20 @@ fn a_shard_of_another_start_or_kind_is_not_warmed() {
         prompt_runs: wire::PromptRuns::Whole as i32,
         ..shard.clone()
     };
-    assert!(matches!(
-        check(&whole, 1, alone),
-        Err(ShardError::Unsupported(_))
-    ));
+    let refused = |shard| check(&shard, 1, alone).unwrap_err().to_string();
+    assert!(refused(whole.clone()).contains("`start_token_id` is missing"));
+    let with = |token| wire::DescribeResponse {
+        start_token_id: Some(token),
+        ..whole.clone()
+    };
+    assert!(refused(with(2048)).contains("`start_token_id` is 2048"));
+    assert!(check(&with(2047), 1, alone).is_ok());
+    let warm = wire::WarmupResponse {
+        description: Some(with(2047)),
+        ..warm()
+    };
+    let runs = description(warm).unwrap().prompt_runs;
+    assert_eq!(runs, PromptRuns::Whole { start_token: 2047 });
 }
 
 fn place(rank: u32, world_size: u32) -> Place {

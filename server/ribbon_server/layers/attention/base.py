@@ -52,12 +52,21 @@ class AttentionShape:
 class ForwardContext:
     """One step's ragged batch. Built once, read by every layer."""
 
-    def __init__(self, ribbons: Ribbons, slots: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> None:
-        """slots uint32 [rows]; starts uint32 [rows + 1] into the flat tokens; lengths uint32 [rows] after this step."""
+    def __init__(
+        self,
+        ribbons: Ribbons,
+        slots: np.ndarray,
+        starts: np.ndarray,
+        lengths: np.ndarray,
+        prompts: np.ndarray | None = None,
+    ) -> None:
+        """slots uint32 [rows]; starts uint32 [rows + 1] into the flat tokens; lengths uint32 [rows] after this step; prompts int64
+        [rows]: tokens of each row's prompt, which an encoder has to know."""
         self.ribbons = ribbons
         self.slots = slots
         self.starts = starts
         self.lengths = lengths
+        self.prompts = prompts
         self.rotations: Sequence[tuple[Tensor, Tensor]] = ()  # (cos, sin) float32 [tokens, dim / 2] of each table
 
     @cached_property

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from ribbon_server import _native
 from ribbon_server.layers.attention.base import AttentionShape, ForwardContext
 from ribbon_server.layers.dtypes import dtype_name
 
@@ -31,18 +32,22 @@ class NativeAttention:
 
     def __call__(self, qkv: Tensor, context: ForwardContext, query: Tensor, output: Tensor) -> None:
         """See AttentionLayer."""
-        shape, dtype = self.shape, dtype_name(qkv.dtype)
-        cos, sin = context.rotations[shape.rotary]
-        runs = context.runs[shape.group]
+        cos, sin = context.rotations[self.shape.rotary]
+        runs = context.runs[self.shape.group]
         runs.rope_store(
             qkv=qkv.data_ptr(),
             query_out=query.data_ptr(),
             cos=cos.data_ptr(),
             sin=sin.data_ptr(),
             turned=2 * cos.shape[1],
-            dtype=dtype,
+            dtype=dtype_name(qkv.dtype),
             **self._geometry,
         )
+        self.attend(runs, query, output)
+
+    def attend(self, runs: _native.Runs, query: Tensor, output: Tensor) -> None:
+        """To what is stored already: query and output [tokens, heads * head_dim] of `runs`."""
+        shape = self.shape
         runs.attention(
             query=query.data_ptr(),
             output=output.data_ptr(),
@@ -51,7 +56,7 @@ class NativeAttention:
             slopes=self._slopes,
             sinks=self._sinks,
             chunk=shape.chunk,
-            dtype=dtype,
+            dtype=dtype_name(query.dtype),
             **self._geometry,
         )
 

@@ -18,7 +18,7 @@ class Frequency:
 
     def prepare(self, rows: SamplingRows) -> tuple[SamplingRows, Tensor]:
         """The rows, and penalty / length [rows, 1]."""
-        return rows, rows.column(rows.params["frequency_penalty"] / rows.known)
+        return rows, rows.column(rows.params["frequency_penalty"] / (rows.known - rows.first))
 
     def apply(self, logits: Tensor, prepared: tuple[SamplingRows, Tensor]) -> None:
         """Subtracts in place."""

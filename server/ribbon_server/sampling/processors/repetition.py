@@ -19,7 +19,8 @@ class Repetition:
     def prepare(self, rows: SamplingRows) -> tuple[Tensor, Tensor]:
         """Token ids [rows, longest], padded with the row's own first token, and penalties [rows, 1]."""
         ids, known = rows.history()
-        return rows.tensor(np.where(known, ids, ids[:, :1])), rows.column(rows.params["repetition_penalty"])
+        first = np.take_along_axis(ids, rows.first[:, None], axis=1)
+        return rows.tensor(np.where(known, ids, first)), rows.column(rows.params["repetition_penalty"])
 
     def apply(self, logits: Tensor, prepared: tuple[Tensor, Tensor]) -> None:
         """Repeated ids write the same value."""
