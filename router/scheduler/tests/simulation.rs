@@ -22,7 +22,10 @@ mod shard;
 #[path = "simulation/world.rs"]
 mod world;
 
-use ribbon_core::KvKind::{self, Full, Window};
+use ribbon_core::{
+    KvKind::{self, Full, Window},
+    PromptRuns,
+};
 use world::{Chances, Setup, World};
 
 const PEACE: Chances = Chances {
@@ -233,6 +236,51 @@ fn of_32_streams_with_one_that_kills_the_shard_31_complete() {
             assert!(world.step < 200, "{} steps", world.step);
         }
     }
+}
+
+/// A world of prompts that are not cut, of which many are longer than a step.
+fn whole(seed: u64, pages: u64, chances: Chances) -> Setup {
+    Setup {
+        seed,
+        pages,
+        chances,
+        budget: 48,
+        pipeline_depth: 1 + seed as usize % 2,
+        prompt_runs: PromptRuns::Whole { start_token: 1 },
+        ..Setup::default()
+    }
+}
+
+#[test]
+fn prompts_are_never_cut_through_trouble_and_nobody_misses_a_token() {
+    let (mut losses, mut preempted) = (0, 0);
+    for (seed, pages) in [(40, 1_000), (41, 300), (42, 400)] {
+        let world = live(whole(seed, pages, TROUBLE), 6_000);
+        let (tally, totals) = (&world.clients.tally, world.usage().totals);
+        assert!(tally.finished > 300 && world.compared > 3_000, "{tally:?}");
+        assert_eq!(
+            (totals.hit_tokens, totals.evictions),
+            (0, 0),
+            "nothing is kept"
+        );
+        losses += world.losses + world.failed_steps + world.short_steps;
+        preempted += totals.preemptions;
+    }
+    assert!(losses > 50 && preempted > 0, "{losses}, {preempted}");
+}
+
+#[test]
+fn long_whole_prompts_starve_neither_each_other_nor_the_decodes() {
+    let giants = Chances {
+        giant: 150,
+        ..PEACE
+    };
+    let world = live(whole(43, 400, giants), 20_000);
+    let tally = &world.clients.tally;
+    assert_eq!((tally.given_up, tally.timed_out, world.losses), (0, 0, 0));
+    assert!(tally.giants > 100 && tally.finished > 1_000, "{tally:?}");
+    assert!(tally.longest_wait_steps < 1_000, "starved: {tally:?}");
+    assert!(tally.longest_giant_wait_steps < 2_000, "starved: {tally:?}");
 }
 
 #[test]

@@ -8,8 +8,8 @@ use std::{
 
 use _native::region::RegionError;
 use ribbon_core::{
-    Admission, GroupOp, KvGroup, Pooling, RibbonOp, RowOutcome, RowResult, Slot, StepOutcome,
-    StepPlan, StepTimings, TokenScore, Wanted, WorkItem,
+    Admission, GroupOp, Pooling, PromptRuns, RibbonOp, RowOutcome, RowResult, ShardDescription,
+    Slot, StepOutcome, StepPlan, StepTimings, TokenScore, Wanted, WorkItem,
 };
 
 use super::{
@@ -51,6 +51,7 @@ pub(crate) enum Answer {
 pub(crate) struct Shard {
     groups: Groups,
     budget: u32,
+    prompt_runs: PromptRuns,
     next_step: u64,
     /// Steps after which the router knows of the pool's last change.
     pool_known_from: u64,
@@ -63,10 +64,11 @@ pub(crate) struct Shard {
 }
 
 impl Shard {
-    pub(crate) fn new(groups: &[KvGroup], budget: u32) -> Self {
+    pub(crate) fn new(description: &ShardDescription) -> Self {
         Self {
-            groups: Groups::new(groups),
-            budget,
+            groups: Groups::new(&description.kv_groups),
+            budget: description.max_batch_prefill_tokens,
+            prompt_runs: description.prompt_runs,
             next_step: 1,
             pool_known_from: 0,
             seats: BTreeMap::new(),
@@ -87,8 +89,9 @@ impl Shard {
         let freed = self.change_slots(plan);
         let short = self.apply(&plan.ops, trouble.no_pages);
         let tokens: u32 = plan.work.iter().map(|item| item.count).sum();
+        let is_alone = self.prompt_runs.is_whole() && plan.work.len() == 1;
         assert!(
-            tokens <= self.budget,
+            tokens <= self.budget || is_alone,
             "{tokens} tokens in a step of {}",
             self.budget
         );
@@ -270,6 +273,10 @@ impl Shard {
             .remove(&item.slot)
             .expect("works on an empty slot");
         let end = seat.fed + item.count;
+        assert!(
+            !self.prompt_runs.is_whole() || end >= seat.prompt,
+            "cuts a prompt"
+        );
         assert!(
             item.count > 0 && end <= shown,
             "feeds {} to {end} of {shown}",

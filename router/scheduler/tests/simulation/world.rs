@@ -88,6 +88,7 @@ pub(crate) struct Setup {
     pub(crate) kinds: &'static [KvKind],
     /// Tokens of the longest sequence.
     pub(crate) longest: u32,
+    pub(crate) prompt_runs: PromptRuns,
 }
 
 impl Default for Setup {
@@ -101,6 +102,7 @@ impl Default for Setup {
             prefix_caching: true,
             kinds: &[KvKind::Full],
             longest: 256,
+            prompt_runs: PromptRuns::Causal,
         }
     }
 }
@@ -352,10 +354,7 @@ impl World {
 
     fn bring_up(&mut self) {
         self.mended_from = 0;
-        self.shard = Some(Shard::new(
-            &self.description.kv_groups,
-            self.description.max_batch_prefill_tokens,
-        ));
+        self.shard = Some(Shard::new(&self.description));
         self.scheduler.on_ready(self.description.clone(), self.now);
     }
 
@@ -409,7 +408,7 @@ fn description(setup: Setup) -> ShardDescription {
         vocab_size: 100,
         max_positions: setup.longest,
         eos_token_ids: vec![2],
-        prompt_runs: PromptRuns::Causal,
+        prompt_runs: setup.prompt_runs,
         kv_groups: setup.kinds.iter().map(group).collect(),
         max_batch_prefill_tokens: setup.budget,
         max_total_tokens: setup.longest,
