@@ -56,7 +56,17 @@ class Warmup:
             tokens=min(budget, self._largest),
             step_ms=chunk_ns / 1e6,
         )
-        return WarmupFigures(budget, decode_ns, max(decode_ns, chunk_ns), time.monotonic_ns() - started_ns)
+        slowest_ns = max(decode_ns, chunk_ns, self._longest_prompt())
+        return WarmupFigures(budget, decode_ns, slowest_ns, time.monotonic_ns() - started_ns)
+
+    def _longest_prompt(self) -> int:
+        """The time of the longest prompt, where prompts are not cut to the budget; deadlines must allow for it. 0 elsewhere."""
+        if not self._engine.sequences.reads_whole:
+            return 0
+        longest = min(self._engine.ribbons.limits.slot_tokens, self._largest)
+        longest_ns = self._measure(longest)
+        log(logging.INFO, f"warm-up: a prompt of {longest} tokens, which is not cut, takes {longest_ns / 1e6:.1f} ms")
+        return longest_ns
 
     def _try_budget(self, wanted: int) -> tuple[int, int]:
         """The operator's budget and the time of the largest step under it: no step can hold more than the KV memory."""

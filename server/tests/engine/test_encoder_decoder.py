@@ -7,6 +7,7 @@ from engine.test_no_work_row_by_row import LIMIT, steady_step
 from tiny import Driver, TinyModel, make_engine, save_tiny
 
 from ribbon_server.engine.step import RowStatus, Wanted
+from ribbon_server.engine.warmup import Warmup
 
 START, ROOM = 0, 40
 RANDOM = np.random.default_rng(3)
@@ -117,6 +118,17 @@ def test_a_prompt_of_the_start_token_alone_is_refused(model: TinyModel) -> None:
     driver.seat(1, [START])
     outcome = driver.step({1: 1})
     assert "a prompt at least 2" in outcome.errors[0][1]
+
+
+def test_the_warm_up_measures_the_longest_prompt(model: TinyModel, tiny_untied: TinyModel, monkeypatch) -> None:
+    measured: list[int] = []
+    measure = Warmup._measure
+    monkeypatch.setattr(Warmup, "_measure", lambda self, tokens: measured.append(tokens) or measure(self, tokens))
+    make_engine(model.folder, total=300)
+    assert measured[-1] == 300
+    measured.clear()
+    make_engine(tiny_untied.folder, total=300)
+    assert max(measured) == 64, "the step budget"
 
 
 def test_a_decode_step_does_no_work_row_by_row(model: TinyModel) -> None:
