@@ -217,12 +217,12 @@ impl Scheduler {
     ) -> u32 {
         let live = self.live.as_ref();
         match (
-            live.map_or(0, |live| live.prompt_limit(left, limit, draft)),
+            live.and_then(|live| live.prompt_limit(left, limit, draft)),
             next,
         ) {
-            (0, _) => 0,
-            (limit, Next::Seated(slot)) => self.feed(slot, limit, draft),
-            (limit, Next::Waiting(id)) => self.admit(id, limit, draft, now),
+            (None, _) => 0,
+            (Some(limit), Next::Seated(slot)) => self.feed(slot, limit, draft),
+            (Some(limit), Next::Waiting(id)) => self.admit(id, limit, draft, now),
         }
     }
 

@@ -14,13 +14,13 @@ use crate::{
 };
 
 impl Live {
-    /// Most tokens that a plan with room for `limit` takes of a prompt with `left`: where prompts are not cut, all or none.
-    pub(crate) fn prompt_limit(&self, left: u32, limit: u32, draft: &Draft) -> u32 {
+    /// Most tokens that a plan with room for `limit` takes of a prompt with `left`: where prompts are not cut, all of them.
+    /// `None`: it has to wait for another plan.
+    pub(crate) fn prompt_limit(&self, left: u32, limit: u32, draft: &Draft) -> Option<u32> {
         let joins = left <= draft.budget && (left <= limit || draft.prefill_tokens() == 0);
         match self.prompt_runs {
-            PromptRuns::Causal => limit,
-            PromptRuns::Whole { .. } if joins || !draft.has_work() => left,
-            PromptRuns::Whole { .. } => 0,
+            PromptRuns::Causal => Some(limit),
+            PromptRuns::Whole { .. } => (joins || !draft.has_work()).then_some(left),
         }
     }
 

@@ -33,11 +33,14 @@ class WarmupFigures:
 class Warmup:
     """Warm-up steps of one engine; every slot is free before and after."""
 
+    _least_prompt = 1  # tokens of the shortest sequence
+
     def __init__(self, engine: Engine, max_positions: int) -> None:
         """Takes an engine that nobody uses yet."""
         self._engine = engine
         self._max_positions = max_positions
         self._largest = largest_step(engine.ribbons)
+        self._least_prompt = engine.sequences.least_prompt
         self._step_id = 0
 
     def run(self, wanted_budget: int) -> WarmupFigures:
@@ -47,7 +50,7 @@ class Warmup:
             Internal: A warm-up step failed.
         """
         started_ns = time.monotonic_ns()
-        decode_ns = self._best(self._engine.sequences.least_prompt)
+        decode_ns = self._best(self._least_prompt)
         log(logging.INFO, f"warm-up: a decode step takes {decode_ns / 1e6:.1f} ms", decode_ms=decode_ns / 1e6)
         budget, chunk_ns = self._try_budget(wanted_budget) if wanted_budget else self._choose_budget()
         log(
@@ -61,7 +64,7 @@ class Warmup:
 
     def _longest_prompt(self) -> int:
         """The time of the longest prompt, where prompts are not cut to the budget; deadlines must allow for it. 0 elsewhere."""
-        if not self._engine.sequences.reads_whole:
+        if self._least_prompt == 1:
             return 0
         longest = min(self._engine.ribbons.limits.slot_tokens, self._largest)
         longest_ns = self._measure(longest)
@@ -100,8 +103,7 @@ class Warmup:
 
     def _measure(self, num_tokens: int) -> int:
         """One step over as many fresh sequences as it needs, each at most as long as a slot; then all are closed."""
-        engine = self._engine
-        counts = _split(num_tokens, engine.ribbons.limits.slot_tokens, engine.sequences.least_prompt)
+        counts = _split(num_tokens, self._engine.ribbons.limits.slot_tokens, self._least_prompt)
         num_groups = len(self._engine.ribbons.groups)
         outcome = self._step(opening_plan(self._next_id(), counts, num_groups))
         self._step(closing_plan(self._next_id(), len(counts), num_groups))
