@@ -255,9 +255,9 @@ fn whole(seed: u64, pages: u64, chances: Chances) -> Setup {
 fn prompts_are_never_cut_through_trouble_and_nobody_misses_a_token() {
     let (mut losses, mut preempted) = (0, 0);
     for (seed, pages) in [(40, 1_000), (41, 300), (42, 400)] {
-        let world = live(whole(seed, pages, TROUBLE), 6_000);
+        let world = live(whole(seed, pages, TROUBLE), 3_000);
         let (tally, totals) = (&world.clients.tally, world.usage().totals);
-        assert!(tally.finished > 300 && world.compared > 3_000, "{tally:?}");
+        assert!(tally.finished > 150 && world.compared > 1_500, "{tally:?}");
         assert_eq!(
             (totals.hit_tokens, totals.evictions),
             (0, 0),
@@ -266,7 +266,7 @@ fn prompts_are_never_cut_through_trouble_and_nobody_misses_a_token() {
         losses += world.losses + world.failed_steps + world.short_steps;
         preempted += totals.preemptions;
     }
-    assert!(losses > 50 && preempted > 0, "{losses}, {preempted}");
+    assert!(losses > 25 && preempted > 0, "{losses}, {preempted}");
 }
 
 #[test]
@@ -275,10 +275,10 @@ fn long_whole_prompts_starve_neither_each_other_nor_the_decodes() {
         giant: 150,
         ..PEACE
     };
-    let world = live(whole(43, 400, giants), 20_000);
+    let world = live(whole(43, 400, giants), 8_000);
     let tally = &world.clients.tally;
     assert_eq!((tally.given_up, tally.timed_out, world.losses), (0, 0, 0));
-    assert!(tally.giants > 100 && tally.finished > 1_000, "{tally:?}");
+    assert!(tally.giants > 50 && tally.finished > 400, "{tally:?}");
     assert!(tally.longest_wait_steps < 1_000, "starved: {tally:?}");
     assert!(tally.longest_giant_wait_steps < 2_000, "starved: {tally:?}");
 }
