@@ -117,7 +117,7 @@ def banded_device(monkeypatch: pytest.MonkeyPatch) -> None:
             simulated=True,
         )
 
-    monkeypatch.setattr("ribbon_server.models.assemble.layout_on", layout)
+    monkeypatch.setattr("ribbon_server.models.assemble_attention.layout_on", layout)
     monkeypatch.setattr("ribbon_server.kv.group._region", region)
 
 
