@@ -53,12 +53,13 @@ def neighbours(prompts: Prompts) -> list[Ask]:
 
 def test_bad_requests_do_not_touch_their_neighbours(tiny_server: Served, tiny_model: Path) -> None:
     prompts, streams_ended = Prompts(tiny_model, seed=6), threading.Event()
-    asks = neighbours(prompts)
+    asks, rounds = neighbours(prompts), []
 
     def disturb() -> None:
         while not streams_ended.is_set():
             for row in ROWS:
                 row.send(tiny_server.base)
+            rounds.append(len(ROWS))
 
     sender = threading.Thread(target=disturb)
     sender.start()
@@ -67,6 +68,7 @@ def test_bad_requests_do_not_touch_their_neighbours(tiny_server: Served, tiny_mo
     finally:
         streams_ended.set()
         sender.join()
+    assert rounds, "the bad requests did not all get an answer"
     runs = [
         as_run(ask, answer, prompts, eos_ids(tiny_model), f"neighbour {number}")
         for number, (ask, answer) in enumerate(zip(asks, answers, strict=True))

@@ -80,6 +80,7 @@ def test_choices_of_one_prompt_are_sequences_of_their_own(served: Served, model:
     [
         ("/generate", {"inputs": "aao", "parameters": {"decoder_input_details": True}}, "decoder_input_details", 422),
         ("/v1/completions", {"model": "any", "prompt": "aao", "echo": True, "logprobs": 1}, "echo", 422),
+        ("/v1/completions", {"model": "any", "prompt": "aao", "prompt_logprobs": 1}, "prompt_logprobs", 422),
     ],
 )
 def test_scores_of_a_prompt_are_refused_by_name(
@@ -87,7 +88,14 @@ def test_scores_of_a_prompt_are_refused_by_name(
 ) -> None:
     answer = exchange(served.base, "POST", path, body)
     assert answer.status == status
-    assert f"`{field}` is true" in answer.body.decode()
+    assert f"`{field}` is" in answer.body.decode()
+
+
+def test_a_prompt_is_echoed_without_an_answer(served: Served) -> None:
+    body = {"model": "any", "prompt": "aao", "echo": True, "max_tokens": 0}
+    answer = exchange(served.base, "POST", "/v1/completions", body)
+    assert answer.status == 200, answer.body
+    assert answer.json()["choices"][0]["text"] == "aao"
 
 
 @pytest.mark.slow

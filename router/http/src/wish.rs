@@ -126,7 +126,10 @@ impl Wish {
         }
         let (name, wish) = match self.dialect {
             Dialect::Native => ("decoder_input_details", "is true"),
-            Dialect::OpenAi | Dialect::Embeddings => ("echo", "is true with `logprobs`"),
+            Dialect::OpenAi | Dialect::Embeddings => (
+                "echo",
+                "is true with `logprobs`, or `prompt_logprobs` is set",
+            ),
         };
         let message = format!(
             "`{name}` {wish}; this model is an encoder-decoder and gives prompt tokens no probabilities, leave it out"

@@ -82,10 +82,10 @@ def _can_run(plan: StepPlan, slots: np.ndarray, sequences: Sequences, shown: np.
 
 
 def _is_uncut(plan: StepPlan, slots: np.ndarray, sequences: Sequences) -> np.ndarray:
-    """Whether each row brings its whole prompt, or has brought it, and wants nothing but a token: bool [rows]."""
+    """Whether each row brings its whole prompt, or has brought it, and wants neither scores nor states: bool [rows]."""
     prompt, length = sequences.state.prompt[slots], sequences.length[slots]
     brings = (length == 0) & (plan.count >= prompt)
-    return (brings | (length >= prompt)) & (plan.wanted <= Wanted.SAMPLE)
+    return (brings | (length >= prompt)) & (plan.wanted & ~LAST_RUN == 0)
 
 
 def explain(row: int, plan: StepPlan, sequences: Sequences, shown: np.ndarray) -> str:

@@ -186,7 +186,7 @@ def describe(model: Model, warm: WarmShard | None) -> pb.DescribeResponse:
         vocab_size=spec.vocab_size,
         max_positions=spec.max_positions,
         eos_token_ids=model.eos_token_ids,
-        prompt_runs=pb.PROMPT_RUNS_CAUSAL if model.start_token_id is None else pb.PROMPT_RUNS_WHOLE,
+        prompt_runs=pb.PROMPT_RUNS_CAUSAL if is_causal else pb.PROMPT_RUNS_WHOLE,
         start_token_id=model.start_token_id,
         abilities=["sample", "top_tokens", *(name for name, has in extra.items() if has)],
         kv_groups=[] if warm is None else [_kv_group(model, group) for group in warm.engine.ribbons.groups],

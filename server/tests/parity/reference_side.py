@@ -71,9 +71,10 @@ def make(case: Case, folder: Path) -> None:
     model = build(case)
     model.save_pretrained(folder)
     tokens = torch.randint(3, VOCAB, (1, PROMPT_TOKENS), generator=torch.Generator().manual_seed(5))
-    read = PROMPT_TOKENS if model.config.is_encoder_decoder else 0
+    config = getattr(model, "config", None)  # ours have none, and no encoder
+    read = PROMPT_TOKENS if config is not None and config.is_encoder_decoder else 0
     if read:
-        tokens = torch.cat((tokens, torch.tensor([[model.config.pad_token_id]])), dim=1)
+        tokens = torch.cat((tokens, torch.tensor([[config.pad_token_id]])), dim=1)
     for _ in range(GENERATED_TOKENS):
         logits = said(model, tokens, read)
         tokens = torch.cat((tokens, logits[:, -1:].argmax(-1)), dim=1)
