@@ -38,7 +38,8 @@ STAGES = ("queued", "prefill", "decode")
 
 
 async def cancel_one(client: aiohttp.ClientSession, base: str, text: str, rng: random.Random) -> None:
-    """Opens a stream and drops the connection after a random time or a random number of tokens."""
+    """Opens a stream and drops the connection after a random time or a random number of tokens. Raises AssertionError when the
+    server was the one to end it."""
     body = {"inputs": text, "parameters": {"max_new_tokens": 200, "ignore_eos": True}}
     last_token, seconds = rng.randint(1, 12), rng.choice([0.01, 0.1, 0.5, 2.0]) * rng.random()
 
@@ -49,7 +50,8 @@ async def cancel_one(client: aiohttp.ClientSession, base: str, text: str, rng: r
     request = asyncio.ensure_future(generate_stream(client, base, body, leave))
     if rng.random() < 0.6:
         with contextlib.suppress(asyncio.CancelledError, TimeoutError):
-            await asyncio.wait_for(request, seconds)
+            answer = await asyncio.wait_for(request, seconds)
+            assert answer.error is None, answer.error
         return
     with contextlib.suppress(asyncio.CancelledError):
         answer = await request
@@ -83,10 +85,13 @@ def round_of(served: Served, model: Path, requests: int, seed: int) -> None:
     """One round of cancelled requests, and the check that nothing is held afterwards."""
     prompts, rng = Prompts(model, seed=seed), random.Random(seed)
     texts = [prompts.text(rng.randint(2, 3_000)) for _ in range(requests)]
+    before = sum(cancelled(served).values())
     asyncio.run(cancel_many(served.base, texts, seed))
     show(
         f"{requests} requests dropped; all released {wait_released(served):.2f} s later; by stage so far {cancelled(served)}"
     )
+    # The others left before the router had read them.
+    assert sum(cancelled(served).values()) - before > requests / 4
 
 
 def test_200_cancelled_requests_leave_no_slot_and_no_page(serve: Serve, tiny_model: Path) -> None:

@@ -77,10 +77,11 @@ class Fault:
 
 
 class HealthWatch:
-    """Polls /health from a thread of its own and keeps every change of its status."""
+    """Polls /health from a thread of its own; keeps every change of its status, and when each poll that was told 200 set out."""
 
     def __init__(self, served: Served) -> None:
         self.changes: list[tuple[float, int]] = []
+        self._content: list[float] = []  # wall clock, as in the logs
         self._served, self._stop = served, threading.Event()
         self._thread = threading.Thread(target=self._poll)
 
@@ -94,7 +95,9 @@ class HealthWatch:
 
     def _poll(self) -> None:
         while not self._stop.wait(0.02):
-            status = self._served.status("/health")
+            sent, status = time.time(), self._served.status("/health")
+            if status == 200:
+                self._content.append(sent)
             if not self.changes or self.changes[-1][1] != status:
                 self.changes.append((time.monotonic(), status))
 
@@ -102,6 +105,10 @@ class HealthWatch:
         """What a fault at a moment did. Raises AssertionError when /health never turned, or never back."""
         unhealthy = self._wait_for(503, fired)
         return Loss(unhealthy - fired, self._wait_for(200, unhealthy) - fired)
+
+    def content_between(self, begin: float, end: float) -> list[float]:
+        """When polls set out, within a part of the wall clock's time, that were told that all is well."""
+        return [sent for sent in self._content if begin < sent < end]
 
     def _wait_for(self, status: int, after: float) -> float:
         """When the status was first seen after a moment, which may still come."""
@@ -116,7 +123,7 @@ class HealthWatch:
 
 @dataclass(frozen=True)
 class Loss:
-    """Seconds from the fault to the first 503 of /health that was seen, and to the 200 after it."""
+    """Seconds from the fault to the first 503 of /health that was seen, and to the first 200 after it."""
 
     unhealthy: float
     healthy: float
@@ -164,6 +171,10 @@ def lose_shard(served: Served, model: Path, sent: signal.Signals, rank: int = 0)
     ]
     Reference(model).judge(runs).check(f"after {sent.name}")
     longest, turn = max(max(answer.gaps) for answer in answers), router_turn(served, fault)
+    # A step under way when the shard was lost is due at the latest then; a hang says when it was.
+    due = fault.wall + (STEP_SECONDS if turn.overdue is None else turn.after_fault - turn.overdue)
+    wrong = health.content_between(due + HEALTH_SLACK_SECONDS, fault.wall + loss.unhealthy)
+    assert not wrong, f"/health was 200 to polls sent {[sent - due for sent in wrong]} s after the deadline"
     show(
         f"{sent.name} to rank {rank}: health turned after {turn.after_fault:.2f} s (overdue: {turn.overdue}), seen after "
         f"{loss.unhealthy:.2f} s, 200 after {loss.healthy:.2f} s, longest gap in a stream {longest:.2f} s"

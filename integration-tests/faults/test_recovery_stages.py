@@ -20,7 +20,7 @@ from margin import Reference
 from model_tokenizer import Prompts
 from scores import Parameters
 
-BUDGET = 2  # tokens of a step, so that the long prompt takes a thousand and more steps
+BUDGET = 4  # tokens of a step, so that the long prompt takes hundreds of steps
 LONG_PROMPT_TOKENS = 1_800
 STEPS_AHEAD = 2  # plans under way that the log does not know yet
 SETTLED_TOKENS = 5
