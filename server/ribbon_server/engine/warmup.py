@@ -33,6 +33,8 @@ class WarmupFigures:
 class Warmup:
     """Warm-up steps of one engine; every slot is free before and after."""
 
+    _least_prompt = 1  # tokens of the shortest sequence
+
     def __init__(self, engine: Engine, max_positions: int) -> None:
         """Takes an engine that nobody uses yet."""
         self._engine = engine
