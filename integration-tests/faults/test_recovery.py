@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import Ask, Serve, all_at_once, as_run, eos_ids
+from asking import Ask, Serve, all_at_once, as_run, eos_ids, half_seeded
 from figures import show
 from load.client import Answer
 from load.served import Served
 from margin import Reference
 from model_tokenizer import Prompts
-from scores import Parameters
 
 STREAMS = 32
 TOKENS = 400
@@ -33,15 +32,7 @@ FLAGS = ("--dtype", "float32", "--kv-memory", "256MiB", "--step-timeout", str(ST
 
 def stream_asks(prompts: Prompts) -> list[Ask]:
     """Half greedy, half seeded, all long enough to be running when the fault comes."""
-    return [
-        Ask(
-            prompts.text(5 + number),
-            TOKENS,
-            Parameters(do_sample=True, temperature=0.8, seed=number) if number % 2 else Parameters(),
-            stops_at_eos=False,
-        )
-        for number in range(STREAMS)
-    ]
+    return half_seeded(prompts, 5, STREAMS, TOKENS)
 
 
 @dataclass

@@ -6,13 +6,12 @@ import threading
 from pathlib import Path
 
 import pytest
-from asking import Ask, all_at_once, as_run, eos_ids
+from asking import all_at_once, as_run, eos_ids, half_seeded
 from bad_input import ROWS, Row
 from load.client import exchange
 from load.served import Served
 from margin import Reference
 from model_tokenizer import Prompts
-from scores import Parameters
 
 NEIGHBOURS = 8
 NEIGHBOUR_TOKENS = 200
@@ -38,22 +37,9 @@ def test_the_server_serves_after_all_of_them(tiny_server: Served) -> None:
     assert tiny_server.status("/health") == 200
 
 
-def neighbours(prompts: Prompts) -> list[Ask]:
-    """Streams of different prompts, half of them sampled."""
-    return [
-        Ask(
-            prompts.text(3 + number),
-            NEIGHBOUR_TOKENS,
-            Parameters(do_sample=True, temperature=0.8, seed=number) if number % 2 else Parameters(),
-            stops_at_eos=False,
-        )
-        for number in range(NEIGHBOURS)
-    ]
-
-
 def test_bad_requests_do_not_touch_their_neighbours(tiny_server: Served, tiny_model: Path) -> None:
     prompts, streams_ended = Prompts(tiny_model, seed=6), threading.Event()
-    asks, rounds = neighbours(prompts), []
+    asks, rounds = half_seeded(prompts, 3, NEIGHBOURS, NEIGHBOUR_TOKENS), []
 
     def disturb() -> None:
         while not streams_ended.is_set():

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from asking import post
 from load.client import exchange
 from load.served import Served
 from margin import Reference
@@ -27,12 +28,6 @@ def reference(tiny_model: Path) -> Reference:
 @pytest.fixture(scope="module")
 def prompts(tiny_model: Path) -> Prompts:
     return Prompts(tiny_model)
-
-
-def post(served: Served, route: str, body: dict[str, Any]) -> dict[str, Any]:
-    reply = exchange(served.base, "POST", route, body)
-    assert reply.status == 200, reply.body
-    return reply.json()
 
 
 def native(served: Served, text: str, **parameters: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from asking import Serve
+from asking import Serve, post
 from load.client import exchange
 from load.served import Served
 from model_tokenizer import Prompts
@@ -48,12 +48,6 @@ def states(tiny_model: Path) -> States:
 @pytest.fixture(scope="module")
 def prompts(tiny_model: Path) -> Prompts:
     return Prompts(tiny_model)
-
-
-def post(served: Served, route: str, body: dict[str, Any]) -> dict[str, Any]:
-    reply = exchange(served.base, "POST", route, body)
-    assert reply.status == 200, reply.body
-    return reply.json()
 
 
 def vectors(answer: dict[str, Any]) -> list[Vector]:

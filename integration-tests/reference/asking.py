@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from load.client import Answer, OnToken, generate_stream, session
+from load.client import Answer, OnToken, exchange, generate_stream, session
 from load.served import Served
 from margin import Run
 from model_tokenizer import Prompts
@@ -39,6 +39,26 @@ class Ask:
         if not self.stops_at_eos:
             wanted["ignore_eos"] = True
         return {"inputs": self.text, "parameters": wanted}
+
+
+def post(served: Served, route: str, body: dict[str, Any]) -> dict[str, Any]:
+    """A whole answer. Raises AssertionError where it is not 200."""
+    reply = exchange(served.base, "POST", route, body)
+    assert reply.status == 200, reply.body
+    return reply.json()
+
+
+def half_seeded(prompts: Prompts, first_tokens: int, count: int, max_new_tokens: int) -> list[Ask]:
+    """Streams of different prompts, a token longer each, that no end token ends; every other one is sampled."""
+    return [
+        Ask(
+            prompts.text(first_tokens + number),
+            max_new_tokens,
+            Parameters(do_sample=True, temperature=0.8, seed=number) if number % 2 else Parameters(),
+            stops_at_eos=False,
+        )
+        for number in range(count)
+    ]
 
 
 def eos_ids(model: Path) -> frozenset[int]:
