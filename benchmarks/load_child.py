@@ -11,7 +11,7 @@ from pathlib import Path
 
 BLOCK_BYTES = 8 << 20
 PLAIN, WEIGHTS, HALF, MODEL = "plain read", "weights", "weights of rank 1 of 2", "model ready to run"
-LOADS = (WEIGHTS, HALF)  # what is bounded; a model's packed layers belong to the kernels
+LOADS = (WEIGHTS, HALF, MODEL)  # what is bounded
 
 Work = Callable[[], tuple[int, object]]  # bytes, and what must stay
 

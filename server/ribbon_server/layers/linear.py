@@ -48,15 +48,15 @@ class PackedOneDnnLinear:
 
 
 class NativeLinear:
-    """The native kernel, and another layer for more rows than it takes. bfloat16."""
+    """The native kernel, and oneDNN's for more rows than it takes. bfloat16."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, many_rows: LinearLayer) -> None:
-        """Packs copies of `weight` [out, in] and `bias` [out]; keeps `many_rows` only where the kernel has a limit."""
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        """Packs copies of `weight` [out, in] and `bias` [out]; a second copy only where the kernel has a limit."""
         self.out_features, in_features = weight.shape
         bias_address = 0 if bias is None else bias.data_ptr()
         self.packed = _native.PackedLinear(weight.data_ptr(), self.out_features, in_features, bias_address)
         self.max_rows = self.packed.max_rows
-        self.many_rows: LinearLayer = self if self.max_rows is None else many_rows
+        self.many_rows: LinearLayer = self if self.max_rows is None else PackedOneDnnLinear(weight, bias)
 
     def __call__(self, x: Tensor) -> Tensor:
         """See LinearLayer."""

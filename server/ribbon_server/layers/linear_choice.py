@@ -19,30 +19,31 @@ class LinearChooser:
 
     def __init__(self) -> None:
         """No race has been run."""
-        self._native_wins: dict[tuple[int, ...], bool] = {}
+        self._winners: dict[tuple[int, ...], type[NativeLinear | PackedOneDnnLinear]] = {}
 
     def __call__(self, weight: Tensor, bias: Tensor | None = None) -> LinearLayer:
         """The layer for `weight` [out, in]."""
         if not packs_with_onednn(weight.dtype):
             return TorchLinear(weight, bias)
-        packed = PackedOneDnnLinear(weight, bias)
         shape = tuple(weight.shape)
-        if shape not in self._native_wins:
-            self._native_wins[shape] = native_wins(weight, packed)
-        return NativeLinear(weight, bias, packed) if self._native_wins[shape] else packed
+        if shape in self._winners:
+            return self._winners[shape](weight, bias)
+        winner = raced(weight, bias)
+        self._winners[shape] = type(winner)
+        return winner
 
 
-def native_wins(weight: Tensor, packed: LinearLayer) -> bool:
-    """Whether the native kernel beats `packed` over one row and over eight, together.
+def raced(weight: Tensor, bias: Tensor | None) -> NativeLinear | PackedOneDnnLinear:
+    """The native kernel where it beats oneDNN over one row and over eight, together; else that.
 
     More rows are not raced: alone, oneDNN is up to a third faster there, but in a step its threads wait for a core that the
     native ones still look out on, and the step is slower by a fifth (benchmarks/LOG.md, "One team of threads").
     """
-    native = NativeLinear(weight, None, packed)
+    native, packed = NativeLinear(weight, bias), PackedOneDnnLinear(weight, bias)
     races = [race(native, packed, weight.new_zeros((rows, weight.shape[1]))) for rows in RACED_ROWS]
     ours, theirs = (sum(times) for times in zip(*races, strict=True))
     log(logging.INFO, f"linear {list(weight.shape)}: native {ours / 1e3:.0f} us, oneDNN {theirs / 1e3:.0f} us")
-    return ours < WINS_BY * theirs
+    return native if ours < WINS_BY * theirs else packed
 
 
 def race(first: LinearLayer, second: LinearLayer, x: Tensor) -> tuple[int, int]:

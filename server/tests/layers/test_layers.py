@@ -53,7 +53,7 @@ def test_packed_linear_layers(rows: int, with_bias: bool) -> None:
     bias = random(72, dtype=torch.bfloat16, seed=3) if with_bias else None
     expected = TorchLinear(weight.float(), None if bias is None else bias.float())(x.float())
     packed = PackedOneDnnLinear(weight, bias)
-    for layer in (packed, LinearChooser()(weight, bias), NativeLinear(weight, bias, packed)):
+    for layer in (packed, LinearChooser()(weight, bias), NativeLinear(weight, bias)):
         torch.testing.assert_close(layer(x).float(), expected, rtol=2e-2, atol=0.15)
 
 
