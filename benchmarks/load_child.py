@@ -37,7 +37,7 @@ def weights(model: Path, index: int = 0, world_size: int = 1) -> Work:
     import torch
 
     from ribbon_server.device import CPU
-    from ribbon_server.distributed.sharding import Rank
+    from ribbon_server.distributed.sharding import ALONE, Place, Rank
     from ribbon_server.models.checkpoint import SafetensorsCheckpoint
     from ribbon_server.models.loader import load_weights
     from ribbon_server.models.registry import family_of
@@ -48,7 +48,7 @@ def weights(model: Path, index: int = 0, world_size: int = 1) -> Work:
         checkpoint = SafetensorsCheckpoint(model)
         family = family_of(checkpoint.config.architecture)
         spec = family.build(checkpoint.config)
-        loaded = load_weights(spec, family.names, checkpoint, torch.bfloat16, CPU, rank)
+        loaded = load_weights(spec, family.names, checkpoint, torch.bfloat16, CPU, Place(ALONE, rank))
         return sum(weight.nbytes for weight in loaded.values()), loaded
 
     return work

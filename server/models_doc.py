@@ -38,7 +38,8 @@ Weights are float32, bfloat16 or float16; MXFP4 weights are decoded to bfloat16 
 
 A model is dealt out to N shards (`--num-shard`) where N divides the query heads, the feed-forward columns and the experts, and
 divides the key-value heads or is a multiple of them. `make parity` compares every row on two shards, and on four where the heads of
-its tiny configuration allow it. Several shards run on the CPU only so far.
+its tiny configuration allow it. A model is cut into P stages (`--pipeline-parallel-size`) where it has at least P layers; it is compared at
+two. An encoder-decoder is dealt out but not cut. Several shards were compared on the CPU only so far.
 
 A causal model that has no row here runs by `transformers`' own code, where that ships its class: its layers attend over ribbons through
 our kernels, in the same batches, on one shard, and slower than a family's. The shard's abilities name `bridge` then. It is checked at

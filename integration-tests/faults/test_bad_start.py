@@ -101,6 +101,12 @@ def test_a_model_that_cannot_be_dealt_out_is_refused_by_its_heads(binary: Path, 
     assert "4 attention heads, which cannot be dealt out to 3 shards; use another `--num-shard`" in log
 
 
+@pytest.mark.slow
+def test_a_model_that_cannot_be_cut_into_stages_is_refused_by_its_layers(binary: Path, tiny_model: Path) -> None:
+    log = failed_start(tiny_model, "--pipeline-parallel-size", "3", binary=binary)
+    assert "this model has 2 layers, `--pipeline-parallel-size` is 3; use at most one stage a layer" in log
+
+
 def test_a_busy_port_is_refused_by_number(binary: Path, tiny_model: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

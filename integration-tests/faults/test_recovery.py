@@ -27,6 +27,7 @@ SETTLED_TOKENS = 5
 STEP_SECONDS = 2.0
 HEALTH_SLACK_SECONDS = 1.0
 RECOVERY_SECONDS = 60.0
+SECOND_STAGE = 0  # ranks are counted from the last stage on
 FLAGS = ("--dtype", "float32", "--kv-memory", "256MiB", "--step-timeout", str(STEP_SECONDS))
 
 
@@ -188,10 +189,17 @@ def test_32_streams_survive_the_loss_of_the_shard(serve: Serve, tiny_model: Path
     "sent",
     [pytest.param(signal.SIGKILL, id="kill -9"), pytest.param(signal.SIGSTOP, id="SIGSTOP", marks=pytest.mark.slow)],
 )
-def test_32_streams_survive_the_loss_of_one_shard_of_two(serve: Serve, tiny_model: Path, sent: signal.Signals) -> None:
-    served: Served = serve(tiny_model, *FLAGS, "--num-shard", "2")
+@pytest.mark.parametrize(
+    ("flag", "rank"),
+    [("--num-shard", 1), ("--pipeline-parallel-size", SECOND_STAGE)],
+    ids=["a rank", "the second stage"],
+)
+def test_32_streams_survive_the_loss_of_one_shard_of_two(
+    serve: Serve, tiny_model: Path, flag: str, rank: int, sent: signal.Signals
+) -> None:
+    served: Served = serve(tiny_model, *FLAGS, flag, "2")
     before = {served.shard(rank).pid for rank in range(2)}
-    lose_shard(served, tiny_model, sent, rank=1)
+    lose_shard(served, tiny_model, sent, rank)
     assert before.isdisjoint(served.shard(rank).pid for rank in range(2)), "none can go on alone"
 
 

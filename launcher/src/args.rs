@@ -14,7 +14,7 @@ use clap::{
 use crate::{secret::Secret, tgi_flags};
 
 /// More than any model has heads.
-const MOST_SHARDS: i64 = 256;
+pub(crate) const MOST_SHARDS: u32 = 256;
 
 /// Downloads, starts and watches the processes of one Ribbon server.
 #[derive(Clone, Debug, Parser)]
@@ -33,8 +33,12 @@ pub(crate) struct Args {
     pub(crate) huggingface_hub_cache: Option<String>,
 
     /// Shards that hold the model together, each a process with its share of every layer; they divide this machine's cores among them.
-    #[arg(long, env, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=MOST_SHARDS))]
+    #[arg(long, env, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_SHARDS)))]
     pub(crate) num_shard: u32,
+
+    /// Stages that hold the model's layers one after the other, each of `--num-shard` processes, so that both numbers together make the number of processes. Steps with tokens to sample pass the stages in turn: this saves memory in each process, not time.
+    #[arg(long, env, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_SHARDS)))]
+    pub(crate) pipeline_parallel_size: u32,
 
     /// Number format of weights and activations; the checkpoint's when absent (float16 becomes bfloat16 on a CPU, float32 where the CPU has no bfloat16 instructions).
     #[arg(long, env)]

@@ -5,7 +5,7 @@ use std::{ffi::OsString, net::IpAddr, path::Path, time::Duration};
 use serde::Deserialize;
 
 use crate::{
-    args::{Args, Invocation},
+    args::{Args, Invocation, MOST_SHARDS},
     error::LaunchError,
     kv_memory,
     secret::Secret,
@@ -18,8 +18,10 @@ pub(crate) struct LaunchPlan {
     pub(crate) download: Vec<OsString>,
     /// Directory of downloaded models, when it is not the Hub library's own.
     pub(crate) hub_cache: Option<String>,
-    /// Shards that hold the model together.
+    /// Processes that hold the model together.
     pub(crate) num_shards: u32,
+    /// Stages of a pipeline that these make.
+    num_stages: u32,
     /// Arguments of `ribbon-server serve` that are the same for every rank and generation.
     shard: Vec<OsString>,
     /// File for the step log of the first rank.
@@ -71,11 +73,13 @@ impl LaunchPlan {
         let max_input_tokens = max_input_tokens(args)?;
         check_limits(args, max_input_tokens)?;
         check_kv_memory(args)?;
+        let num_shards = num_shards(args)?;
         warnings.extend(without_effect(args));
         Ok(Self {
             download: download_arguments(args),
             hub_cache: args.huggingface_hub_cache.clone(),
-            num_shards: args.num_shard,
+            num_shards,
+            num_stages: args.pipeline_parallel_size,
             shard: shard_arguments(args),
             step_log: args.step_log.clone(),
             router: router_arguments(args, hostname, max_input_tokens),
@@ -98,6 +102,8 @@ impl LaunchPlan {
             .flag("generation", seat.generation.to_string());
         line.flag("rank", seat.rank.to_string())
             .flag("world-size", self.num_shards.to_string());
+        let num_stages = (self.num_stages > 1).then_some(self.num_stages);
+        line.optional("pipeline-parallel-size", num_stages);
         if let Some(path) = seat.meeting_point {
             line.flag("meeting-point", path);
         }
@@ -250,6 +256,18 @@ fn hostname(invocation: &Invocation, warnings: &mut Vec<String>) -> Result<IpAdd
             "`--hostname` is `{text}`, no IP address: give one, such as 0.0.0.0 or 127.0.0.1"
         ))),
     }
+}
+
+/// Every stage of a pipeline has as many.
+fn num_shards(args: &Args) -> Result<u32, LaunchError> {
+    let (shards, stages) = (args.num_shard, args.pipeline_parallel_size);
+    let processes = shards.saturating_mul(stages);
+    if processes > MOST_SHARDS {
+        return Err(refused(format!(
+            "`--num-shard` is {shards} and `--pipeline-parallel-size` is {stages}: {processes} processes are more than {MOST_SHARDS}, lower one of them"
+        )));
+    }
+    Ok(processes)
 }
 
 fn max_input_tokens(args: &Args) -> Result<Option<u32>, LaunchError> {

@@ -15,6 +15,7 @@ from ribbon_server.config import (
     parse_kv_memory,
     set_thread_environment,
 )
+from ribbon_server.distributed.sharding import Rank, place_of
 from ribbon_server.errors import BadSetting, ShardError
 from ribbon_server.lifeline import Lifeline
 from ribbon_server.telemetry import log, phase, set_up_logging
@@ -65,6 +66,9 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rank", type=int, default=0)
     parser.add_argument("--world-size", type=int, default=1)
     parser.add_argument(
+        "--pipeline-parallel-size", type=int, default=1, help="stages of a pipeline, of equally many ranks each"
+    )
+    parser.add_argument(
         "--meeting-point", type=Path, help="empty file where the ranks of this generation find each other"
     )
     parser.add_argument("--dtype", type=DType, choices=list(DType), help="the checkpoint's by default")
@@ -109,6 +113,7 @@ def serve_config(options: argparse.Namespace) -> ServeConfig:
     """
     if not 0 <= options.rank < options.world_size:
         raise BadSetting(f"`--rank` is {options.rank}; ranks count from 0 and `--world-size` is {options.world_size}")
+    place_of(Rank(options.rank, options.world_size), options.pipeline_parallel_size)
     if options.world_size > 1 and options.meeting_point is None:
         raise BadSetting(f"`--world-size` is {options.world_size}; give all ranks the same `--meeting-point`")
     if options.generation < 0:
@@ -122,6 +127,7 @@ def serve_config(options: argparse.Namespace) -> ServeConfig:
         generation=options.generation,
         rank=options.rank,
         world_size=options.world_size,
+        num_stages=options.pipeline_parallel_size,
         meeting_point=options.meeting_point,
         dtype=options.dtype,
         device=options.device,

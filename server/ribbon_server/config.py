@@ -51,6 +51,7 @@ class ServeConfig:
     generation: int
     rank: int = 0
     world_size: int = 1
+    num_stages: int = 1  # of a pipeline, each with as many ranks
     meeting_point: Path | None = None  # where the ranks find each other
     dtype: DType | None = None
     device: str | None = None
@@ -111,6 +112,11 @@ def set_thread_environment(world_size: int = 1) -> int:
     for name, value in (("OMP_NUM_THREADS", str(num_threads)), ("OMP_WAIT_POLICY", "PASSIVE")):
         os.environ[name] = value  # noqa: TID251
     return num_threads
+
+
+def keep_to_loopback() -> None:
+    """Has NCCL talk over the loopback address where it talks over a network at all, so that nobody else can join."""
+    os.environ["NCCL_SOCKET_IFNAME"] = "lo"  # noqa: TID251
 
 
 def check_socket_path(path: Path) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ribbon_server.distributed.sharding import Rank
 from ribbon_server.errors import BadSetting
 
 CPU = torch.device("cpu")
@@ -15,7 +16,7 @@ def choose_device(wanted: str | None) -> torch.device:
     Raises:
         BadSetting: It names a device that is not there.
     """
-    present = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    present = num_devices()
     if wanted is None:
         return torch.device("cuda", 0) if present else CPU
     if wanted == "cpu":
@@ -27,6 +28,30 @@ def choose_device(wanted: str | None) -> torch.device:
     if index >= present:
         raise BadSetting(f"`--device` is {wanted!r}; torch sees {present} CUDA devices on this machine")
     return torch.device("cuda", index)
+
+
+def choose_rank_device(wanted: str | None, rank: Rank) -> torch.device:
+    """As `choose_device`, of one of several ranks: on CUDA each has a device of its own, that of its number.
+
+    Raises:
+        BadSetting: There are too few, or `--device` names the same one to all.
+    """
+    device, present = choose_device(wanted), num_devices()
+    if rank.world_size == 1 or device.type == "cpu":
+        return device
+    if wanted not in (None, "cuda"):
+        raise BadSetting(f"`--device` is {wanted!r}; {rank.world_size} ranks have a device each, use cuda or cpu")
+    if rank.world_size > present:
+        raise BadSetting(
+            f"{rank.world_size} ranks need a device each, torch sees {present}; lower `--num-shard` or `--pipeline-parallel-size`, "
+            "or use `--device cpu`"
+        )
+    return torch.device("cuda", rank.index)
+
+
+def num_devices() -> int:
+    """CUDA devices that torch sees."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def upload(values: np.ndarray, device: torch.device) -> Tensor:

@@ -2,16 +2,16 @@
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import torch
 
 from ribbon_server import _native
-from ribbon_server.config import ServeConfig
-from ribbon_server.device import choose_device
-from ribbon_server.distributed.base import Group
+from ribbon_server.config import ServeConfig, keep_to_loopback
+from ribbon_server.device import choose_rank_device
+from ribbon_server.distributed.base import World
 from ribbon_server.distributed.sharding import Rank
 from ribbon_server.distributed.single import SINGLE
-from ribbon_server.errors import BadSetting
 from ribbon_server.layers.registry import kernels_for
 from ribbon_server.lifeline import GRACE_SECONDS, Lifeline, leave_now
 from ribbon_server.models.open import Model, open_model
@@ -20,7 +20,7 @@ from ribbon_server.service.server import start_server
 from ribbon_server.service.servicer import ShardServicer
 from ribbon_server.telemetry import emit_event, log, phase
 
-BACKSTOP_SECONDS = 3600.0  # the router's step deadline ends a group that hangs long before
+BACKSTOP = timedelta(hours=1)  # the router's step deadline ends a group that hangs long before
 
 
 def run_shard(config: ServeConfig, num_threads: int, lifeline: Lifeline) -> None:
@@ -43,22 +43,29 @@ def run_shard(config: ServeConfig, num_threads: int, lifeline: Lifeline) -> None
 
 
 def _load(config: ServeConfig) -> Model:
-    device = choose_device(config.device)
-    return open_model(config.model_path, config.dtype, kernels_for(device), device, _group(config, device))
+    rank = Rank(config.rank, config.world_size)
+    device = choose_rank_device(config.device, rank)
+    world = _world(config, rank, device)
+    return open_model(config.model_path, config.dtype, kernels_for(device), device, world)
 
 
-def _group(config: ServeConfig, device: torch.device) -> Group:
+def _world(config: ServeConfig, rank: Rank, device: torch.device) -> World:
     """The ranks of the model, once all of them are there."""
-    if config.world_size == 1 or config.meeting_point is None:
+    if rank.world_size == 1 or config.meeting_point is None:
         return SINGLE
-    if device.type != "cpu":
-        raise BadSetting(
-            f"`--world-size` is {config.world_size}: several shards run on the CPU only so far; use 1, or `--device` cpu"
-        )
-    # Here, since not every build of torch has it, and one shard needs none of it.
-    from ribbon_server.distributed.gloo import GlooGroup
+    # Here, since not every build of torch has them, and one shard needs none of it.
+    from ribbon_server.distributed.backend import Meeting
 
-    return GlooGroup(Rank(config.rank, config.world_size), config.meeting_point, BACKSTOP_SECONDS)
+    meeting = Meeting(config.meeting_point, BACKSTOP, config.num_stages)
+    if device.type == "cpu":
+        from ribbon_server.distributed.gloo import GlooGroup
+
+        return GlooGroup(rank, meeting)
+    from ribbon_server.distributed.nccl import NcclGroup
+
+    keep_to_loopback()
+    torch.cuda.set_device(device)  # of this thread, the only one that computes
+    return NcclGroup(rank, meeting, device)
 
 
 def _use_threads(num_threads: int) -> None:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from ribbon_server.device import CPU, choose_device, upload
+from ribbon_server.device import CPU, choose_device, choose_rank_device, upload
+from ribbon_server.distributed.sharding import Rank
 from ribbon_server.errors import BadSetting
 
 
@@ -47,6 +48,34 @@ def test_a_device_that_is_not_there_is_refused_by_name(cuda_devices, wanted, sai
     with pytest.raises(BadSetting, match=said) as error:
         choose_device(wanted)
     assert "`--device`" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("cuda_devices", "wanted", "chosen"),
+    [(0, None, "cpu"), (1, "cpu", "cpu"), (2, None, "cuda:1"), (3, "cuda", "cuda:1")],
+    indirect=["cuda_devices"],
+)
+def test_a_rank_has_the_device_of_its_number(cuda_devices, wanted, chosen) -> None:  # noqa: ARG001
+    assert choose_rank_device(wanted, Rank(1, 2)) == torch.device(chosen)
+
+
+@pytest.mark.parametrize(
+    ("cuda_devices", "wanted", "said"),
+    [
+        (1, None, "2 ranks need a device each, torch sees 1; lower `--num-shard` or `--pipeline-parallel-size`"),
+        (2, "cuda:1", "`--device` is 'cuda:1'; 2 ranks have a device each"),
+    ],
+    indirect=["cuda_devices"],
+)
+def test_two_ranks_on_one_device_are_refused(cuda_devices, wanted, said) -> None:  # noqa: ARG001
+    with pytest.raises(BadSetting, match=said):
+        choose_rank_device(wanted, Rank(0, 2))
+
+
+def test_one_rank_takes_the_device_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_rank_device("cuda:1", Rank(0, 1)) == torch.device("cuda:1")
 
 
 def test_an_upload_to_the_cpu_keeps_shape_and_values() -> None:

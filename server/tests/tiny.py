@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from ribbon_server.config import DType, InjectedFaults, KvMemory
-from ribbon_server.distributed.base import Group
+from ribbon_server.distributed.base import World
 from ribbon_server.distributed.single import SINGLE
 from ribbon_server.engine.engine import Engine
 from ribbon_server.engine.limits import WarmupWish
@@ -83,10 +83,10 @@ def make_engine(
     total: int = 256,
     kv_bytes: int = 64 * 2**20,
     faults: InjectedFaults | None = None,
-    group: Group = SINGLE,
+    world: World = SINGLE,
 ) -> Engine:
     """A warm engine over the model in `folder`, or over a rank's share of it."""
-    model = open_model(folder, dtype, kernels or native_kernels(), group=group)
+    model = open_model(folder, dtype, kernels or native_kernels(), world=world)
     wish = WarmupWish(max_batch_prefill_tokens=64, max_total_tokens=total, max_concurrent_requests=concurrent)
     return warm_up(model, wish, KvMemory(num_bytes=kv_bytes), faults or InjectedFaults()).engine
 

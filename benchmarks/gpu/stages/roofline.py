@@ -121,7 +121,7 @@ def _row(engine: Engine, batch: int, bandwidth: float, found: dict[str, Any]) ->
 def _weight_bytes(engine: Engine) -> int:
     """Of the weights that a decode step reads: all but the embedding, of which it reads a row each."""
     parts = engine.decoder.parts
-    return (parts.num_parameters - parts.embedding.weight.numel()) * parts.embedding.weight.itemsize
+    return (parts.num_parameters - parts.entrance.weight.numel()) * parts.entrance.weight.itemsize
 
 
 def _map_ns(before: dict[str, int], after: dict[str, int]) -> int:

@@ -213,6 +213,8 @@ fn values_out_of_range_name_the_flag() {
         ["--port", "65536"],
         ["--port", ""],
         ["--num-shard", "0"],
+        ["--pipeline-parallel-size", "0"],
+        ["--pipeline-parallel-size", "257"],
         ["--validation-workers", "0"],
         ["--max-concurrent-requests", "0"],
         ["--step-timeout", "0"],

@@ -189,6 +189,10 @@ const OWN: &[(&[&str], Says)] = &[
         plan.hub_cache.as_deref() == Some("/cache")
     }),
     (&["--num-shard", "2"], |plan| plan.num_shards == 2),
+    (
+        &["--num-shard", "2", "--pipeline-parallel-size", "3"],
+        |plan| plan.num_shards == 6,
+    ),
     (&["--startup-timeout", "9.5"], |plan| {
         plan.startup_timeout == Duration::from_millis(9500)
     }),
@@ -285,6 +289,17 @@ fn one_of_several_shards_is_told_who_it_is_and_where_the_others_are() {
 }
 
 #[test]
+fn every_rank_is_told_how_many_stages_there_are() {
+    let plan = plan(&["--pipeline-parallel-size", "2"]);
+    for rank in [0, 1] {
+        let arguments = text(plan.shard_arguments(&model(), &seat(rank, Some(Path::new("/m")))));
+        for word in ["--world-size=2", "--pipeline-parallel-size=2"] {
+            assert!(arguments.contains(&word.to_owned()), "{arguments:?}");
+        }
+    }
+}
+
+#[test]
 fn keys_are_on_no_command_line_and_in_no_log() {
     let words = ["--api-key", "one,two", "--api-key", "three"];
     let plan = plan(&words);
@@ -358,6 +373,10 @@ fn flags_that_contradict_each_other_are_refused_by_name() {
             &["--max-batch-total-tokens", "--max-batch-prefill-tokens"],
         ),
         (&["--hostname", "localhost"], &["--hostname", "localhost"]),
+        (
+            &["--num-shard", "128", "--pipeline-parallel-size", "3"],
+            &["--num-shard", "--pipeline-parallel-size", "384", "256"],
+        ),
     ];
     for (words, expected) in cases {
         let error = refusal(words);

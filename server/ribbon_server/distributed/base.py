@@ -8,7 +8,7 @@ from ribbon_server.distributed.sharding import Rank
 
 
 class Group(Protocol):
-    """All ranks of a model. Every rank makes the same calls in the same order."""
+    """Ranks that talk. Every one of them makes the same calls in the same order."""
 
     rank: Rank
 
@@ -30,4 +30,27 @@ class Group(Protocol):
 
     def least(self, value: int) -> int:
         """The smallest `value` of all ranks, on every rank. Raises as `sum`."""
+        ...
+
+
+class World(Group, Protocol):
+    """All ranks of a model, which may stand in stages of a pipeline (sharding.place_of)."""
+
+    stage: Rank  # the one that this rank helps to hold
+
+    @property
+    def tensor(self) -> Group:
+        """Those that hold the stage together; all of them where there is one stage."""
+        ...
+
+    def send(self, stream: Tensor) -> None:
+        """Gives `stream` to the same rank of the next stage. Nobody may change it any more. Returns before it has arrived.
+
+        Raises:
+            RankLost: Another rank died or hangs; that of the last call may come up here.
+        """
+        ...
+
+    def receive(self, stream: Tensor) -> None:
+        """Replaces `stream` by what the stage before sent. Raises as `sum`."""
         ...

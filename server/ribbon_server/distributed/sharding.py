@@ -1,4 +1,4 @@
-"""Which part of a weight a rank holds. Pure arithmetic: knows neither tensors nor processes."""
+"""Which layers and which part of each weight a rank holds. Pure arithmetic: knows neither tensors nor processes."""
 
 from dataclasses import dataclass
 
@@ -17,8 +17,50 @@ class Rank:
         if not 0 <= self.index < self.world_size:
             raise BadSetting(f"rank {self.index} of {self.world_size} does not exist; ranks count from 0")
 
+    @property
+    def is_first(self) -> bool:
+        """Nobody is before it."""
+        return self.index == 0
+
+    @property
+    def is_last(self) -> bool:
+        """Nobody is behind it."""
+        return self.index == self.world_size - 1
+
 
 ALONE = Rank(0, 1)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one of all ranks stands."""
+
+    stage: Rank  # of the pipeline, in the order of the forward pass
+    tensor: Rank  # among those that hold the stage together
+
+
+WHOLE = Place(ALONE, ALONE)
+
+
+def place_of(rank: Rank, num_stages: int) -> Place:
+    """The ranks of a stage are neighbours, and the last stage's come first, so that rank 0 is always the one that samples.
+
+    Raises:
+        BadSetting: The ranks do not make so many equal stages.
+    """
+    if num_stages < 1 or rank.world_size % num_stages != 0:
+        raise BadSetting(
+            f"`--pipeline-parallel-size` is {num_stages}; {rank.world_size} ranks do not make so many equal stages"
+        )
+    num_ranks = rank.world_size // num_stages
+    behind, index = divmod(rank.index, num_ranks)
+    return Place(Rank(num_stages - 1 - behind, num_stages), Rank(index, num_ranks))
+
+
+def stage_layers(num_layers: int, stage: Rank) -> range:
+    """The consecutive layers of a stage. Where it does not come out even, the first ones have one more: the last has the head."""
+    begin, end = (-(-num_layers * bound // stage.world_size) for bound in (stage.index, stage.index + 1))
+    return range(begin, end)
 
 
 @dataclass(frozen=True)

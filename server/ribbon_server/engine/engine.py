@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ribbon_server.distributed.base import Group
+from ribbon_server.distributed.base import World
 from ribbon_server.distributed.single import SINGLE
 from ribbon_server.engine.batch import Batch, make_batch, select_rows
 from ribbon_server.engine.fault_hook import FaultHook
@@ -20,6 +20,7 @@ from ribbon_server.models.decoder import CausalModel
 from ribbon_server.sampling.device_sampler import pick_on_device
 from ribbon_server.sampling.sampler import REASONS, Fault, Picker, Picks, pick
 from ribbon_server.sampling.shared_choice import SharedChoice
+from ribbon_server.sampling.state import SamplingRows
 
 # What a forward pass can raise on our or the machine's account; the step fails, the process lives.
 STEP_ERRORS = (ShardError, RuntimeError, ValueError, IndexError, OSError, MemoryError)
@@ -35,7 +36,7 @@ class EngineParts:
     ribbons: Ribbons
     sequences: Sequences
     faults: FaultHook
-    group: Group = SINGLE
+    world: World = SINGLE
 
 
 class Engine:
@@ -46,11 +47,12 @@ class Engine:
         self.decoder = parts.decoder
         self.ribbons = parts.ribbons
         self.sequences = parts.sequences
-        self.group = parts.group
+        self.world = parts.world
         self._faults = parts.faults
-        is_alone = parts.group.rank.world_size == 1
+        is_alone = parts.world.rank.world_size == 1
         own_pick: Picker = pick if parts.decoder.device.type == "cpu" else pick_on_device
-        self.pick: Picker = own_pick if is_alone else SharedChoice(own_pick, parts.group)
+        self._shared = None if is_alone else SharedChoice(own_pick, parts.world)
+        self.pick: Picker = self._shared or own_pick
         self._step_errors = STEP_ERRORS if is_alone else AGREED_ERRORS
         self._ended_ns = time.monotonic_ns()
 
@@ -145,10 +147,11 @@ class Engine:
         finally:
             self.sequences.length[begins] = self.ribbons.begins[begins]
 
-    @staticmethod
-    def _take_prompt(batch: Batch, made: Yield, outcome: StepOutcome) -> np.ndarray:
+    def _take_prompt(self, batch: Batch, made: Yield, outcome: StepOutcome) -> np.ndarray:
         """Writes down what the model thought of prompt tokens. Returns the fault of each row, uint8 [active]."""
         faults = np.zeros(len(batch.rows), np.uint8)
+        if batch.scored is None and batch.pooled is None:
+            return faults
         if batch.scored is not None and made.scores is not None:
             outcome.prompt = made.scores
             outcome.prompt_count[batch.rows] = np.bincount(batch.scored.rows, minlength=len(batch.rows))
@@ -156,14 +159,16 @@ class Engine:
         if batch.pooled is not None and made.sums is not None:
             is_finite = made.sums.isfinite().all(dim=1).cpu().numpy()
             faults[batch.pooled.rows[~is_finite]] = Fault.BAD_STATES
+        if self._shared is not None:
+            self._shared.agree(faults)
         return faults
 
     def _finish(self, batch: Batch, made: Yield, faults: np.ndarray, outcome: StepOutcome) -> None:
         """Samples, then advances the state of the rows that succeeded; those with a fault before take no part."""
         outcome.status[batch.rows] = RowStatus.FED
-        if made.logits is not None:
+        if batch.sampling.size:
             sampling_slots = batch.slots[batch.sampling].astype(np.int64)
-            picks = self.pick(made.logits, self.sequences.state.rows(sampling_slots, made.logits.device))
+            picks = self._picks(made.logits, self.sequences.state.rows(sampling_slots, self.decoder.device))
             picks.fault[:] = np.maximum(picks.fault, faults[batch.sampling])
             faults[batch.sampling] = picks.fault
             self._take(picks, batch.rows[batch.sampling], sampling_slots, outcome)
@@ -177,6 +182,14 @@ class Engine:
         if made.sums is not None:
             self._pool(batch, made.sums, fed, outcome)
         self.sequences.advance(batch.slots[fed].astype(np.int64), batch.counts[fed])
+
+    def _picks(self, logits: torch.Tensor | None, rows: SamplingRows) -> Picks:
+        """A stage without logits hears of the last one what was picked."""
+        if logits is not None:
+            return self.pick(logits, rows)
+        if self._shared is None:
+            raise AssertionError("rows that sample have logits")
+        return self._shared.told(len(rows.slots))
 
     def _pool(self, batch: Batch, sums: torch.Tensor, fed: np.ndarray, outcome: StepOutcome) -> None:
         """The sums of the rows that were fed join those of their chunks before; vectors that are due are written down."""

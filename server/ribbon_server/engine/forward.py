@@ -20,7 +20,7 @@ SCORED_LOGITS = 2**24  # of prompt tokens at a time: 64 MiB, whatever the length
 
 @dataclass(frozen=True)
 class Yield:
-    """What a forward pass gave; None where no row wants it."""
+    """What a forward pass gave; None where no row wants it, or a later stage of the pipeline has it."""
 
     logits: Tensor | None = None  # float32 [sampled, vocab]
     scores: TokenScores | None = None  # of the prompt tokens that are wanted
@@ -37,7 +37,7 @@ def forward(decoder: CausalModel, batch: Batch, context: ForwardContext, vocab_s
     wanted = np.unique(np.concatenate(parts))
     states = decoder.states(token_ids, positions, context, upload(wanted, decoder.device))
     if states is None:
-        raise AssertionError("wanted is not empty")
+        return Yield()
     logits = scores = sums = None
     if batch.sampled.size:
         logits = decoder.logits(_at(states, np.searchsorted(wanted, batch.sampled)))

@@ -36,14 +36,14 @@ def warm_up(model: Model, wish: WarmupWish, kv_memory: KvMemory | None, faults: 
         RankLost: Another rank died or hangs.
     """
     decoder, spec = model.decoder, model.spec
-    memory, rank_bytes = _kv_memory(kv_memory, decoder.device, model.group.rank.world_size)
-    rank_bytes = model.group.least(rank_bytes)  # the rest is the same on every rank, so their limits are
+    memory, rank_bytes = _kv_memory(kv_memory, decoder.device, model.world.rank.world_size)
+    rank_bytes = model.world.least(rank_bytes)  # the rest is the same on every rank, so their limits are
     limits = ribbon_limits(wish, decoder.kv_layouts, memory, rank_bytes, spec.max_positions)
     decoder.prepare(limits.slot_tokens)
     ribbons = Ribbons(decoder.kv_layouts, limits, decoder.device)
     reads_whole = model.start_token_id is not None
     sequences = Sequences(limits.num_slots, limits.slot_tokens, spec.vocab_size, reads_whole=reads_whole)
-    engine = Engine(EngineParts(decoder, ribbons, sequences, FaultHook(InjectedFaults()), model.group))
+    engine = Engine(EngineParts(decoder, ribbons, sequences, FaultHook(InjectedFaults()), model.world))
     figures = Warmup(engine, spec.max_positions).run(wish.max_batch_prefill_tokens)
     engine.reset()
     engine.inject(FaultHook(faults))

@@ -107,7 +107,7 @@ class Warmup:
         num_groups = len(self._engine.ribbons.groups)
         outcome = self._step(opening_plan(self._next_id(), counts, num_groups))
         self._step(closing_plan(self._next_id(), len(counts), num_groups))
-        return -self._engine.group.least(
+        return -self._engine.world.least(
             -outcome.timings.total_ns
         )  # the slowest rank's, so that all of them choose alike
 

@@ -6,7 +6,7 @@ may keep bands of a few layers: kv[band][slot, token, layer of the band, ...], e
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 STRIDE_ALIGNMENT = 64
@@ -40,13 +40,9 @@ class KvLayout:
     layer_offsets: tuple[int, ...]
     stride_bytes: int  # of a token in one band
     layer_bands: tuple[int, ...]
+    num_bands: int  # 1 where all layers of a token lie together
     page_bytes: int = PAGE_BYTES
     window: int | None = None  # tokens a query sees, its own included; None: all, so all are kept
-
-    @property
-    def num_bands(self) -> int:
-        """1 where all layers of a token lie together."""
-        return self.layer_bands[-1] + 1
 
     @property
     def page_set_bytes(self) -> int:
@@ -72,7 +68,7 @@ class KvLayout:
 def kv_layout(layers: Sequence[LayerShape], itemsize: int, *, layers_per_band: int | None = None) -> KvLayout:
     """Lays the layers of a token out one after the other, in one band or in bands of a few; the stride is that of the widest
     band, rounded up to 64 bytes."""
-    size = layers_per_band or len(layers)
+    size = layers_per_band or max(1, len(layers))
     offsets: list[int] = []
     widest = 0
     for first in range(0, len(layers), size):
@@ -81,7 +77,13 @@ def kv_layout(layers: Sequence[LayerShape], itemsize: int, *, layers_per_band: i
         widest = max(widest, ends[-1])
     stride = -(-widest // STRIDE_ALIGNMENT) * STRIDE_ALIGNMENT
     bands = tuple(index // size for index in range(len(layers)))
-    return KvLayout(tuple(layers), itemsize, tuple(offsets), stride, bands)
+    return KvLayout(tuple(layers), itemsize, tuple(offsets), stride, bands, -(-len(layers) // size))
+
+
+def alike(own: KvLayout, layouts: Sequence[KvLayout]) -> KvLayout:
+    """`own` with its tokens as far apart as those of the widest of `layouts`, and as many bands: a token takes the same pages then."""
+    stride = max(layout.stride_bytes for layout in layouts)
+    return replace(own, stride_bytes=stride, num_bands=max(layout.num_bands for layout in layouts))
 
 
 def default_kv_bytes(needed: int, memory_limit: int) -> int:

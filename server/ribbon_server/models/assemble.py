@@ -1,16 +1,19 @@
 """Builds a decoder from a spec, its weights and a set of kernels. Knows all three, and no file."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
-from ribbon_server.distributed.base import Group
+from ribbon_server.distributed.base import World
+from ribbon_server.distributed.sharding import stage_layers
 from ribbon_server.distributed.single import SINGLE
+from ribbon_server.kv.layout import KvLayout
 from ribbon_server.layers.registry import Kernels
 from ribbon_server.models.assemble_attention import (
-    LayerPlace,
     RotaryRecipe,
     attention_layer,
+    group_layouts,
     group_places,
     projections,
 )
@@ -32,34 +35,50 @@ from ribbon_server.models.blocks import (
     SequentialBlock,
     SharedNormBlock,
 )
-from ribbon_server.models.decoder import CausalModel, Decoder, Parts
+from ribbon_server.models.decoder import CausalModel, Decoder, Entrance, Exit, Head, Parts
 from ribbon_server.models.spec import LayerSpec, ModelSpec, Residual, Rope
+from ribbon_server.models.stages import FromStage, ToStage
 from ribbon_server.models.weights import Weights
 
 
-def assemble(spec: ModelSpec, weights: dict[str, Tensor], kernels: Kernels, group: Group = SINGLE) -> CausalModel:
-    """Builds what a rank of `group` holds; `spec` is its share of the model (models/share.py), which is the model where it is alone.
+def assemble(spec: ModelSpec, weights: dict[str, Tensor], kernels: Kernels, world: World = SINGLE) -> CausalModel:
+    """Builds what a rank of `world` holds; `spec` is its share of all layers (models/share.py), which are the model where it is
+    alone, and `weights` are those of its stage.
 
     Takes the weights out of `weights` one by one, so that packing never holds the model twice.
     """
     if spec.encoder is not None:
-        return assemble_encoder_decoder(spec, weights, kernels, group)
+        return assemble_encoder_decoder(spec, weights, kernels, world.tensor)
     num_parameters = sum(weight.numel() for weight in weights.values())
-    outer = Weights(weights, kernels, group)
-    embedding = embedding_layer(spec, outer)
-    places = list(group_places([layer.attention for layer in spec.layers], embedding.weight))
-    head = head_layer(spec, outer, embedding.weight)
+    outer = Weights(weights, kernels, world.tensor)
+    own = stage_layers(len(spec.layers), world.stage)
+    like = weights[f"layers.{own.start}.output"].new_empty(0)  # every layer has one
+    kv_layouts = group_layouts([layer.attention for layer in spec.layers], like, world.stage)
+    entrance, exit_ = _ends(spec, outer, world, like)
+    staged = replace(spec, layers=spec.layers[own.start : own.stop])
     parts = Parts(
-        embedding=embedding,
-        blocks=list(_blocks(spec, outer, places)),
-        final_norm=norm_layer(spec.final_norm, "final_norm", outer),
-        head=head,
-        rotary=[RotaryRecipe(rope, head_dim) for rope, head_dim in spec_ropes(spec)],
-        widths=spec_widths(spec),
-        kv_layouts=list(dict.fromkeys(place.layout for place in places)),
+        entrance=entrance,
+        blocks=list(_blocks(staged, outer, own, kv_layouts)),
+        exit=exit_,
+        rotary=[RotaryRecipe(rope, head_dim) for rope, head_dim in spec_ropes(staged)],
+        widths=spec_widths(staged),
+        like=like,
+        kv_layouts=kv_layouts,
         num_parameters=num_parameters,
     )
     return Decoder(parts)
+
+
+def _ends(spec: ModelSpec, weights: Weights, world: World, like: Tensor) -> tuple[Entrance, Exit]:
+    """What stands before the blocks of a stage, and behind them."""
+    table, stage = weights.optional("embedding"), world.stage
+    entrance: Entrance = FromStage(world, spec.hidden, like)
+    if stage.is_first and table is not None:
+        entrance = embedding_layer(spec, weights, table)
+    if not stage.is_last:
+        return entrance, ToStage(world)
+    head = head_layer(spec, weights, table)
+    return entrance, Head(norm_layer(spec.final_norm, "final_norm", weights), head)
 
 
 def spec_ropes(spec: ModelSpec) -> list[tuple[Rope | None, int]]:
@@ -67,9 +86,11 @@ def spec_ropes(spec: ModelSpec) -> list[tuple[Rope | None, int]]:
     return list(dict.fromkeys((layer.attention.rope, layer.attention.turned_dim) for layer in spec.layers))
 
 
-def _blocks(spec: ModelSpec, weights: Weights, places: list[LayerPlace]) -> Iterator[Block]:
+def _blocks(spec: ModelSpec, weights: Weights, indices: range, kv_layouts: Sequence[KvLayout]) -> Iterator[Block]:
+    """Of the layers that `spec` has, which are those of the model with `indices`."""
     ropes = spec_ropes(spec)
-    for index, (layer, place) in enumerate(zip(spec.layers, places, strict=True)):
+    places = group_places([layer.attention for layer in spec.layers], kv_layouts)
+    for index, layer, place in zip(indices, spec.layers, places, strict=True):
         own = weights.of_layer(index)
         attention = layer.attention
         qkv, output = projections(attention, own)

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ribbon_server.distributed.base import Group
-from ribbon_server.distributed.sharding import Units, even_cut
+from ribbon_server.distributed.sharding import ALONE, Rank, Units, even_cut, stage_layers
 from ribbon_server.kv.device import layout_on
-from ribbon_server.kv.layout import KvLayout, LayerShape
+from ribbon_server.kv.layout import KvLayout, LayerShape, alike
 from ribbon_server.layers.attention.base import PLAIN, AttentionLayer, AttentionShape, ScoreRule
 from ribbon_server.layers.attention.tempered import TemperedAttention
 from ribbon_server.layers.latent import LatentOutput, LatentQueries
@@ -61,13 +61,23 @@ def layer_shape(attention: Attention) -> LayerShape:
     return LayerShape(attention.num_kv_heads, attention.head_dim, _vectors(attention))
 
 
-def group_places(attentions: Sequence[Attention], like: Tensor) -> Iterator[LayerPlace]:
-    """One for each layer: layers of one reach are a group, whose bytes are of the type and on the device of `like`."""
-    reaches = list(dict.fromkeys(attention.reach for attention in attentions))
+def group_layouts(attentions: Sequence[Attention], like: Tensor, stage: Rank = ALONE) -> list[KvLayout]:
+    """Layers of one reach are a group, whose bytes are of the type and on the device of `like`. A stage keeps its own layers'
+    alone; it has all groups of the model, and a token takes as many pages in each as in every other stage."""
     layouts = []
-    for reach in reaches:
-        shapes = [layer_shape(attention) for attention in attentions if attention.reach == reach]
-        layouts.append(replace(layout_on(like.device, shapes, like.dtype.itemsize), window=reach))
+    for reach in dict.fromkeys(attention.reach for attention in attentions):
+        stages = []
+        for index in range(stage.world_size):
+            own = stage_layers(len(attentions), replace(stage, index=index))
+            shapes = [layer_shape(attentions[layer]) for layer in own if attentions[layer].reach == reach]
+            stages.append(replace(layout_on(like.device, shapes, like.dtype.itemsize), window=reach))
+        layouts.append(alike(stages[stage.index], stages))
+    return layouts
+
+
+def group_places(attentions: Sequence[Attention], layouts: Sequence[KvLayout]) -> Iterator[LayerPlace]:
+    """One for each layer of the stage that has `layouts`."""
+    reaches = [layout.window for layout in layouts]
     seen = [0] * len(reaches)
     for attention in attentions:
         group = reaches.index(attention.reach)

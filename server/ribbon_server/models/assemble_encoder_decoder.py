@@ -14,7 +14,7 @@ from ribbon_server.layers.attention.distance_bias import DistanceBias, Sight
 from ribbon_server.layers.attention.encoder import EncoderAttention
 from ribbon_server.layers.linear import LinearLayer
 from ribbon_server.layers.registry import Kernels
-from ribbon_server.models.assemble_attention import LayerPlace, group_places, layer_shape
+from ribbon_server.models.assemble_attention import LayerPlace, group_layouts, group_places, layer_shape
 from ribbon_server.models.assemble_parts import (
     changed,
     embedding_layer,
@@ -40,10 +40,12 @@ def assemble_encoder_decoder(
     """
     num_parameters = sum(weight.numel() for weight in weights.values())
     outer, encoder = Weights(weights, kernels, group), spec.encoder or Encoder((), None)
-    embedding = embedding_layer(spec, outer)
-    if embedding.weight.device.type != "cpu":
+    table = outer.take("embedding")
+    embedding = embedding_layer(spec, outer, table)
+    if table.device.type != "cpu":
         raise ModelNotSupported("an encoder-decoder does not run on a device yet; use `--device cpu`")
-    places = list(group_places([layer.attention for layer in spec.layers], embedding.weight))
+    attentions = [layer.attention for layer in spec.layers]
+    places = list(group_places(attentions, group_layouts(attentions, table)))
     reading = outer.of_encoder()
     reader_bias = _bias(encoder.relative_bias, reading, Sight.BOTH_WAYS)
     shapes = [_shape(layer, place) for layer, place in zip(spec.layers, places, strict=True)]
@@ -56,7 +58,7 @@ def assemble_encoder_decoder(
             _answer_block(layer, shape, outer.of_layer(index))
             for index, (layer, shape) in enumerate(zip(spec.layers, shapes, strict=True))
         ],
-        head=head_layer(spec, outer, embedding.weight),
+        head=head_layer(spec, outer, table),
         widths=spec_widths(spec),
         kv_layout=places[0].layout,
         has_native_prompts=all(map(is_built_for, shapes)),

@@ -33,11 +33,11 @@ def _dense_width(part: FeedForward) -> int:
     return 1 if dense is None else dense.intermediate
 
 
-def embedding_layer(spec: ModelSpec, weights: Weights) -> TokenEmbedding:
+def embedding_layer(spec: ModelSpec, weights: Weights, table: Tensor) -> TokenEmbedding:
     """What stands before the blocks."""
     embedding, positions = spec.embedding, spec.embedding.positions
     return TokenEmbedding(
-        weight=weights.take("embedding"),
+        weight=table,
         scale=embedding.scale,
         norm=None if embedding.norm is None else norm_layer(embedding.norm, "embedding_norm", weights),
         up=None if embedding.width is None else weights.linear("embedding_up"),
@@ -54,9 +54,9 @@ def _own_rows(vocab_size: int, group: Group) -> OwnRows | None:
     return OwnRows(cut.begin, cut.end - cut.begin, group)
 
 
-def head_layer(spec: ModelSpec, weights: Weights, embedding: Tensor) -> LogitsHead:
-    """What stands behind the final norm; `embedding` is its weight where the two are tied."""
-    weight = embedding if spec.tied_embeddings else weights.take("head")
+def head_layer(spec: ModelSpec, weights: Weights, table: Tensor | None) -> LogitsHead:
+    """What stands behind the final norm; the embedding's `table` is its weight where the two are tied."""
+    weight = table if spec.tied_embeddings and table is not None else weights.take("head")
     weight = F.normalize(weight) if spec.head.unit_rows else weight
     linear, group = weights.kernels.linear(weight, weights.optional("head_bias")), weights.group
     return LogitsHead(

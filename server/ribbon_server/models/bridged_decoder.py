@@ -10,7 +10,7 @@ from ribbon_server.kv.layout import KvLayout
 from ribbon_server.layers.attention.base import ForwardContext
 from ribbon_server.layers.registry import Kernels
 from ribbon_server.layers.rotary import RotaryTable
-from ribbon_server.models.assemble_attention import RotaryRecipe, attention_layer, group_places
+from ribbon_server.models.assemble_attention import RotaryRecipe, attention_layer, group_layouts, group_places
 from ribbon_server.models.bridged_attention import HOOK, RECORD, RUN, BridgedLayer, LayerCall, Recorder, Step
 from ribbon_server.models.spec import Grouped
 from ribbon_server.models.weights import Weights
@@ -34,14 +34,15 @@ class BridgedDecoder:
 
     def _attach(self, calls: dict[torch.nn.Module, LayerCall], kernels: Kernels, like: Tensor) -> list[KvLayout]:
         attentions = [grouped(call) for call in calls.values()]
-        places = list(group_places(attentions, like))
+        layouts = group_layouts(attentions, like)
+        places = group_places(attentions, layouts)
         for (module, call), attention, place in zip(calls.items(), attentions, places, strict=True):
             sinks = {} if call.sinks is None else {"sinks": call.sinks}
             kernel = attention_layer(
                 attention, place, self._sizes.index(call.head_dim), Weights(sinks, kernels, SINGLE)
             )
             setattr(module, HOOK, BridgedLayer(kernel, call, self._step))
-        return list(dict.fromkeys(place.layout for place in places))
+        return layouts
 
     def prepare(self, max_positions: int) -> None:
         """Makes tables that turn nothing, for sequences of up to `max_positions` tokens: the model has turned already."""

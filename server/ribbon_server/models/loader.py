@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ribbon_server.device import CPU
-from ribbon_server.distributed.sharding import ALONE, Cut, Rank, Units, even_cut, vocab_cut
+from ribbon_server.distributed.sharding import ALONE, WHOLE, Cut, Place, Rank, Units, even_cut, vocab_cut
 from ribbon_server.errors import WeightsMismatch
 from ribbon_server.models.checkpoint import Checkpoint
 from ribbon_server.models.load_progress import LoadProgress
@@ -22,6 +22,7 @@ from ribbon_server.models.names import (
     weight_rows,
 )
 from ribbon_server.models.spec import ModelSpec
+from ribbon_server.models.stages import held_rows
 
 SHOWN = 3  # names in a message
 CONVERTED = ("F64", "F32", "BF16", "F16")  # element types that are numbers by themselves, with no scale elsewhere
@@ -34,11 +35,13 @@ def load_weights(
     checkpoint: Checkpoint,
     dtype: torch.dtype,
     device: torch.device = CPU,
-    rank: Rank = ALONE,
+    place: Place = WHOLE,
 ) -> dict[str, Tensor]:
-    """Every weight of the model that `rank` holds, by our name, contiguous, of `dtype` (but those that names.py keeps exact), on `device`.
+    """Every weight of the model that a rank at `place` holds, by our name, contiguous, of `dtype` (but those that names.py keeps
+    exact), on `device`.
 
-    Takes the memory of these weights and no more: a row is copied, and converted, straight from the mapped files.
+    Takes the memory of these weights and no more: a row is copied, and converted, straight from the mapped files. All of the
+    checkpoint is checked, whoever holds it.
 
     Raises:
         ModelNotSupported: A weight cannot be cut for so many ranks.
@@ -48,7 +51,7 @@ def load_weights(
     rows = list(weight_rows(spec, table))
     check_names(rows, spec, table, checkpoint)
     check_headers(rows, checkpoint)
-    plans = [RowPlan(row, rank) for row in rows]
+    plans = [RowPlan(row, place.tensor) for row in held_rows(rows, spec, place.stage)]
     progress = LoadProgress(len(plans), sum(plan.num_elements for plan in plans) * dtype.itemsize)
     weights = {}
     for plan in plans:

@@ -8,7 +8,8 @@ import torch
 
 from ribbon_server.config import DType
 from ribbon_server.device import CPU
-from ribbon_server.distributed.base import Group
+from ribbon_server.distributed.base import World
+from ribbon_server.distributed.sharding import Place
 from ribbon_server.distributed.single import SINGLE
 from ribbon_server.errors import BadSetting, ModelNotSupported
 from ribbon_server.layers.dtypes import TORCH_DTYPES
@@ -24,6 +25,7 @@ from ribbon_server.models.mxfp4 import unpacked
 from ribbon_server.models.registry import families, family_of, unknown_family
 from ribbon_server.models.share import share_of
 from ribbon_server.models.spec import ModelSpec
+from ribbon_server.models.stages import check_stages
 from ribbon_server.telemetry import log
 
 STORED_DTYPES = {"F32": DType.FLOAT32, "BF16": DType.BFLOAT16, "F16": DType.FLOAT16}
@@ -37,7 +39,7 @@ class Model:
     decoder: CausalModel
     dtype: DType
     eos_token_ids: tuple[int, ...]
-    group: Group = SINGLE  # who holds the rest of it
+    world: World = SINGLE  # who holds the rest of it
     tokenizer_json: Path | None = None  # where the bytes of its tokens are, which grammars need
     start_token_id: int | None = (
         None  # a decoder's first token, which ends every prompt; absent where no encoder reads them
@@ -56,11 +58,11 @@ class Target:
     dtype: torch.dtype
     kernels: Kernels
     device: torch.device
-    group: Group
+    world: World
 
 
 def open_model(
-    folder: Path, dtype: DType | None, kernels: Kernels, device: torch.device = CPU, group: Group = SINGLE
+    folder: Path, dtype: DType | None, kernels: Kernels, device: torch.device = CPU, world: World = SINGLE
 ) -> Model:
     """Loads a rank's share of the model in `folder` to `device`, all of it where the rank is alone; `dtype` None takes the
     checkpoint's, as the device computes it best.
@@ -68,7 +70,7 @@ def open_model(
     Raises:
         BadSetting: `folder` is no complete model directory.
         ModelNotSupported: No family builds its architecture and transformers' code cannot stand in, a setting of it is not
-            supported, or it cannot be dealt out to so many ranks.
+            supported, or it cannot be dealt out to so many ranks or cut into so many stages.
         WeightsMismatch: The weights are unreadable or do not fit the configuration.
     """
     if not folder.is_dir():
@@ -77,7 +79,7 @@ def open_model(
         )
     checkpoint = unpacked(SafetensorsCheckpoint(folder))
     chosen = _chosen_dtype(dtype, checkpoint, device)
-    target = Target(TORCH_DTYPES[chosen], kernels, device, group)
+    target = Target(TORCH_DTYPES[chosen], kernels, device, world)
     opened: tuple[ModelSpec | BridgedSpec, CausalModel]
     if checkpoint.config.architecture in families():
         opened = _native(checkpoint, target)
@@ -89,15 +91,17 @@ def open_model(
     tokens = tokenizer_json if tokenizer_json.is_file() else None
     has_encoder = isinstance(spec, ModelSpec) and spec.encoder is not None
     start = start_token_id(folder, checkpoint.config, spec.vocab_size) if has_encoder else None
-    return Model(spec, decoder, chosen, ends, group, tokens, start)
+    return Model(spec, decoder, chosen, ends, world, tokens, start)
 
 
 def _native(checkpoint: Checkpoint, target: Target) -> tuple[ModelSpec, CausalModel]:
     family = family_of(checkpoint.config.architecture)
     spec = family.build(checkpoint.config)
-    own = share_of(spec, target.group.rank)
-    weights = load_weights(spec, family.names, checkpoint, target.dtype, target.device, target.group.rank)
-    return spec, assemble(own, weights, target.kernels, target.group)
+    world = target.world
+    check_stages(spec, world.stage.world_size)
+    own, place = share_of(spec, world.tensor.rank), Place(world.stage, world.tensor.rank)
+    weights = load_weights(spec, family.names, checkpoint, target.dtype, target.device, place)
+    return spec, assemble(own, weights, target.kernels, world)
 
 
 def _bridged(folder: Path, config: HfConfig, target: Target) -> tuple[BridgedSpec, CausalModel]:
@@ -106,7 +110,9 @@ def _bridged(folder: Path, config: HfConfig, target: Target) -> tuple[BridgedSpe
     from ribbon_server.models.transformers_bridge import bridged_model
 
     try:
-        if target.group.rank.world_size > 1:
+        if target.world.stage.world_size > 1:
+            raise ModelNotSupported("it is not cut into stages; use `--pipeline-parallel-size` 1")
+        if target.world.rank.world_size > 1:
             raise ModelNotSupported("it is not dealt out; use `--num-shard` 1")
         spec, decoder = bridged_model(folder, config, target.dtype, target.kernels, target.device)
     except ModelNotSupported as error:

@@ -26,13 +26,19 @@ class SharedChoice:
             RankLost: Another rank died or hangs.
         """
         if self._group.rank.index != SAMPLING_RANK:
-            return self._told(len(logits))
+            return self.told(len(logits))
         picks = self._pick(logits, rows)
         table = np.stack((picks.token_id.astype(np.int32), picks.fault.astype(np.int32)), axis=1)
         self._group.broadcast(torch.from_numpy(table), SAMPLING_RANK)
         return picks
 
-    def _told(self, num_rows: int) -> Picks:
+    def agree(self, faults: np.ndarray) -> None:
+        """Replaces the `faults` that this rank found, uint8 [rows], by those of the sampling rank, which sees all. Raises as a
+        call."""
+        self._group.broadcast(torch.from_numpy(faults), SAMPLING_RANK)
+
+    def told(self, num_rows: int) -> Picks:
+        """What the sampling rank picked for so many rows. Raises as a call."""
         table = np.zeros((num_rows, 2), np.int32)
         self._group.broadcast(torch.from_numpy(table), SAMPLING_RANK)
         return Picks(

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import ranks
 
+from ribbon_server.distributed.backend import Meeting
 from ribbon_server.distributed.gloo import GlooGroup
 from ribbon_server.distributed.sharding import Rank
 from ribbon_server.distributed.single import SingleGroup
@@ -83,4 +85,4 @@ def test_a_killed_rank_is_noticed(both: tuple[Results, int]) -> None:
 
 def test_a_rank_that_never_comes_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(RankLost, match="rank 0 of 2 lost another rank"):
-        GlooGroup(Rank(0, 2), tmp_path / "meeting", timeout_seconds=0.2)
+        GlooGroup(Rank(0, 2), Meeting(tmp_path / "meeting", timedelta(seconds=0.2)))

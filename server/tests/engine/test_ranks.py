@@ -11,10 +11,10 @@ from parity.rank_threads import on_ranks
 from tiny import Driver, TinyModel, make_engine
 
 from ribbon_server.config import InjectedFaults, KvMemory
-from ribbon_server.distributed.base import Group
+from ribbon_server.distributed.base import World
 from ribbon_server.engine import shard
 from ribbon_server.engine.limits import WarmupWish
-from ribbon_server.engine.step import RowStatus, StepOutcome
+from ribbon_server.engine.step import RowStatus, StepOutcome, Wanted
 from ribbon_server.layers.registry import native_kernels
 from ribbon_server.models.open import open_model
 
@@ -32,15 +32,15 @@ def generate_three(driver: Driver) -> list[StepOutcome]:
     return outcomes + [driver.step(dict.fromkeys((1, 2, 3), 1)) for _ in range(TOKENS)]
 
 
-def on_own_engines(model: TinyModel, world_size: int, work) -> list:
+def on_own_engines(model: TinyModel, world_size: int, work, num_stages: int = 1) -> list:
     """What `work` makes of the driver of every rank."""
-    return on_ranks(world_size, lambda group: work(Driver(make_engine(model.folder, group=group))))
+    return on_ranks(world_size, lambda world: work(Driver(make_engine(model.folder, world=world))), num_stages)
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
-def test_ranks_give_the_tokens_and_scores_of_one(tiny_untied: TinyModel, world_size: int) -> None:
+@pytest.mark.parametrize(("world_size", "num_stages"), [(2, 1), (4, 1), (2, 2), (4, 2)])
+def test_ranks_give_the_tokens_and_scores_of_one(tiny_untied: TinyModel, world_size: int, num_stages: int) -> None:
     alone = generate_three(Driver(make_engine(tiny_untied.folder)))
-    first, *others = on_own_engines(tiny_untied, world_size, generate_three)
+    first, *others = on_own_engines(tiny_untied, world_size, generate_three, num_stages)
     for expected, *found in zip(alone, first, *others, strict=True):
         assert all(outcome.failure == "" for outcome in found)
         for outcome in found:
@@ -52,21 +52,39 @@ def test_ranks_give_the_tokens_and_scores_of_one(tiny_untied: TinyModel, world_s
             np.testing.assert_allclose(found[0].prompt.logprob, expected.prompt.logprob, atol=1e-4)
 
 
-def test_a_row_that_fails_where_tokens_are_sampled_fails_on_every_rank(tiny_untied: TinyModel) -> None:
+@pytest.mark.parametrize("num_stages", [1, 2])
+def test_a_row_that_fails_where_tokens_are_sampled_fails_on_every_rank(tiny_untied: TinyModel, num_stages: int) -> None:
     def spoiled_on_the_first(driver: Driver) -> tuple[list[int], list[int]]:
         driver.seat(1, PROMPTS[1])
         driver.seat(2, PROMPTS[2])
         pick = driver.engine.pick
-        if driver.engine.group.rank.index == 0:
+        if driver.engine.world.rank.index == 0:
             driver.engine.pick = lambda logits, rows: pick(logits.index_fill_(0, torch.tensor([0]), torch.nan), rows)
         outcome = driver.step({1: 8, 2: 3})
         driver.engine.pick = pick
         after = driver.step({2: 1})
         return outcome.status.tolist(), [*outcome.token_id.tolist(), *after.token_id.tolist()]
 
-    first, second = on_own_engines(tiny_untied, 2, spoiled_on_the_first)
+    first, second = on_own_engines(tiny_untied, 2, spoiled_on_the_first, num_stages)
     assert first[0] == [RowStatus.FAILED, RowStatus.SAMPLED]
     assert first == second
+
+
+@pytest.mark.parametrize("wanted", [Wanted.PROMPT_LOGPROBS | Wanted.SAMPLE, Wanted.POOLED_MEAN | Wanted.END])
+def test_a_prompt_that_fails_in_the_last_stage_fails_in_every_one(tiny_untied: TinyModel, wanted: int) -> None:
+    """Its logits and states are there alone; the first stage must not count the tokens as fed."""
+
+    def spoiled_at_the_end(driver: Driver) -> tuple[list[int], list[int]]:
+        driver.seat(1, PROMPTS[1], prompt_top_tokens=2)
+        if driver.engine.world.stage.is_last:
+            driver.engine.decoder.parts.exit.norm.weight[:] = torch.nan
+        outcome = driver.step({1: 8}, wanted=[wanted])
+        return outcome.status.tolist(), driver.engine.sequences.length.tolist()
+
+    last, first = on_own_engines(tiny_untied, 2, spoiled_at_the_end, num_stages=2)
+    assert last[0] == [RowStatus.FAILED]
+    assert max(last[1]) == 0
+    assert first == last
 
 
 def test_what_a_plan_alone_decides_fails_the_step_on_every_rank(tiny_untied: TinyModel) -> None:
@@ -85,7 +103,7 @@ def test_what_only_one_rank_meets_ends_it(tiny_untied: TinyModel) -> None:
 
     def break_on_the_first(driver: Driver) -> bool:
         driver.seat(1, PROMPTS[1])
-        if driver.engine.group.rank.index > 0:
+        if driver.engine.world.rank.index > 0:
             return True
 
         def broken(*_: object) -> None:
@@ -100,8 +118,8 @@ def test_what_only_one_rank_meets_ends_it(tiny_untied: TinyModel) -> None:
 
 
 def test_a_rank_does_no_work_row_by_row(tiny_untied: TinyModel) -> None:
-    def steady_steps(group: Group) -> list[int]:
-        driver = Driver(make_engine(tiny_untied.folder, concurrent=64, group=group))
+    def steady_steps(world: World) -> list[int]:
+        driver = Driver(make_engine(tiny_untied.folder, concurrent=64, world=world))
         for slot in range(1, 65):
             driver.seat(slot, [5, 6, 7 + slot])
         driver.step(dict.fromkeys(range(1, 65), 3))
@@ -134,8 +152,8 @@ def unequal_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 def test_the_smallest_rank_says_how_much_fits(tiny_untied: TinyModel, unequal_memory: list[int]) -> None:
     wish = WarmupWish(max_batch_prefill_tokens=64, max_total_tokens=64, max_concurrent_requests=2)
 
-    def pages(group: Group) -> int:
-        model = open_model(tiny_untied.folder, None, native_kernels(), group=group)
+    def pages(world: World) -> int:
+        model = open_model(tiny_untied.folder, None, native_kernels(), world=world)
         return shard.warm_up(model, wish, KvMemory(fraction=0.25), InjectedFaults()).engine.ribbons.limits.num_pages
 
     assert on_ranks(2, pages) == [min(unequal_memory) // 2 // 4 // 4096] * 2
@@ -144,8 +162,8 @@ def test_the_smallest_rank_says_how_much_fits(tiny_untied: TinyModel, unequal_me
 def test_ranks_choose_the_same_budget_whoever_is_slow(tiny_untied: TinyModel) -> None:
     wish = WarmupWish(max_batch_prefill_tokens=0, max_total_tokens=64, max_concurrent_requests=2)
 
-    def figures(group: Group) -> tuple[int, int, int]:
-        model = open_model(tiny_untied.folder, None, native_kernels(), group=group)
+    def figures(world: World) -> tuple[int, int, int]:
+        model = open_model(tiny_untied.folder, None, native_kernels(), world=world)
         found = shard.warm_up(model, wish, KvMemory(num_bytes=2**24), InjectedFaults()).figures
         return found.budget, found.decode_step_ns, found.slowest_step_ns
 

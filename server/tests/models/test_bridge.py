@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tiny import Driver, TinyModel, make_engine
 
 from ribbon_server.config import DType
-from ribbon_server.distributed.sharding import Rank
+from ribbon_server.distributed.sharding import ALONE, Rank
 from ribbon_server.errors import ModelNotSupported, WeightsMismatch
 from ribbon_server.layers.registry import REFERENCE
 from ribbon_server.models.open import open_model
@@ -165,7 +165,9 @@ def test_a_configuration_that_cannot_be_served_is_refused(tmp_path: Path, fields
 def test_several_ranks_are_refused(tmp_path: Path) -> None:
     save(tmp_path, "OlmoeForCausalLM", BRIDGED["OlmoeForCausalLM"])
     with pytest.raises(ModelNotSupported, match="it is not dealt out; use `--num-shard` 1"):
-        open_model(tmp_path, None, REFERENCE, group=SimpleNamespace(rank=Rank(0, 2)))
+        open_model(tmp_path, None, REFERENCE, world=SimpleNamespace(rank=Rank(0, 2), stage=ALONE))
+    with pytest.raises(ModelNotSupported, match="it is not cut into stages; use `--pipeline-parallel-size` 1"):
+        open_model(tmp_path, None, REFERENCE, world=SimpleNamespace(rank=Rank(0, 2), stage=Rank(1, 2)))
 
 
 def test_a_missing_tensor_is_named(tmp_path: Path) -> None:

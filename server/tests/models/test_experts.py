@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ribbon_server.device import CPU
-from ribbon_server.distributed.sharding import ALONE, Rank
+from ribbon_server.distributed.sharding import ALONE, Place, Rank
 from ribbon_server.errors import ModelNotSupported
 from ribbon_server.models.hf_config import HfConfig
 from ribbon_server.models.loader import load_weights
@@ -48,7 +48,7 @@ class MadeUp:
         return self.tensors[name]
 
     def load(self, rank: Rank) -> dict[str, torch.Tensor]:
-        return load_weights(self.spec, self.family.names, self, torch.float32, CPU, rank)
+        return load_weights(self.spec, self.family.names, self, torch.float32, CPU, Place(ALONE, rank))
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)

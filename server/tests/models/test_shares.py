@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tiny import TinyModel
 
 from ribbon_server.device import CPU
-from ribbon_server.distributed.sharding import Rank
+from ribbon_server.distributed.sharding import ALONE, Place, Rank
 from ribbon_server.errors import ModelNotSupported
 from ribbon_server.models.checkpoint import SafetensorsCheckpoint
 from ribbon_server.models.hf_config import HfConfig
@@ -23,7 +23,7 @@ from ribbon_server.models.registry import family_of
 def load(folder: Path, rank: Rank, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
     checkpoint = SafetensorsCheckpoint(folder)
     family = family_of(checkpoint.config.architecture)
-    return load_weights(family.build(checkpoint.config), family.names, checkpoint, dtype, CPU, rank)
+    return load_weights(family.build(checkpoint.config), family.names, checkpoint, dtype, CPU, Place(ALONE, rank))
 
 
 def chunk(whole: torch.Tensor, dim: int, rank: Rank) -> torch.Tensor:

@@ -9,7 +9,7 @@ import transformers
 from torch import Tensor
 
 from ribbon_server.device import CPU
-from ribbon_server.distributed.sharding import ALONE, Rank
+from ribbon_server.distributed.sharding import ALONE, Place, Rank
 from ribbon_server.models.hf_config import HfConfig
 from ribbon_server.models.loader import load_weights
 from ribbon_server.models.names import Role, WeightRow, weight_rows
@@ -67,7 +67,7 @@ def test_two_ranks_hold_the_whole(architecture: str) -> None:
     rows = list(weight_rows(spec, family.names))
     checkpoint = MemoryCheckpoint(config, rows)
     whole, *halves = (
-        load_weights(spec, family.names, checkpoint, torch.float32, CPU, rank)
+        load_weights(spec, family.names, checkpoint, torch.float32, CPU, Place(ALONE, rank))
         for rank in (ALONE, Rank(0, 2), Rank(1, 2))
     )
     cut = 0

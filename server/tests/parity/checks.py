@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import pytest
 import torch
 from rank_threads import on_ranks
 from resets import Reset, resets
@@ -13,13 +14,14 @@ from safetensors.torch import load_file
 from stage import Room, Stage, family_in, loaded
 from torch import Tensor
 
-from ribbon_server.distributed.base import Group
+from ribbon_server.distributed.base import World
 from ribbon_server.distributed.sharding import Rank
 from ribbon_server.distributed.single import SINGLE
 from ribbon_server.errors import ModelNotSupported
 from ribbon_server.models.names import NameTable, Source, table_for, weight_rows
 from ribbon_server.models.share import share_of
 from ribbon_server.models.spec import Experts, ModelSpec
+from ribbon_server.models.stages import check_stages
 
 TOLERANCE = 5e-5  # of the reference's spread over all logits, float32
 MARGIN = 1e-3  # where the reference's two best tokens are nearer, either may win
@@ -29,7 +31,9 @@ BFLOAT16_EXPERTS = (
     0.5  # a router near a tie picks other experts; logits that have nothing to do with each other differ by 1.1
 )
 CHUNK, DECODED = 7, 12
+OTHER = 35  # tokens of a sequence beside the one that counts
 SHARDS = (2, 4)  # every model can be dealt out to two, some to four
+NUM_STAGES = 2
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,9 @@ class Expected:
         difference = (logits - self.logits[first : first + len(logits)]).abs().max()
         return float(difference.nan_to_num(nan=float("inf"))) / self.spread
 
-    def stage(self, dtype: torch.dtype = torch.float32, group: Group = SINGLE) -> Stage:
+    def stage(self, dtype: torch.dtype = torch.float32, world: World = SINGLE) -> Stage:
         """The model in our hands, with slots that the sequence fills."""
-        return loaded(self.folder, dtype, self.room, group)
+        return loaded(self.folder, dtype, self.room, world)
 
     @property
     def room(self) -> Room:
@@ -134,11 +138,27 @@ def _can_be_dealt_out(spec: ModelSpec, world_size: int) -> bool:
     return True
 
 
-def _dealt_out(expected: Expected, group: Group) -> Tensor:
-    stage, tokens = expected.stage(group=group), expected.tokens
+def stages(expected: Expected) -> str:
+    """Two stages of a pipeline compute what one does; the second has the logits."""
+    family, checkpoint = family_in(expected.folder)
+    spec = family.build(checkpoint.config)
+    if spec.encoder is not None:
+        with pytest.raises(ModelNotSupported, match="an encoder-decoder is not cut into stages"):
+            check_stages(spec, NUM_STAGES)
+        return "refused"
+    check_stages(spec, NUM_STAGES)
+    second, first = on_ranks(NUM_STAGES, partial(_dealt_out, expected), NUM_STAGES)
+    assert not first.numel(), "the first stage has no head"
+    return close(expected.error(second))
+
+
+def _dealt_out(expected: Expected, world: World) -> Tensor:
+    stage, tokens = expected.stage(world=world), expected.tokens
     body = len(tokens) - DECODED
-    together = stage.feed({2: tokens[40:75].flip(0), 1: tokens[:body]})[35:]
-    return torch.cat([together, *(stage.feed({1: piece}) for piece in tokens[body:].split(1))])
+    together = stage.feed({2: tokens[40 : 40 + OTHER].flip(0), 1: tokens[:body]})[OTHER:]
+    logits = torch.cat([together, *(stage.feed({1: piece}) for piece in tokens[body:].split(1))])
+    world.least(0)  # nobody leaves while what it sent is under way
+    return logits
 
 
 def bfloat16(expected: Expected) -> str:
@@ -208,6 +228,7 @@ CHECKS: dict[str, Callable[[Expected], str]] = {
     "chunks": chunks,
     "batch": batch,
     "shards": shards,
+    "stages": stages,
     "bfloat16": bfloat16,
     "names": names,
     "fields": fields,

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ribbon_server.device import CPU
-from ribbon_server.distributed.base import Group
+from ribbon_server.distributed.base import World
+from ribbon_server.distributed.sharding import Place
 from ribbon_server.distributed.single import SINGLE
 from ribbon_server.engine.warmup import opening_plan
 from ribbon_server.kv.ribbons import RibbonLimits, Ribbons
@@ -35,10 +36,10 @@ class Room:
 class Stage:
     """One model with a few open slots, or a rank's share of it."""
 
-    def __init__(self, spec: ModelSpec, weights: dict[str, Tensor], room: Room, group: Group = SINGLE) -> None:
+    def __init__(self, spec: ModelSpec, weights: dict[str, Tensor], room: Room, world: World = SINGLE) -> None:
         """Slots 1 to 3 are open. `weights` are those of the rank."""
         slot_tokens, self.room = room.slot_tokens, room
-        self.decoder = assemble(share_of(spec, group.rank), weights, native_kernels(), group)
+        self.decoder = assemble(share_of(spec, world.tensor.rank), weights, native_kernels(), world)
         self.decoder.prepare(slot_tokens)
         limits = RibbonLimits(SLOTS, 2 * SLOTS, slot_tokens, num_pages=2**14)
         self.ribbons = Ribbons(self.decoder.kv_layouts, limits)
@@ -47,7 +48,8 @@ class Stage:
         self.prompts = np.zeros(SLOTS, np.int64)
 
     def feed(self, runs: dict[int, Tensor]) -> Tensor:
-        """One step: token ids for each slot. Returns the logits of all tokens, [tokens, vocab]; zeros of those an encoder reads."""
+        """One step: token ids for each slot. Returns the logits of all tokens, [tokens, vocab]; zeros of those an encoder reads,
+        none where a later stage of a pipeline has them."""
         slots = np.array(list(runs), np.uint32)
         counts = np.array([len(tokens) for tokens in runs.values()], np.int64)
         before = self.fed[slots]
@@ -61,7 +63,8 @@ class Stage:
         is_read = positions < torch.from_numpy(np.repeat(prompts - 1, counts))
         wanted = torch.arange(len(positions)) if self.room.read == 0 else (~is_read).nonzero()[:, 0]
         logits = self.decoder.forward(torch.cat(list(runs.values())), positions, context, wanted)
-        assert logits is not None
+        if logits is None:
+            return torch.zeros(0)
         return logits.new_zeros((len(positions), logits.shape[1])).index_copy_(0, wanted, logits)
 
 
@@ -71,9 +74,9 @@ def family_in(folder: Path) -> tuple[Family, SafetensorsCheckpoint]:
     return family_of(checkpoint.config.architecture), checkpoint
 
 
-def loaded(folder: Path, dtype: torch.dtype, room: Room, group: Group = SINGLE) -> Stage:
+def loaded(folder: Path, dtype: torch.dtype, room: Room, world: World = SINGLE) -> Stage:
     """The model in `folder`, as a shard loads it."""
     family, checkpoint = family_in(folder)
     spec = family.build(checkpoint.config)
-    weights = load_weights(spec, family.names, checkpoint, dtype, CPU, group.rank)
-    return Stage(spec, weights, room, group)
+    weights = load_weights(spec, family.names, checkpoint, dtype, CPU, Place(world.stage, world.tensor.rank))
+    return Stage(spec, weights, room, world)

@@ -53,7 +53,7 @@ def test_every_field_that_a_family_sets_matters(everything: Report, architecture
 
 def assert_no_hole(report: Report, key: str) -> None:
     assert report.failures([key]) == []
-    assert set(report.rows[key]) == {"whole", "chunks", "batch", "shards", "bfloat16", "names", "fields"}
+    assert set(report.rows[key]) == {"whole", "chunks", "batch", "shards", "stages", "bfloat16", "names", "fields"}
 
 
 def test_a_wrong_weight_is_noticed(tmp_path, monkeypatch) -> None:
@@ -67,7 +67,7 @@ def test_a_wrong_weight_is_noticed(tmp_path, monkeypatch) -> None:
 
     def spoiled(self, *arguments):
         stage = original(self, *arguments)
-        stage.decoder.parts.embedding.weight[expected.tokens[3]] += 0.1
+        stage.decoder.parts.entrance.weight[expected.tokens[3]] += 0.1
         return stage
 
     for check in (checks.whole, checks.chunks, checks.batch):

@@ -384,6 +384,10 @@ def test_a_corrupt_model_ends_with_one_clear_line_and_exit_2(model_copy: Path) -
         (["--kv-memory", "1.5"], "`--kv-memory` is '1.5'"),
         (["--world-size", "2"], "`--world-size` is 2; give all ranks the same `--meeting-point`"),
         (["--rank", "2", "--world-size", "2"], "`--rank` is 2; ranks count from 0"),
+        (
+            ["--pipeline-parallel-size", "2"],
+            "`--pipeline-parallel-size` is 2; 1 ranks do not make so many equal stages",
+        ),
     ],
 )
 def test_a_flag_that_cannot_be_meant_is_named(tmp_path: Path, flags: list[str], message: str) -> None:
