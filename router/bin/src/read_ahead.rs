@@ -2,20 +2,25 @@
 //!
 //! hyper looks for the end of a busy HTTP/1 connection only while it holds no bytes of the next request. A client that sends
 //! something behind its body, be it a line break, would otherwise be generated for until the last token.
+//!
+//! One that sends no more (a half-closed connection) counts as gone: until a write fails, its end looks the same.
 
 use std::{
-    io,
-    pin::Pin,
+    future::Future,
+    io, net,
+    os::fd::AsFd,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
 };
 
-/// Bytes read ahead at most; behind so many a client's end is not looked for.
+/// Bytes read ahead at most; behind so many the system is asked whether the client's end has come. It
+/// cannot have where the system holds no more of what the client sent before: then a failed write tells, or the answer's end.
 const MAX_AHEAD: usize = 64 << 10;
 /// Bytes of one read.
 const CHUNK: usize = 4 << 10;
@@ -33,6 +38,8 @@ struct Inner {
     ended: bool,
     /// The reader waits for bytes, and so hears of the end itself.
     reader_waits: bool,
+    /// The same connection, asked for its end alone; while no more is read ahead.
+    end_watch: Option<TcpStream>,
 }
 
 impl ReadAhead {
@@ -42,6 +49,7 @@ impl ReadAhead {
             ahead: Vec::new(),
             ended: false,
             reader_waits: false,
+            end_watch: None,
         })))
     }
 
@@ -66,10 +74,39 @@ impl Inner {
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
             }
         }
-        if self.ended && !self.reader_waits {
+        if self.reader_waits {
+            return Poll::Pending;
+        }
+        if self.ended {
             return Poll::Ready(());
         }
-        Poll::Pending
+        self.poll_end(context)
+    }
+
+    /// Ready when the client's end has come, however much is unread before it. What the stream itself knows of its readiness
+    /// stays, or bytes that came meanwhile would never be read.
+    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let watch = match self
+            .end_watch
+            .take()
+            .map_or_else(|| watch_of(&self.stream), Ok)
+        {
+            Ok(watch) => self.end_watch.insert(watch),
+            Err(error) => {
+                tracing::debug!("a connection's end cannot be watched: {error}");
+                return Poll::Pending;
+            }
+        };
+        loop {
+            ready!(watch.poll_read_ready(context)).ok();
+            let readiness = ready!(pin!(watch.ready(Interest::READABLE)).poll(context));
+            if !readiness.is_ok_and(|readiness| !readiness.is_read_closed()) {
+                return Poll::Ready(());
+            }
+            // Nothing is read here: from now on only what comes next makes it ready.
+            let unread = || io::Result::<()>::Err(io::ErrorKind::WouldBlock.into());
+            watch.try_io(Interest::READABLE, unread).ok();
+        }
     }
 
     fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -87,6 +124,7 @@ impl Inner {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.reader_waits = false;
+        self.end_watch = None;
         if !self.ahead.is_empty() {
             let count = self.ahead.len().min(buffer.remaining());
             buffer.put_slice(&self.ahead.drain(..count).collect::<Vec<u8>>());
@@ -99,6 +137,12 @@ impl Inner {
         self.reader_waits = read.is_pending();
         read
     }
+}
+
+/// A second hold on a connection, with a readiness of its own.
+fn watch_of(stream: &TcpStream) -> io::Result<TcpStream> {
+    let held = stream.as_fd().try_clone_to_owned()?;
+    TcpStream::from_std(net::TcpStream::from(held))
 }
 
 impl AsyncRead for ReadAhead {

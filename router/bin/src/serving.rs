@@ -295,7 +295,10 @@ mod tests {
         let (app, mut begun, mut ended) = endless();
         let server = server_of(app, SOON, 16).await;
         let request = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}";
-        for (number, behind) in (1..).zip(["", "\r\n", "\n\n\n", "GET / HTTP/1.1\r\n", request]) {
+        // More than is read ahead, and less than is held for a reader that does not come.
+        let much = "x".repeat(96 << 10);
+        let behind = ["", "\r\n", "\n\n\n", "GET / HTTP/1.1\r\n", request, &much];
+        for (number, behind) in (1..).zip(behind) {
             let mut stream = TcpStream::connect(server.address).await.expect("connected");
             let words = format!("{request}{behind}");
             stream.write_all(words.as_bytes()).await.expect("sent");
@@ -303,7 +306,50 @@ mod tests {
             drop(stream);
             reaches(&mut ended, number).await;
         }
-        assert_eq!(*begun.borrow(), 5, "what was sent behind was never begun");
+        assert_eq!(*begun.borrow(), 6, "what was sent behind was never begun");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_sends_no_more_counts_as_gone() {
+        let (app, mut begun, mut ended) = endless();
+        let server = server_of(app, SOON, 16).await;
+        let mut stream = TcpStream::connect(server.address).await.expect("connected");
+        let request = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}";
+        stream.write_all(request).await.expect("sent");
+        reaches(&mut begun, 1).await;
+        stream.shutdown().await.expect("half of it closed");
+        reaches(&mut ended, 1).await;
+        let mut heard = Vec::new();
+        let closed = timeout(SOON, stream.read_to_end(&mut heard)).await;
+        closed.expect("in time").expect("closed in order");
+        assert_eq!(heard, b"");
+    }
+
+    #[tokio::test]
+    async fn much_that_is_sent_together_is_all_answered() {
+        let (pass, passed) = watch::channel(false);
+        let slow = move |body: String| {
+            let mut passed = passed.clone();
+            async move {
+                passed
+                    .wait_for(|passed| *passed)
+                    .await
+                    .expect("the sender lives");
+                body.len().to_string()
+            }
+        };
+        let server = server_of(Router::new().route("/", post(slow)), SOON, 16).await;
+        let body = "x".repeat(96 << 10);
+        let length = body.len();
+        let head = format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n");
+        let words = format!("{head}\r\n{body}{head}Connection: close\r\n\r\n{body}");
+        let mut stream = TcpStream::connect(server.address).await.expect("connected");
+        stream.write_all(words.as_bytes()).await.expect("sent");
+        pass.send_replace(true);
+        let mut heard = String::new();
+        let closed = timeout(SOON, stream.read_to_string(&mut heard)).await;
+        closed.expect("in time").expect("closed in order");
+        assert_eq!(heard.matches(&length.to_string()).count(), 2, "{heard}");
     }
 
     #[tokio::test]
