@@ -346,10 +346,10 @@ mod tests {
         let mut stream = TcpStream::connect(server.address).await.expect("connected");
         stream.write_all(words.as_bytes()).await.expect("sent");
         pass.send_replace(true);
-        let mut heard = String::new();
-        let closed = timeout(SOON, stream.read_to_string(&mut heard)).await;
+        let mut said = String::new();
+        let closed = timeout(SOON, stream.read_to_string(&mut said)).await;
         closed.expect("in time").expect("closed in order");
-        assert_eq!(heard.matches(&length.to_string()).count(), 2, "{heard}");
+        assert_eq!(said.matches(&length.to_string()).count(), 2, "{said}");
     }
 
     #[tokio::test]

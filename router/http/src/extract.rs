@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    extract::{FromRequest, Request},
-    http::{HeaderMap, header},
+    extract::{FromRequest, FromRequestParts, Request},
+    http::{Extensions, HeaderMap, header, request::Parts},
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use tokio::time::{Instant, timeout};
 
 use crate::{
+    caller::Caller,
     error::{ApiError, Cause, NativeError, OpenAiError},
     instruments::Tally,
     state::AppState,
@@ -75,15 +76,28 @@ async fn body(request: Request, state: &AppState) -> Result<Bytes, ApiError> {
             "Expected request with `Content-Type: application/json`",
         ));
     }
-    let tally = request.extensions().get::<Arc<Tally>>();
-    let arrived = tally.map_or_else(Instant::now, |tally| tally.arrived);
-    let caller = state.caller(request.headers(), arrived)?;
+    let caller = state.caller(request.headers(), arrived(request.extensions()))?;
     let limit = state.settings.body_timeout;
     let reading = timeout(limit, bytes(request, state.settings.payload_limit));
     let in_time = caller.in_time(reading).await;
     match in_time.map_err(ApiError::closing)? {
         Ok(body) => body,
         Err(_) => Err(slow(limit).closing()),
+    }
+}
+
+/// Of a request that is counted, when it was; of another one, now.
+fn arrived(extensions: &Extensions) -> Instant {
+    let tally = extensions.get::<Arc<Tally>>();
+    tally.map_or_else(Instant::now, |tally| tally.arrived)
+}
+
+/// Before the body is read, whose time counts.
+impl FromRequestParts<AppState> for Caller {
+    type Rejection = NativeError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, NativeError> {
+        Ok(state.caller(&parts.headers, arrived(&parts.extensions))?)
     }
 }
 

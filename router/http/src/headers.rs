@@ -34,7 +34,7 @@ pub(crate) fn answer_headers(
     number(
         headers,
         "x-time-per-token",
-        milliseconds(Timings::per_token),
+        milliseconds(|t| t.per_token().unwrap_or_default()),
     );
     number(
         headers,

@@ -51,8 +51,9 @@ impl Timings {
         self.validation + self.queue + self.inference
     }
 
-    pub(crate) fn per_token(&self) -> Duration {
-        self.inference / self.generated_tokens.max(1)
+    /// `None` where nothing was generated, as of embeddings.
+    pub(crate) fn per_token(&self) -> Option<Duration> {
+        self.inference.checked_div(self.generated_tokens)
     }
 }
 
@@ -109,7 +110,9 @@ impl Instruments {
         self.validation.record(timings.validation);
         self.queue.record(timings.queue);
         self.inference.record(timings.inference);
-        self.time_per_token.record(timings.per_token());
+        if let Some(per_token) = timings.per_token() {
+            self.time_per_token.record(per_token);
+        }
         self.generated_tokens.record(timings.generated_tokens);
     }
 }

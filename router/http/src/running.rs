@@ -189,9 +189,9 @@ impl Running {
 
     /// One more token, or none; the first event says that the prompt was read.
     fn count(&mut self, event: &TokenEvent) {
-        self.clock.touch(event.queued);
+        let now = self.clock.touch(event.queued);
         if event.token.is_some() {
-            self.clock.tick();
+            self.clock.tick(now);
             self.generated_tokens += 1;
             self.tally.token_generated();
         }
@@ -294,15 +294,14 @@ impl Clock {
         }
     }
 
-    /// The engine said something.
-    fn touch(&mut self, queued: Duration) {
-        self.last_event = Some(Instant::now());
+    /// The engine says something, now.
+    fn touch(&mut self, queued: Duration) -> Instant {
         self.queued = queued;
+        *self.last_event.insert(Instant::now())
     }
 
     /// It was a token.
-    fn tick(&mut self) {
-        let now = self.last_event.unwrap_or(self.submitted);
+    fn tick(&mut self, now: Instant) {
         match self.last_token.replace(now) {
             Some(before) => self.instruments.inter_token.record(now - before),
             None => self

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{Extension, Json, extract::State, http::HeaderMap};
+use axum::{Extension, Json, extract::State};
 use ribbon_text::{Detokenizer, SpecialTokens, TokenSpan, Tokenizer};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -10,6 +10,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::openai::chat_submission;
 use crate::{
+    caller::Caller,
     error::{ApiError, NativeError},
     extract::NativeJson,
     instruments::Tally,
@@ -50,13 +51,14 @@ struct ChatTokens {
     responses((status = 200, description = "Every token of the text", body = Vec<SimpleToken>), TextErrors))]
 async fn tokenize(
     State(state): State<AppState>,
+    caller: Caller,
     NativeJson(request): NativeJson<GenerateRequest>,
 ) -> Result<Json<Vec<SimpleToken>>, NativeError> {
     request.check_fields()?;
     let text = state.text.clone();
     let bytes = request.inputs.len() as u64;
     let tokens = move || tokens(&text.tokenizer, &request.inputs, SpecialTokens::Add);
-    Ok(Json(state.work(bytes, tokens).await??))
+    Ok(Json(caller.in_time(state.work(bytes, tokens)).await???))
 }
 
 /// The conversation as the model would read it, and its tokens.
@@ -65,10 +67,9 @@ async fn tokenize(
 async fn chat_tokenize(
     State(state): State<AppState>,
     Extension(tally): Extension<Arc<Tally>>,
-    headers: HeaderMap,
+    caller: Caller,
     NativeJson(mut request): NativeJson<OpenAiRequest>,
 ) -> Result<Json<ChatTokens>, NativeError> {
-    let caller = state.caller(&headers, tally.arrived)?;
     let source = chat_submission(&state, caller.clone(), &mut request)?.source;
     let text = state.text.clone();
     let rendering = state.work(source.bytes(), move || rendered(&text, source));

@@ -1,6 +1,10 @@
 //! What headers and fields say about the caller: how long it waits, for whom it asks, before whom it goes.
 
-use std::time::Duration;
+use std::{
+    future::{Future, poll_fn},
+    task::Poll,
+    time::Duration,
+};
 
 use axum::http::header::AUTHORIZATION;
 use bytes::Bytes;
@@ -64,6 +68,37 @@ async fn a_time_that_is_none_is_refused_by_name() {
         None,
         "no time unless it is asked for"
     );
+}
+
+#[tokio::test]
+async fn texts_that_are_only_tokenized_have_a_deadline_too() {
+    let settings = HttpSettings {
+        validation_workers: 1,
+        ..HttpSettings::new("demo")
+    };
+    let server = Server::with(FakeEngine::new(ended("a")), settings);
+    let (release, wait) = std::sync::mpsc::channel::<()>();
+    let long = 1 << 20;
+    let mut held = Box::pin(server.state.workers.run(long, move || wait.recv()));
+    let is_pending = poll_fn(|cx| Poll::Ready(held.as_mut().poll(cx).is_pending()));
+    assert!(is_pending.await, "it holds the only place for long texts");
+    let text = "a ".repeat(long as usize / 2);
+    for (path, body) in [
+        ("/tokenize", json!({"inputs": text})),
+        (
+            "/chat_tokenize",
+            json!({"messages": [{"role": "user", "content": text}]}),
+        ),
+    ] {
+        let mut request = post(path, body.to_string());
+        let headers = request.headers_mut();
+        headers.insert("x-request-timeout", "0.05".parse().unwrap());
+        let answer = Answer::read(server.call(request).await).await;
+        assert_eq!(answer.status, StatusCode::GATEWAY_TIMEOUT, "{path}");
+        assert_eq!(answer.json()["error_type"], "timeout", "{path}");
+    }
+    release.send(()).unwrap();
+    held.await.unwrap().unwrap();
 }
 
 #[tokio::test]
