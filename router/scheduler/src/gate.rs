@@ -8,7 +8,9 @@ use std::{
     time::Duration,
 };
 
-use ribbon_core::{EngineLoad, EngineState, Limits, Refusal, SequenceRequest, ShardDescription};
+use ribbon_core::{
+    EngineLoad, EngineState, Limits, PromptRuns, Refusal, SequenceRequest, ShardDescription,
+};
 
 /// One stream of tokens inside the scheduler; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,8 +29,15 @@ const START_RETRY: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 struct View {
     state: EngineState,
-    limits: Option<Arc<Limits>>,
-    description: Option<Arc<ShardDescription>>,
+    /// Once a shard was warm.
+    model: Option<WarmModel>,
+}
+
+/// The model as the last warm shard has it.
+#[derive(Clone, Debug)]
+struct WarmModel {
+    limits: Arc<Limits>,
+    description: Arc<ShardDescription>,
     /// Tokens the KV memory holds for one sequence.
     longest_kv: u64,
 }
@@ -70,9 +79,7 @@ impl Gate {
             retry_after_seconds: AtomicU64::new(1),
             view: RwLock::new(View {
                 state: EngineState::Starting,
-                limits: None,
-                description: None,
-                longest_kv: 0,
+                model: None,
             }),
         })
     }
@@ -82,7 +89,7 @@ impl Gate {
     /// # Errors
     /// Closed, not ready yet, too long for the KV memory, too many requests, or too many waiting tokens, in this order.
     pub fn admit(self: &Arc<Self>, group: &[SequenceRequest]) -> Result<Vec<Permit>, Refusal> {
-        let longest_kv = self.open()?;
+        let longest_kv = self.open(|model| model.longest_kv)?;
         let needed = group.iter().map(kv_tokens).max().unwrap_or_default();
         if needed > longest_kv {
             return Err(Refusal::NeverFits {
@@ -104,7 +111,7 @@ impl Gate {
     /// # Errors
     /// As [`Gate::admit`], its length apart.
     pub fn room(&self, prompt_tokens: u64) -> Result<(), Refusal> {
-        self.open()?;
+        self.open(|_| ())?;
         let occupied = self.occupied();
         if occupied >= self.limit {
             return Err(self.overloaded(occupied));
@@ -112,17 +119,23 @@ impl Gate {
         self.queue_has_room(prompt_tokens)
     }
 
-    /// Tokens the KV memory holds for one sequence.
-    fn open(&self) -> Result<u64, Refusal> {
+    /// How prompts are computed, which a request has to be made for before it comes to [`Gate::admit`].
+    ///
+    /// # Errors
+    /// Closed, or not ready yet.
+    pub(crate) fn prompt_runs(&self) -> Result<PromptRuns, Refusal> {
+        self.open(|model| model.description.prompt_runs)
+    }
+
+    /// Looks at the model, once there is one.
+    fn open<T>(&self, look: impl FnOnce(&WarmModel) -> T) -> Result<T, Refusal> {
         if self.closed.load(Ordering::Acquire) {
             return Err(Refusal::ShuttingDown);
         }
-        match self.read(|view| (view.limits.is_some(), view.longest_kv)) {
-            (true, longest_kv) => Ok(longest_kv),
-            (false, _) => Err(Refusal::NotReady {
+        self.read(|view| view.model.as_ref().map(look))
+            .ok_or(Refusal::NotReady {
                 retry_after: START_RETRY,
-            }),
-        }
+            })
     }
 
     fn take_place(self: &Arc<Self>) -> Result<Place, Refusal> {
@@ -161,8 +174,8 @@ impl Gate {
 
     fn max_queued_tokens(&self) -> u64 {
         let pool = |view: &View| {
-            let limits = view.limits.as_ref();
-            limits.map_or(0, |limits| limits.max_batch_total_tokens)
+            let model = view.model.as_ref();
+            model.map_or(0, |model| model.limits.max_batch_total_tokens)
         };
         self.max_queued_tokens
             .unwrap_or_else(|| self.read(pool).saturating_mul(QUEUE_PER_POOL))
@@ -190,12 +203,12 @@ impl Gate {
 
     /// Limits in force, once a shard was warm.
     pub fn limits(&self) -> Option<Arc<Limits>> {
-        self.read(|view| view.limits.clone())
+        self.read(|view| Some(view.model.as_ref()?.limits.clone()))
     }
 
     /// The model, once a shard was warm.
     pub fn description(&self) -> Option<Arc<ShardDescription>> {
-        self.read(|view| view.description.clone())
+        self.read(|view| Some(view.model.as_ref()?.description.clone()))
     }
 
     /// How busy the engine is, as of its last turn.
@@ -242,11 +255,12 @@ impl Gate {
         description: ShardDescription,
         longest_kv: u64,
     ) {
-        self.write(|view| {
-            view.limits = Some(Arc::new(limits));
-            view.description = Some(Arc::new(description));
-            view.longest_kv = longest_kv;
-        });
+        let model = WarmModel {
+            limits: Arc::new(limits),
+            description: Arc::new(description),
+            longest_kv,
+        };
+        self.write(|view| view.model = Some(model));
     }
 
     pub(crate) fn set_load(&self, load: EngineLoad) {

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ribbon_core::{
-    DebugAnswer, Engine, EngineLoad, EngineState, Limits, PromptRuns, Refusal, SequenceRequest,
+    DebugAnswer, Engine, EngineLoad, EngineState, Limits, Refusal, SequenceRequest,
     ShardDescription, Shards, TokenStream,
 };
 use tokio::{
@@ -84,10 +84,12 @@ impl SchedulerHandle {
 
 impl Engine for SchedulerHandle {
     fn submit(&self, group: Vec<SequenceRequest>) -> Result<Vec<TokenStream>, Refusal> {
-        let runs = self.gate.description().map(|shard| shard.prompt_runs);
-        let group = completed(group, runs.unwrap_or(PromptRuns::Causal));
-        let permits = self.gate.admit(&group).inspect_err(metrics::refused)?;
-        let pairs = group.into_iter().zip(permits);
+        let admitted = self.gate.prompt_runs().and_then(|runs| {
+            let group = completed(group, runs);
+            let permits = self.gate.admit(&group)?;
+            Ok(group.into_iter().zip(permits))
+        });
+        let pairs = admitted.inspect_err(metrics::refused)?;
         let (submissions, streams) = pairs
             .map(|(request, permit)| self.enter(request, permit))
             .unzip();
