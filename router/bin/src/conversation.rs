@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use ribbon_core::Engine;
 use ribbon_scheduler::SchedulerHandle;
-use ribbon_shards::{GenerationControl, Hung, HungReports};
+use ribbon_shards::{GenerationControl, Hopeless, Hung, HungReports};
 use tokio::task::{JoinError, JoinSet};
 
 use crate::{
@@ -88,10 +88,11 @@ impl Conversation {
         self.control.shards(generation, uris).await;
     }
 
-    /// A shard has to be replaced; at the first start one that refuses its settings ends the router instead.
+    /// A shard has to be replaced; at the first start one for which that would change nothing ends the router instead.
     async fn on_hung(&mut self, hung: Hung, starting: bool) -> Result<(), RouterError> {
-        match hung.refused {
-            Some(words) if starting => Err(RouterError::Limits(words)),
+        match hung.hopeless {
+            Some(Hopeless::Settings(words)) if starting => Err(RouterError::Limits(words)),
+            Some(Hopeless::Shard(words)) if starting => Err(RouterError::Shard(words)),
             _ => {
                 let Hung {
                     rank,

@@ -33,6 +33,9 @@ pub(crate) enum RouterError {
     /// The warm model and the flags contradict each other.
     #[error("{0}")]
     Limits(String),
+    /// The shards are not for this router.
+    #[error("the shard cannot be used: {0}")]
+    Shard(String),
     /// The launcher is gone.
     #[error("the launcher is gone")]
     LauncherGone,
@@ -54,7 +57,7 @@ impl RouterError {
             | Self::NoLauncher(_)
             | Self::Text(_)
             | Self::Limits(_) => 2,
-            Self::LauncherGone | Self::GaveUp(_) | Self::Broken(_) => 1,
+            Self::Shard(_) | Self::LauncherGone | Self::GaveUp(_) | Self::Broken(_) => 1,
         }
     }
 }

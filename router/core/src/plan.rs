@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{Pooling, Sampling, TokenScore};
+use crate::{Pooling, Sampling, Token, TokenScore};
 
 /// A sequence's seat and its range of KV addresses. Slot 0 is reserved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -91,8 +91,12 @@ pub struct ShardDescription {
     pub runs_bridge: bool,
     /// The final states of prompts can be had ([`crate::Pooling`]).
     pub can_pool: bool,
+    /// The tokens of a prompt can be scored ([`crate::Sampling::prompt_top_tokens`]).
+    pub can_score_prompts: bool,
     /// Longest step seen while warming up.
     pub slowest_step: Duration,
+    /// Time of a prompt's token, in the largest step that the budget allows.
+    pub prompt_token: Duration,
     /// Resolved revision of a Hub model.
     pub revision: Option<String>,
 }
@@ -230,11 +234,7 @@ pub enum RowResult {
     /// The next token.
     Sampled {
         /// The token.
-        token_id: u32,
-        /// Its log probability.
-        logprob: f32,
-        /// The most likely tokens with theirs, most likely first.
-        top: Vec<(u32, f32)>,
+        token: Token,
         /// It is a stop token: the sequence is over in the shard.
         stopped: bool,
     },

@@ -55,6 +55,8 @@ pub(crate) struct Wish {
     pub(crate) priority: i32,
     pub(crate) cache_salt: Option<Arc<str>>,
     pub(crate) dialect: Dialect,
+    /// The field that asks for the prompt's scores, where one does.
+    pub(crate) scored_by: Option<&'static str>,
 }
 
 /// The model a request is checked against.
@@ -118,21 +120,25 @@ impl Wish {
             .try_for_each(|&id| check_token_id("stop_token_ids", id, limits))
     }
 
+    /// The field `name` asks for the scores of the prompt's tokens, and of so many likely ones beside each; or for none.
+    pub(crate) fn score_prompt(&mut self, name: &'static str, top_tokens: Option<u32>) {
+        if top_tokens.is_some() {
+            self.sampling.prompt_top_tokens = self.sampling.prompt_top_tokens.max(top_tokens);
+            self.scored_by.get_or_insert(name);
+        }
+    }
+
     /// An encoder reads a prompt and gives none of its tokens a probability.
     fn check_prompt_scores(&self, model: &Model) -> Result<(), ApiError> {
-        let wants = self.sampling.prompt_top_tokens.is_some();
-        if !wants || !model.description.prompt_runs.is_whole() {
+        let Some(name) = self.scored_by else {
+            return Ok(());
+        };
+        if model.description.can_score_prompts {
             return Ok(());
         }
-        let (name, wish) = match self.dialect {
-            Dialect::Native => ("decoder_input_details", "is true"),
-            Dialect::OpenAi | Dialect::Embeddings => (
-                "echo",
-                "is true with `logprobs`, or `prompt_logprobs` is set",
-            ),
-        };
         let message = format!(
-            "`{name}` {wish}; this model is an encoder-decoder and gives prompt tokens no probabilities, leave it out"
+            "`{name}` is set and asks for the scores of the prompt, which `{}` does not give; leave it out",
+            model.description.architecture
         );
         Err(ApiError::invalid(name, message))
     }

@@ -15,7 +15,7 @@ use std::{
 use divan::Bencher;
 use ribbon_core::{
     KvGroup, KvKind, PromptRuns, RowOutcome, RowResult, Sampling, SequenceRequest,
-    ShardDescription, StepOutcome, StepPlan, StepTimings, Wanted, WorkItem,
+    ShardDescription, StepOutcome, StepPlan, StepTimings, Token, Wanted, WorkItem,
 };
 use ribbon_scheduler::{Gate, Scheduler, SchedulerSettings};
 
@@ -48,7 +48,9 @@ fn description(slots: u32, slot_tokens: u32) -> ShardDescription {
         num_shards: 1,
         runs_bridge: false,
         can_pool: true,
+        can_score_prompts: true,
         slowest_step: Duration::from_millis(100),
+        prompt_token: Duration::from_millis(100) / 4096,
         revision: None,
     }
 }
@@ -112,9 +114,11 @@ impl Bench {
                 result: match item.wanted {
                     Wanted::Nothing | Wanted::End => RowResult::Fed,
                     Wanted::Sample => RowResult::Sampled {
-                        token_id: self.token % 32_000,
-                        logprob: -1.0,
-                        top: Vec::new(),
+                        token: Token {
+                            id: self.token % 32_000,
+                            logprob: -1.0,
+                            top: Vec::new(),
+                        },
                         stopped: false,
                     },
                 },

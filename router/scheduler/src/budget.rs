@@ -30,12 +30,12 @@ pub struct ChunkBound {
 }
 
 impl ChunkBound {
-    /// `slowest_step` is what a step full of `budget` tokens took at most while warming up.
-    pub fn new(slowest_step: Duration, budget: u32) -> Self {
+    /// `prompt_token` is what each token of a large step took while warming up.
+    pub fn new(prompt_token: Duration) -> Self {
         Self {
             decode_only: VecDeque::new(),
             marginal: VecDeque::new(),
-            prior_marginal: (slowest_step.as_secs_f64() / f64::from(budget.max(1))).max(1e-9),
+            prior_marginal: prompt_token.as_secs_f64().max(1e-9),
             chunks_since_decode_only: 0,
             probing: false,
         }
@@ -168,7 +168,7 @@ mod tests {
             token: 900.0,
         };
         for prior_ms in [1, 1000, 100_000] {
-            let mut bound = ChunkBound::new(Duration::from_millis(prior_ms), 4096);
+            let mut bound = ChunkBound::new(Duration::from_millis(prior_ms) / 4096);
             run(&mut bound, &cost, 16, 16);
             let (with, without) = run(&mut bound, &cost, 16, 64);
             let ratio = middle(&with) / middle(&without);
@@ -185,7 +185,7 @@ mod tests {
             row: 500.0,
             token: 900.0,
         };
-        let mut bound = ChunkBound::new(cost.of(0, 256), 256);
+        let mut bound = ChunkBound::new(cost.of(0, 256) / 256);
         let (with, without) = run(&mut bound, &cost, 16, 64);
         assert!(largest(&with) <= 2.0 * middle(&with));
         assert!(largest(&with) <= 5.0 * middle(&without));
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_longer_context_shrinks_the_chunk() {
-        let mut bound = ChunkBound::new(Duration::from_millis(200), 256);
+        let mut bound = ChunkBound::new(Duration::from_millis(200) / 256);
         run(
             &mut bound,
             &Cost {
@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn an_expensive_model_still_gets_sixteen_tokens_a_step() {
-        let mut bound = ChunkBound::new(Duration::from_secs(10), 64);
+        let mut bound = ChunkBound::new(Duration::from_secs(10) / 64);
         let cost = Cost {
             base: 1_000.0,
             row: 0.0,
@@ -236,13 +236,13 @@ mod tests {
 
     #[test]
     fn nothing_bounds_a_step_without_decodes() {
-        let mut bound = ChunkBound::new(Duration::from_secs(1), 64);
+        let mut bound = ChunkBound::new(Duration::from_secs(1) / 64);
         assert_eq!(bound.allow(0), u32::MAX);
     }
 
     #[test]
     fn a_probe_is_made_when_nothing_is_known_and_then_rarely() {
-        let mut bound = ChunkBound::new(Duration::from_millis(100), 64);
+        let mut bound = ChunkBound::new(Duration::from_millis(100) / 64);
         assert_eq!(bound.allow(8), 0);
         assert_eq!(bound.allow(8), MIN_CHUNK_TOKENS, "only one at a time");
         bound.observe(8, 0, Duration::from_millis(10));
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn one_slow_step_does_not_move_the_bound() {
-        let mut bound = ChunkBound::new(Duration::from_millis(100), 256);
+        let mut bound = ChunkBound::new(Duration::from_millis(100) / 256);
         let cost = Cost {
             base: 10_000.0,
             row: 0.0,

@@ -62,50 +62,34 @@ impl Scheduler {
 
     /// Says whether the answer can be. Rows of sequences that are gone or lost their slot say nothing any more.
     fn on_row(&mut self, row: FlightRow, outcome: RowOutcome, now: Instant) -> bool {
-        let settling = self.live.as_ref().is_some_and(|live| live.settling);
         if self.batch.held_by(row.slot, row.sequence).is_none() {
             return true;
         }
-        let RowOutcome {
-            result,
-            prompt,
-            pooled,
-            ..
-        } = outcome;
-        let is_fed = matches!(result, RowResult::Fed | RowResult::Sampled { .. });
-        if is_fed && prompt.len() != row.scores as usize {
+        if !brings_what_was_wanted(&row, &outcome) {
             return false;
         }
-        match (result, row.wanted) {
-            (RowResult::Fed, Wanted::Nothing) => self.on_fed(row, prompt),
+        match (outcome.result, row.wanted) {
+            (RowResult::Fed, Wanted::Nothing) => self.on_fed(row, outcome.prompt),
             (RowResult::Fed, Wanted::End) => {
-                self.on_fed(row, prompt);
-                return self.on_end(row.sequence, pooled, now);
+                self.on_fed(row, outcome.prompt);
+                return self.on_end(row.sequence, outcome.pooled, now);
             }
-            (
-                RowResult::Sampled {
-                    token_id,
-                    logprob,
-                    top,
-                    stopped,
-                },
-                Wanted::Sample,
-            ) => {
-                self.on_fed(row, prompt);
-                let token = Token {
-                    id: token_id,
-                    logprob,
-                    top,
-                };
+            (RowResult::Sampled { token, stopped }, Wanted::Sample) => {
+                self.on_fed(row, outcome.prompt);
                 self.on_token(row.sequence, token, stopped, now);
             }
             (RowResult::Failed { message }, _) => {
                 self.fail(row.sequence, StreamError::Generation(message), now);
             }
-            (RowResult::Cancelled, _) if settling => self.send_back(row.sequence),
+            (RowResult::Cancelled, _) if self.is_settling() => self.send_back(row.sequence),
             _ => return false,
         }
         true
+    }
+
+    /// A step failed whose successors are still in the air.
+    fn is_settling(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| live.settling)
     }
 
     /// A run's tokens are in the KV for sure: others may show them.
@@ -316,6 +300,19 @@ impl Live {
             );
         }
         Some(flight)
+    }
+}
+
+/// Whether a run that was fed comes with as many scores as it was to have, and pooled states from the end of a prompt alone.
+fn brings_what_was_wanted(row: &FlightRow, outcome: &RowOutcome) -> bool {
+    match outcome.result {
+        RowResult::Fed | RowResult::Sampled { .. } => {
+            outcome.prompt.len() == row.scores as usize
+                && (outcome.pooled.is_empty() || row.wanted == Wanted::End)
+        }
+        RowResult::Ended | RowResult::Failed { .. } | RowResult::Cancelled => {
+            outcome.pooled.is_empty()
+        }
     }
 }
 

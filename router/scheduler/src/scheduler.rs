@@ -184,7 +184,7 @@ impl Scheduler {
                 self.max_seats(budget),
                 self.fed_ahead(budget),
             ),
-            bound: ChunkBound::new(description.slowest_step, budget),
+            bound: ChunkBound::new(description.prompt_token),
             prompt_runs: description.prompt_runs,
             decodes_are_due: false,
             flights: VecDeque::new(),

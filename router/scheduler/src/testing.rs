@@ -7,7 +7,7 @@ use std::{
 
 use ribbon_core::{
     KvGroup, KvKind, PromptRuns, RowOutcome, RowResult, Sampling, SequenceRequest,
-    ShardDescription, StepOutcome, StepPlan, StepTimings, Wanted,
+    ShardDescription, StepOutcome, StepPlan, StepTimings, Token, Wanted,
 };
 
 use crate::{Gate, Scheduler, SchedulerSettings};
@@ -36,7 +36,9 @@ pub(crate) fn description() -> ShardDescription {
         num_shards: 1,
         runs_bridge: false,
         can_pool: true,
+        can_score_prompts: true,
         slowest_step: Duration::from_millis(64),
+        prompt_token: Duration::from_millis(1),
         revision: None,
     }
 }
@@ -83,9 +85,11 @@ pub(crate) fn answer(plan: &StepPlan, token_id: u32) -> StepOutcome {
         result: match work.wanted {
             Wanted::Nothing | Wanted::End => RowResult::Fed,
             Wanted::Sample => RowResult::Sampled {
-                token_id,
-                logprob: 0.0,
-                top: Vec::new(),
+                token: Token {
+                    id: token_id,
+                    logprob: 0.0,
+                    top: Vec::new(),
+                },
                 stopped: token_id == 2,
             },
         },

@@ -137,6 +137,7 @@ impl Shard for InstantShard {
             description: Some(warm),
             max_batch_prefill_tokens: or(asked.max_batch_prefill_tokens, BUDGET),
             max_total_tokens: or(asked.max_total_tokens, POSITIONS),
+            prompt_token_ns: 1,
             ..Default::default()
         }))
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use thiserror::Error;
+use tonic::{Code, Status};
 
 use crate::client::Place;
 
@@ -47,7 +48,7 @@ pub enum ShardError {
         call: &'static str,
         /// What it said.
         #[source]
-        status: Box<tonic::Status>,
+        status: Box<Status>,
     },
     /// The shard closed the stream of outcomes.
     #[error("the shard closed the stream of steps")]
@@ -65,6 +66,32 @@ pub enum ShardError {
     Unsupported(String),
 }
 
+/// What [`ShardError::Malformed`] calls what a shard says of itself.
+pub(crate) const DESCRIPTION: &str = "description";
+
+/// Why it makes no sense to start the shards again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hopeless {
+    /// They refuse what the operator asked for, with these words.
+    Settings(String),
+    /// They and this router do not fit together.
+    Shard(String),
+}
+
+/// Whether the shard's answer would be the same again. A status with a source was made on this side, from a connection that
+/// failed.
+fn is_final(status: &Status) -> bool {
+    let may_change = matches!(
+        status.code(),
+        Code::Unavailable
+            | Code::DeadlineExceeded
+            | Code::Cancelled
+            | Code::Aborted
+            | Code::ResourceExhausted
+    );
+    !may_change && std::error::Error::source(status).is_none()
+}
+
 impl ShardError {
     pub(crate) fn malformed(message: &'static str, reason: impl Into<String>) -> Self {
         Self::Malformed {
@@ -73,13 +100,26 @@ impl ShardError {
         }
     }
 
-    /// The shard's words, if it refuses the operator's settings.
-    pub(crate) fn refusal(&self) -> Option<String> {
+    /// Why another start would end the same way; `None` where it may not.
+    pub(crate) fn hopeless(&self) -> Option<Hopeless> {
         match self {
             Self::Call {
                 call: "Warmup",
                 status,
-            } if status.code() == tonic::Code::InvalidArgument => Some(status.message().to_owned()),
+            } if status.code() == Code::InvalidArgument => {
+                Some(Hopeless::Settings(status.message().to_owned()))
+            }
+            Self::Call {
+                call: "Describe",
+                status,
+            } if is_final(status) => Some(Hopeless::Shard(self.chain())),
+            Self::Address(_)
+            | Self::Place { .. }
+            | Self::Unsupported(_)
+            | Self::Malformed {
+                message: DESCRIPTION,
+                ..
+            } => Some(Hopeless::Shard(self.chain())),
             _ => None,
         }
     }

@@ -14,7 +14,7 @@ use ribbon_core::{ShardEvent, Shards};
 use tokio::sync::mpsc;
 
 use self::generation::Generation;
-use crate::{ShardError, ShardSettings};
+use crate::{Hopeless, ShardError, ShardSettings};
 
 /// Messages of the launcher that wait; each generation makes two.
 const COMMANDS: usize = 16;
@@ -37,8 +37,8 @@ pub struct Hung {
     pub generation: u64,
     /// The step it hangs in; 0 where it is no step that failed.
     pub step: u64,
-    /// It refuses what the operator asked for, with these words: another start would end the same way.
-    pub refused: Option<String>,
+    /// Another start would end the same way.
+    pub hopeless: Option<Hopeless>,
 }
 
 /// Passes on what the launcher says about generations.
@@ -142,14 +142,14 @@ impl ShardGroups {
         if let Some(current) = self.current.take() {
             let generation = current.number();
             tracing::error!(generation, reason = words, "the shard cannot be used");
-            let refused = error.refusal();
+            let hopeless = error.hopeless();
             generation::report(
                 &self.hung,
                 Hung {
                     rank: 0,
                     generation,
                     step: 0,
-                    refused,
+                    hopeless,
                 },
             );
         }

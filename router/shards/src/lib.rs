@@ -30,7 +30,7 @@ mod wire {
 }
 
 pub use client::Place;
-pub use error::ShardError;
+pub use error::{Hopeless, ShardError};
 pub use group::{GenerationControl, Hung, HungReports, ShardGroups};
 
 /// What the operator decided about the shards; `None` lets the shard choose.

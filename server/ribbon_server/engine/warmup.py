@@ -27,6 +27,7 @@ class WarmupFigures:
     budget: int  # tokens a step
     decode_step_ns: int  # one row
     slowest_step_ns: int
+    prompt_token_ns: int  # of each in the largest step that the budget allows, at least 1
     warmup_ns: int
 
 
@@ -53,14 +54,11 @@ class Warmup:
         decode_ns = self._best(self._least_prompt)
         log(logging.INFO, f"warm-up: a decode step takes {decode_ns / 1e6:.1f} ms", decode_ms=decode_ns / 1e6)
         budget, chunk_ns = self._try_budget(wanted_budget) if wanted_budget else self._choose_budget()
-        log(
-            logging.INFO,
-            f"warm-up: a step of {min(budget, self._largest)} tokens takes {chunk_ns / 1e6:.1f} ms",
-            tokens=min(budget, self._largest),
-            step_ms=chunk_ns / 1e6,
-        )
+        chunk, step_ms = min(budget, self._largest), chunk_ns / 1e6
+        log(logging.INFO, f"warm-up: a step of {chunk} tokens takes {step_ms:.1f} ms", tokens=chunk, step_ms=step_ms)
         slowest_ns = max(decode_ns, chunk_ns, self._longest_prompt())
-        return WarmupFigures(budget, decode_ns, slowest_ns, time.monotonic_ns() - started_ns)
+        token_ns = max(1, chunk_ns // chunk)
+        return WarmupFigures(budget, decode_ns, slowest_ns, token_ns, time.monotonic_ns() - started_ns)
 
     def _longest_prompt(self) -> int:
         """The time of the longest prompt, where prompts are not cut to the budget; deadlines must allow for it. 0 elsewhere."""

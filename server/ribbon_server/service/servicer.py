@@ -67,6 +67,7 @@ class ShardServicer(shard_pb2_grpc.ShardServicer):
             max_total_tokens=self._warm.engine.ribbons.limits.slot_tokens,
             slowest_step_ns=figures.slowest_step_ns,
             decode_step_ns=figures.decode_step_ns,
+            prompt_token_ns=figures.prompt_token_ns,
             warmup_ns=figures.warmup_ns,
         )
 

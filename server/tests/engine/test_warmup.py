@@ -41,6 +41,7 @@ def test_the_budget_is_the_largest_power_of_two_that_stays_quick(
     assert figures.budget == budget
     assert figures.decode_step_ns == ns_a_token
     assert figures.slowest_step_ns == budget * ns_a_token
+    assert figures.prompt_token_ns == ns_a_token
     assert max(warmup.measured) <= 2 * budget
 
 
@@ -55,7 +56,7 @@ def test_a_budget_that_the_memory_cannot_hold_is_not_chosen(largest: int, budget
 def test_a_given_budget_above_the_memory_is_kept_and_its_largest_step_measured(caplog) -> None:
     warmup = Clocked(7, 4096, 300)
     figures = warmup.run(1000)
-    assert (figures.budget, figures.slowest_step_ns) == (1000, 300 * 7)
+    assert (figures.budget, figures.slowest_step_ns, figures.prompt_token_ns) == (1000, 300 * 7, 7)
     assert "`max_batch_prefill_tokens` is 1000, but the KV memory holds 300 tokens" in caplog.text
 
 

@@ -80,7 +80,8 @@ pub(super) fn chat_submission(
     let mut wish = request.wish(&state.settings)?;
     let logprobs = request.chat_logprobs(state.settings.max_top_n_tokens)?;
     wish.sampling.top_tokens = logprobs.unwrap_or(0);
-    wish.sampling.prompt_top_tokens = request.prompt_logprobs(state.settings.max_top_n_tokens)?;
+    let prompt_logprobs = request.prompt_logprobs(state.settings.max_top_n_tokens)?;
+    wish.score_prompt("prompt_logprobs", prompt_logprobs);
     request.check_chat_fields()?;
     let messages = request.messages.take();
     let template = state.text.template.as_ref();
@@ -109,8 +110,8 @@ pub(super) async fn completions(
     let logprobs = request.completion_logprobs(state.settings.max_top_n_tokens)?;
     wish.sampling.top_tokens = logprobs.unwrap_or(0);
     let prompt_logprobs = request.prompt_logprobs(state.settings.max_top_n_tokens)?;
-    let echoed = logprobs.filter(|_| request.echoes());
-    wish.sampling.prompt_top_tokens = echoed.max(prompt_logprobs);
+    wish.score_prompt("prompt_logprobs", prompt_logprobs);
+    wish.score_prompt("echo", logprobs.filter(|_| request.echoes()));
     request.check_completion_fields()?;
     let source = prompts("prompt", request.prompt.take(), &state.settings)?;
     let texts = request.echoes().then(|| source.clone());

@@ -81,6 +81,7 @@ impl EmbeddingRequest {
             priority: checks::priority(self.priority)?,
             cache_salt: checks::cache_salt(self.cache_salt.as_deref())?,
             dialect: Dialect::Embeddings,
+            scored_by: None,
         })
     }
 

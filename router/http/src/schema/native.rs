@@ -284,11 +284,10 @@ impl Parameters {
             checks::top_tokens("top_n_tokens", self.top_n_tokens, settings.max_top_n_tokens)?;
         let stop_token_ids = self.stop_token_ids.take().unwrap_or_default();
         checks::stop_token_ids(&stop_token_ids)?;
-        Ok(Wish {
+        let mut wish = Wish {
             grammar: self.grammar_wish()?,
             sampling: Sampling {
                 top_tokens,
-                prompt_top_tokens: (self.decoder_input_details == Some(true)).then_some(0),
                 watermark: (self.watermark == Some(true)).then_some(settings.watermark),
                 seed: self.seed.unwrap_or_else(rand::random),
                 ..sampling
@@ -304,7 +303,11 @@ impl Parameters {
             priority: checks::priority(self.priority)?,
             cache_salt: checks::cache_salt(self.cache_salt.as_deref())?,
             dialect: Dialect::Native,
-        })
+            scored_by: None,
+        };
+        let details = self.decoder_input_details == Some(true);
+        wish.score_prompt("decoder_input_details", details.then_some(0));
+        Ok(wish)
     }
 }
 

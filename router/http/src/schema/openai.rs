@@ -139,6 +139,7 @@ impl OpenAiRequest {
             priority: checks::priority(self.priority)?,
             cache_salt: checks::cache_salt(self.cache_salt.as_deref())?,
             dialect: Dialect::OpenAi,
+            scored_by: None,
         })
     }
 

@@ -49,6 +49,7 @@ pub(crate) struct FakeEngine {
     /// Prompt tokens that were asked about before tokenizing.
     pub(crate) rooms: Mutex<Vec<u64>>,
     pub(crate) can_pool: bool,
+    pub(crate) can_score_prompts: bool,
 }
 
 impl FakeEngine {
@@ -75,6 +76,7 @@ impl FakeEngine {
             satisfied: Arc::default(),
             rooms: Mutex::default(),
             can_pool: true,
+            can_score_prompts: true,
         }
     }
 
@@ -258,7 +260,9 @@ impl Engine for FakeEngine {
                 num_shards: 1,
                 runs_bridge: false,
                 can_pool: self.can_pool,
+                can_score_prompts: self.can_score_prompts,
                 slowest_step: Duration::from_millis(1),
+                prompt_token: Duration::from_micros(1),
                 revision: None,
             })
         })

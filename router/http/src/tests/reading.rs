@@ -27,6 +27,13 @@ async fn an_echo_without_tokens_is_the_prompt_and_its_scores() {
         ["prompt_tokens", "completion_tokens", "total_tokens"].map(|name| usage[name].clone());
     assert_eq!(counts, [json!(3), json!(0), json!(3)]);
     assert_eq!(server.sample("tgi_request_success"), 1);
+    let times = ["inference_duration", "mean_time_per_token_duration"]
+        .map(|name| server.sample(&format!("tgi_request_{name}_count")));
+    assert_eq!(
+        times,
+        [1, 0],
+        "what generates nothing has no time per token"
+    );
     let mut streamed = body;
     streamed["stream"] = json!(true);
     let events = server.post(COMPLETIONS, &streamed).await.json_events();
@@ -93,6 +100,43 @@ async fn prompt_logprobs_stand_in_their_place_on_each_route() {
         json!({second.to_string(): foretold(-8.0, None, second)})
     );
     assert_eq!(answer["choices"][0].get("prompt_logprobs"), None);
+}
+
+#[tokio::test]
+async fn a_model_that_scores_no_prompts_says_so_under_the_name_that_was_used() {
+    let mut engine = FakeEngine::new(ended("a"));
+    engine.can_score_prompts = false;
+    let server = Server::with(engine, HttpSettings::new("demo"));
+    let messages = json!([{"role": "user", "content": "Hi"}]);
+    for (path, body, field) in [
+        (
+            COMPLETIONS,
+            json!({"prompt": "Hi", "prompt_logprobs": 0}),
+            "prompt_logprobs",
+        ),
+        (
+            CHAT,
+            json!({"messages": messages, "prompt_logprobs": 1}),
+            "prompt_logprobs",
+        ),
+        (
+            COMPLETIONS,
+            json!({"prompt": "Hi", "echo": true, "logprobs": 1}),
+            "echo",
+        ),
+        (
+            "/generate",
+            json!({"inputs": "Hi", "parameters": {"decoder_input_details": true}}),
+            "decoder_input_details",
+        ),
+    ] {
+        let answer = server.post(path, &body).await;
+        assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY, "{body}");
+        let named = format!("`{field}` is set");
+        assert!(answer.text.contains(&named), "{}", answer.text);
+    }
+    let echo = json!({"prompt": "Hi", "echo": true});
+    assert_eq!(server.post(COMPLETIONS, &echo).await.status, StatusCode::OK);
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::{
 use _native::region::RegionError;
 use ribbon_core::{
     Admission, GroupOp, Pooling, PromptRuns, RibbonOp, RowOutcome, RowResult, ShardDescription,
-    Slot, StepOutcome, StepPlan, StepTimings, TokenScore, Wanted, WorkItem,
+    Slot, StepOutcome, StepPlan, StepTimings, Token, TokenScore, Wanted, WorkItem,
 };
 
 use super::{
@@ -367,13 +367,15 @@ impl Seat {
             }
             Wanted::Sample => {
                 assert_eq!(self.fed, known, "a sample needs all known tokens");
-                let token_id = history.next(self.seed);
-                self.tokens.push(token_id);
-                self.ended = self.stop_token_ids.contains(&token_id);
+                let id = history.next(self.seed);
+                self.tokens.push(id);
+                self.ended = self.stop_token_ids.contains(&id);
                 RowResult::Sampled {
-                    token_id,
-                    logprob: -1.0,
-                    top: Vec::new(),
+                    token: Token {
+                        id,
+                        logprob: -1.0,
+                        top: Vec::new(),
+                    },
                     stopped: self.ended,
                 }
             }

@@ -415,7 +415,9 @@ fn description(setup: Setup) -> ShardDescription {
         num_shards: 1,
         runs_bridge: false,
         can_pool: true,
+        can_score_prompts: true,
         slowest_step: Duration::from_millis(60),
+        prompt_token: Duration::from_millis(60) / setup.budget,
         revision: None,
     }
 }

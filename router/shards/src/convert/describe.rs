@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ribbon_core::{KvGroup, KvKind, PromptRuns, ShardDescription};
 
-use crate::{ShardError, client::Place, wire};
+use crate::{ShardError, client::Place, error::DESCRIPTION, wire};
 
 /// One number of a byte is left for "none" on the shard's side.
 const MAX_GROUPS: usize = 255;
@@ -12,6 +12,8 @@ const MAX_GROUPS: usize = 255;
 const BRIDGE: &str = "bridge";
 /// The ability to pool final states.
 const POOLED: &str = "pooled";
+/// The ability to score the tokens of prompts.
+const PROMPT_LOGPROBS: &str = "prompt_logprobs";
 
 /// Checks, before the shard is warmed up, that this router can drive it.
 pub(crate) fn check(
@@ -24,7 +26,7 @@ pub(crate) fn check(
             "it belongs to generation {}, not {generation}",
             shard.generation
         );
-        return Err(ShardError::malformed("description", reason));
+        return Err(ShardError::malformed(DESCRIPTION, reason));
     }
     let said = Place {
         rank: shard.rank,
@@ -43,7 +45,7 @@ fn prompt_runs(shard: &wire::DescribeResponse) -> Result<PromptRuns, ShardError>
         (wire::PromptRuns::Whole, Some(token)) if token >= shard.vocab_size => {
             let size = shard.vocab_size;
             let reason = format!("`start_token_id` is {token}; the vocabulary has {size} tokens");
-            Err(ShardError::malformed("description", reason))
+            Err(ShardError::malformed(DESCRIPTION, reason))
         }
         (wire::PromptRuns::Whole, Some(start_token)) => Ok(PromptRuns::Whole { start_token }),
         (wire::PromptRuns::Unspecified, _) => Err(missing("prompt_runs")),
@@ -65,10 +67,14 @@ pub(crate) fn description(warm: wire::WarmupResponse) -> Result<ShardDescription
     if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
         return Err(missing(name));
     }
+    if warm.prompt_token_ns == 0 {
+        return Err(missing("prompt_token_ns"));
+    }
     let has = |name: &str| shard.abilities.iter().any(|ability| ability == name);
     Ok(ShardDescription {
         runs_bridge: has(BRIDGE),
         can_pool: has(POOLED),
+        can_score_prompts: has(PROMPT_LOGPROBS),
         architecture: shard.architecture,
         dtype: shard.dtype,
         device: shard.device,
@@ -81,6 +87,7 @@ pub(crate) fn description(warm: wire::WarmupResponse) -> Result<ShardDescription
         max_total_tokens: warm.max_total_tokens,
         num_shards: shard.world_size,
         slowest_step: Duration::from_nanos(warm.slowest_step_ns),
+        prompt_token: Duration::from_nanos(warm.prompt_token_ns),
         revision: Some(shard.revision).filter(|revision| !revision.is_empty()),
     })
 }
@@ -93,13 +100,16 @@ pub(crate) fn together(
     let mut group = shards.next().ok_or(ShardError::NoShards)?;
     for (other, rank) in shards.zip(1..) {
         group.slowest_step = group.slowest_step.max(other.slowest_step);
+        group.prompt_token = group.prompt_token.max(other.prompt_token);
         let alike = ShardDescription {
             slowest_step: group.slowest_step,
+            prompt_token: group.prompt_token,
             ..other
         };
         if alike != group {
+            // What they found of the machine while they warmed up may be alike the next time.
             let reason = format!("ranks 0 and {rank} differ: {group:?}, {alike:?}");
-            return Err(ShardError::malformed("description", reason));
+            return Err(ShardError::malformed("description of a group", reason));
         }
     }
     Ok(group)
@@ -155,7 +165,7 @@ fn kv_group(group: &wire::KvGroup) -> Result<KvGroup, ShardError> {
             "{} storages for {} slots",
             group.num_storages, group.num_slots
         );
-        return Err(ShardError::malformed("description", reason));
+        return Err(ShardError::malformed(DESCRIPTION, reason));
     }
     Ok(KvGroup {
         kind,
@@ -170,5 +180,5 @@ fn kv_group(group: &wire::KvGroup) -> Result<KvGroup, ShardError> {
 }
 
 fn missing(name: &str) -> ShardError {
-    ShardError::malformed("description", format!("`{name}` is missing"))
+    ShardError::malformed(DESCRIPTION, format!("`{name}` is missing"))
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use ribbon_core::{RowOutcome, RowResult, Slot, StepOutcome, StepTimings, TokenScore};
+use ribbon_core::{RowOutcome, RowResult, Slot, StepOutcome, StepTimings, Token, TokenScore};
 
 use super::column::{read_f32s, read_u8s, read_u32s};
 use crate::{ShardError, wire};
@@ -115,21 +115,9 @@ fn tops<'a>(
         .map(move |count| pairs.by_ref().take(usize::from(*count)).collect()))
 }
 
-fn result(status: u8, sample: Sample, message: Option<String>) -> Result<RowResult, ShardError> {
+fn result(status: u8, token: Token, message: Option<String>) -> Result<RowResult, ShardError> {
     use wire::RowStatus as Status;
-    let sampled = |stopped| {
-        let Sample {
-            token_id,
-            logprob,
-            top,
-        } = sample;
-        RowResult::Sampled {
-            token_id,
-            logprob,
-            top,
-            stopped,
-        }
-    };
+    let sampled = |stopped| RowResult::Sampled { token, stopped };
     match Status::try_from(i32::from(status)) {
         Ok(Status::Fed) => Ok(RowResult::Fed),
         Ok(Status::Sampled) => Ok(sampled(false)),
@@ -147,17 +135,11 @@ fn result(status: u8, sample: Sample, message: Option<String>) -> Result<RowResu
     }
 }
 
-struct Sample {
-    token_id: u32,
-    logprob: f32,
-    top: Vec<(u32, f32)>,
-}
-
 /// The columns of sampled tokens, row by row. All lengths are checked before the first row.
 fn samples(
     outcome: &wire::StepOutcome,
     rows: usize,
-) -> Result<impl Iterator<Item = Sample>, ShardError> {
+) -> Result<impl Iterator<Item = Token>, ShardError> {
     let tops = tops(
         ("top_count", &outcome.top_count, rows),
         ("top_token_id", &outcome.top_token_id),
@@ -166,11 +148,7 @@ fn samples(
     let token_ids = read_u32s("token_id", &outcome.token_id, rows)?;
     let logprobs = read_f32s("logprob", &outcome.logprob, rows)?;
     let columns = token_ids.zip(logprobs).zip(tops);
-    Ok(columns.map(|((token_id, logprob), top)| Sample {
-        token_id,
-        logprob,
-        top,
-    }))
+    Ok(columns.map(|((id, logprob), top)| Token { id, logprob, top }))
 }
 
 fn timings(timings: wire::Timings) -> StepTimings {

@@ -2,7 +2,8 @@ use std::sync::Arc;
 
 use ribbon_core::{
     Admission, Grammar, GrammarKind, GroupOp, KvKind, Pooling, PromptRuns, RibbonOp, RowResult,
-    Sampling, ShardDescription, Slot, StepPlan, Storage, TokenScore, Wanted, Watermark, WorkItem,
+    Sampling, ShardDescription, Slot, StepPlan, Storage, Token, TokenScore, Wanted, Watermark,
+    WorkItem,
 };
 
 use super::*;
@@ -205,10 +206,8 @@ fn an_outcome_is_read_row_by_row() {
         ]
     );
     let results: Vec<_> = outcome.rows.into_iter().map(|row| row.result).collect();
-    let sampled = |token_id, logprob, top, stopped| RowResult::Sampled {
-        token_id,
-        logprob,
-        top,
+    let sampled = |id, logprob, top, stopped| RowResult::Sampled {
+        token: Token { id, logprob, top },
         stopped,
     };
     assert_eq!(
@@ -315,6 +314,7 @@ pub(crate) fn warm() -> wire::WarmupResponse {
         max_batch_prefill_tokens: 256,
         max_total_tokens: 512,
         slowest_step_ns: 180_000_000,
+        prompt_token_ns: 600_000,
         ..Default::default()
     }
 }
@@ -324,6 +324,7 @@ fn a_warm_shard_is_described() {
     let shard = description(warm()).unwrap();
     assert_eq!((shard.vocab_size, shard.max_total_tokens), (2048, 512));
     assert_eq!(shard.slowest_step.as_millis(), 180);
+    assert_eq!(shard.prompt_token.as_micros(), 600);
     assert_eq!(shard.kv_groups[0].kind, KvKind::Full);
     assert_eq!(shard.revision, None);
 }
@@ -354,6 +355,34 @@ fn what_is_missing_or_not_built_is_refused_by_name() {
         let message = description(warm).unwrap_err().to_string();
         assert!(message.contains(name), "{name}: {message}");
     }
+}
+
+#[test]
+fn the_time_of_a_prompts_token_has_to_be_known() {
+    let untimed = wire::WarmupResponse {
+        prompt_token_ns: 0,
+        ..warm()
+    };
+    let message = description(untimed).unwrap_err().to_string();
+    assert!(
+        message.contains("`prompt_token_ns` is missing"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_shard_can_do_what_its_abilities_name() {
+    let able = |names: &[&str]| {
+        let mut warm = warm();
+        let shard = warm.description.as_mut().unwrap();
+        shard.abilities = names.iter().map(|name| (*name).to_owned()).collect();
+        let shard = description(warm).unwrap();
+        [shard.runs_bridge, shard.can_pool, shard.can_score_prompts]
+    };
+    assert_eq!(able(&["sample"]), [false; 3]);
+    assert_eq!(able(&["bridge"]), [true, false, false]);
+    assert_eq!(able(&["pooled"]), [false, true, false]);
+    assert_eq!(able(&["prompt_logprobs"]), [false, false, true]);
 }
 
 #[test]
@@ -434,6 +463,7 @@ fn a_group_is_what_all_its_shards_are_and_as_fast_as_the_slowest() {
     let first = description(warm()).unwrap();
     let second = ShardDescription {
         slowest_step: first.slowest_step * 2,
+        prompt_token: first.prompt_token * 2,
         ..first.clone()
     };
     let group = together([first.clone(), second.clone()]).unwrap();

@@ -162,7 +162,7 @@ impl Plans {
             rank,
             generation: self.generation,
             step: step_id,
-            refused: None,
+            hopeless: None,
         };
         report(&self.hung, hung);
     }

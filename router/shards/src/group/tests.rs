@@ -25,6 +25,9 @@ use crate::{
 };
 
 const SOON: Duration = Duration::from_secs(20);
+/// Generations whose shards answer `Describe` with an error.
+const STILL_BUSY: u64 = 3;
+const OF_AN_OLDER_WIRE: u64 = 4;
 
 type Outcomes = Pin<Box<dyn Stream<Item = Result<wire::StepOutcome, Status>> + Send>>;
 
@@ -70,6 +73,11 @@ impl Shard for FakeShard {
         &self,
         _: Request<wire::DescribeRequest>,
     ) -> Result<Response<wire::DescribeResponse>, Status> {
+        match self.generation {
+            STILL_BUSY => return Err(Status::unavailable("not now")),
+            OF_AN_OLDER_WIRE => return Err(Status::unimplemented("no such call")),
+            _ => {}
+        }
         let shard = tests_warm().description.unwrap();
         Ok(Response::new(wire::DescribeResponse {
             generation: self.generation,
@@ -323,7 +331,7 @@ async fn a_broken_stream_is_a_loss_and_the_launcher_hears_of_it() {
             rank: 0,
             generation: 1,
             step: 0,
-            refused: None,
+            hopeless: None,
         }
     );
     plans.send(plan(4));
@@ -362,21 +370,24 @@ async fn a_hung_step_is_passed_on() {
             rank: 0,
             generation: 1,
             step: 17,
-            refused: None,
+            hopeless: None,
         }
     );
 }
 
 #[tokio::test]
 async fn what_cannot_be_warmed_is_lost_with_the_reason() {
-    let missing = "unix:///tmp/ribbon-no-such-socket".to_owned();
-    let cases: [(Option<u32>, u64, Vec<String>, &str); 4] = [
-        (Some(13), 1, vec![], "13 tokens bring bad luck"),
-        (None, 2, vec![], "generation 2, not 1"),
-        (None, 1, vec![missing], "cannot connect"),
-        (None, 1, vec!["http://127.0.0.1:1".into()], "only `unix://`"),
+    let missing = "unix:///tmp/ribbon-no-such-socket";
+    let (none, there) = (Vec::new, |uri: &str| vec![uri.to_owned()]);
+    let cases: [(Option<u32>, u64, Vec<String>, &str, bool); 6] = [
+        (Some(13), 1, none(), "13 tokens bring bad luck", false),
+        (None, 1, there(missing), "cannot connect", false),
+        (None, STILL_BUSY, none(), "not now", false),
+        (None, 2, none(), "generation 2, not 1", true),
+        (None, 1, there("http://127.0.0.1:1"), "only `unix://`", true),
+        (None, OF_AN_OLDER_WIRE, none(), "no such call", true),
     ];
-    for (max_total_tokens, generation, uris, reason) in cases {
+    for (max_total_tokens, generation, uris, reason, is_hopeless) in cases {
         let mut house = House::new(generation, max_total_tokens);
         let uris = if uris.is_empty() {
             vec![house.uri.clone()]
@@ -386,7 +397,15 @@ async fn what_cannot_be_warmed_is_lost_with_the_reason() {
         house.control.shards(1, uris).await;
         let said = house.lost().await;
         assert!(said.contains(reason), "{reason}: {said}");
-        assert_eq!(house.hung().await.generation, 1);
+        let hung = house.hung().await;
+        assert_eq!(hung.generation, 1);
+        match hung.hopeless {
+            Some(Hopeless::Shard(words)) if is_hopeless => {
+                assert!(words.contains(reason), "{words}");
+            }
+            None if !is_hopeless => {}
+            other => panic!("{reason}: {other:?}"),
+        }
     }
 }
 
@@ -408,8 +427,8 @@ async fn a_refusal_of_the_settings_is_passed_on_in_the_shards_words() {
     house.control.shards(1, vec![house.uri.clone()]).await;
     assert!(house.lost().await.contains("14 tokens are too many"));
     assert_eq!(
-        house.hung().await.refused.as_deref(),
-        Some("14 tokens are too many")
+        house.hung().await.hopeless,
+        Some(Hopeless::Settings("14 tokens are too many".to_owned()))
     );
 }
 

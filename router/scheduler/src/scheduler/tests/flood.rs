@@ -50,6 +50,7 @@ impl House {
         shard.max_batch_prefill_tokens = budget;
         shard.max_total_tokens = 4096;
         shard.slowest_step = cost.of(0, budget);
+        shard.prompt_token = shard.slowest_step / budget;
         shard.kv_groups[0].slot_tokens = 4096;
         shard.kv_groups[0].num_pages = 100_000;
         scheduler.on_ready(shard, now);

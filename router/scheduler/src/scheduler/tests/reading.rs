@@ -152,6 +152,8 @@ fn a_missing_vector_or_an_unwanted_one_is_no_answer() {
     for (asked, vector) in [
         (pooled_request(10, Pooling::Last), &[][..]),
         (request(10, 0), &[1.0]),
+        (request(10, 5), &[1.0]),
+        (pooled_request(80, Pooling::Mean), &[1.0]),
     ] {
         let (mut scheduler, now) = ready_scheduler();
         scheduler.submit(asked, now).unwrap();

@@ -44,6 +44,21 @@ fn the_start_token_ends_every_prompt() {
 }
 
 #[test]
+fn a_long_prompt_of_the_warm_up_says_nothing_of_what_a_token_takes() {
+    let (mut scheduler, now) = ready_scheduler();
+    let prompt_token = Duration::from_micros(500);
+    let shard = ShardDescription {
+        prompt_runs: WHOLE,
+        slowest_step: Duration::from_secs(10),
+        prompt_token,
+        ..description()
+    };
+    scheduler.on_ready(shard, now);
+    let bound = &scheduler.live.as_ref().unwrap().bound;
+    assert_eq!(bound.expected(0, 10), prompt_token * 10);
+}
+
+#[test]
 fn a_prompt_is_never_cut_and_one_above_the_budget_has_a_step_alone() {
     let (mut scheduler, now) = whole_scheduler();
     scheduler.submit(own_request(1, 30, 50), now).unwrap();
