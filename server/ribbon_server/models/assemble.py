@@ -47,8 +47,8 @@ def assemble(spec: ModelSpec, weights: dict[str, Tensor], kernels: Kernels, worl
 
     Takes the weights out of `weights` one by one, so that packing never holds the model twice.
     """
-    if spec.encoder is not None:
-        return assemble_encoder_decoder(spec, weights, kernels, world.tensor)
+    if (encoder := spec.encoder) is not None:
+        return assemble_encoder_decoder(spec, encoder, weights, kernels, world.tensor)
     num_parameters = sum(weight.numel() for weight in weights.values())
     outer = Weights(weights, kernels, world.tensor)
     own = stage_layers(len(spec.layers), world.stage)

@@ -31,33 +31,27 @@ from ribbon_server.models.weights import Weights
 
 
 def assemble_encoder_decoder(
-    spec: ModelSpec, weights: dict[str, Tensor], kernels: Kernels, group: Group
+    spec: ModelSpec, encoder: Encoder, weights: dict[str, Tensor], kernels: Kernels, group: Group
 ) -> EncoderDecoder:
-    """Builds what a rank of `group` holds; see `assemble`.
+    """Builds what a rank of `group` holds, `encoder` being the spec's; see `assemble`.
 
     Raises:
-        ModelNotSupported: A layer is not of the kind that such models have, or they are not on the CPU.
+        ModelNotSupported: Something is not of the kind that such models have, or they are not on the CPU.
     """
+    _refuse_what_is_left_out(spec, encoder)
     num_parameters = sum(weight.numel() for weight in weights.values())
-    outer, encoder = Weights(weights, kernels, group), spec.encoder or Encoder((), None)
+    outer = Weights(weights, kernels, group)
     table = outer.take("embedding")
     embedding = embedding_layer(spec, outer, table)
     if table.device.type != "cpu":
         raise ModelNotSupported("an encoder-decoder does not run on a device yet; use `--device cpu`")
     attentions = [layer.attention for layer in spec.layers]
     places = list(group_places(attentions, group_layouts(attentions, table)))
-    reading = outer.of_encoder()
-    reader_bias = _bias(encoder.relative_bias, reading, Sight.BOTH_WAYS)
     shapes = [_shape(layer, place) for layer, place in zip(spec.layers, places, strict=True)]
     parts = EncoderDecoderParts(
         embedding=embedding,
-        reader=Stack(norm_layer(encoder.final_norm, "final_norm", reading), reader_bias),
-        reading=list(_reading_blocks(encoder, reading, reader_bias)),
-        speaker=Stack(norm_layer(spec.final_norm, "final_norm", outer), _bias(spec.relative_bias, outer, Sight.BACK)),
-        speaking=[
-            _answer_block(layer, shape, outer.of_layer(index))
-            for index, (layer, shape) in enumerate(zip(spec.layers, shapes, strict=True))
-        ],
+        reader=_reader(encoder, outer.of_encoder()),
+        speaker=_speaker(spec, shapes, outer),
         head=head_layer(spec, outer, table),
         widths=spec_widths(spec),
         kv_layout=places[0].layout,
@@ -65,6 +59,38 @@ def assemble_encoder_decoder(
         num_parameters=num_parameters,
     )
     return EncoderDecoder(parts)
+
+
+def _refuse_what_is_left_out(spec: ModelSpec, encoder: Encoder) -> None:
+    """Raises:
+    ModelNotSupported: The spec says something that nothing below would read.
+    """
+    layers = {"encoder": encoder.layers, "decoder": spec.layers}
+    for side, layer in ((side, layer) for side, several in layers.items() for layer in several):
+        left_out = {
+            "a residual stream other than the sequential one": layer.residual is not Residual.SEQUENTIAL,
+            "a norm behind its attention": layer.attention_output_norm is not None,
+            "attention to the prompt": side == "encoder" and layer.cross is not None,
+            "a norm before attention to the prompt, and no such attention": layer.cross is None
+            and layer.cross_norm is not None,
+        }
+        for what in (name for name, is_there in left_out.items() if is_there):
+            raise ModelNotSupported(f"a layer of this {side} has {what}, which encoder-decoders do not have here")
+    if spec.embedding.positions is not None:
+        raise ModelNotSupported("an encoder-decoder has no table of positions here: both sides count in one ribbon")
+
+
+def _reader(encoder: Encoder, weights: Weights) -> Stack[Block]:
+    bias = _bias(encoder.relative_bias, weights, Sight.BOTH_WAYS)
+    blocks = list(_reading_blocks(encoder, weights, bias))
+    return Stack(blocks, norm_layer(encoder.final_norm, "final_norm", weights), bias)
+
+
+def _speaker(spec: ModelSpec, shapes: list[AttentionShape], weights: Weights) -> Stack[AnswerBlock]:
+    layers = enumerate(zip(spec.layers, shapes, strict=True))
+    blocks = [_answer_block(layer, shape, weights.of_layer(index)) for index, (layer, shape) in layers]
+    bias = _bias(spec.relative_bias, weights, Sight.BACK)
+    return Stack(blocks, norm_layer(spec.final_norm, "final_norm", weights), bias)
 
 
 def _bias(bias: RelativeBias | None, weights: Weights, sight: Sight) -> DistanceBias | None:
@@ -89,8 +115,6 @@ def _plain(attention: Attention) -> Grouped:
 
 def _shape(layer: LayerSpec, place: LayerPlace) -> AttentionShape:
     attention = _plain(layer.attention)
-    if layer.residual is not Residual.SEQUENTIAL:
-        raise ModelNotSupported(f"blocks of an encoder-decoder are sequential, not {layer.residual.value}")
     if layer.cross is not None and layer_shape(_plain(layer.cross)) != layer_shape(attention):
         raise ModelNotSupported(
             "attention to the prompt has other heads than attention to the text; one ribbon holds both"

@@ -7,6 +7,7 @@ is the prompt's last one. So one ribbon holds both, and the account of its pages
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -60,10 +61,14 @@ class AnswerBlock:
         return self.feed_forward(scratch.normed, scratch.activated)
 
 
+AnyBlock = TypeVar("AnyBlock")
+
+
 @dataclass(frozen=True)
-class Stack:
+class Stack(Generic[AnyBlock]):
     """The blocks of either side with what surrounds them."""
 
+    blocks: Sequence[AnyBlock]
     final_norm: NormLayer
     bias: DistanceBias | None
 
@@ -73,10 +78,8 @@ class EncoderDecoderParts:
     """What the model is made of."""
 
     embedding: TokenEmbedding
-    reader: Stack
-    reading: Sequence[Block]
-    speaker: Stack
-    speaking: Sequence[AnswerBlock]
+    reader: Stack[Block]
+    speaker: Stack[AnswerBlock]
     head: LogitsHead
     widths: Widths
     kv_layout: KvLayout
@@ -121,9 +124,9 @@ class EncoderDecoder:
 
     def prepare(self, max_positions: int) -> None:
         """Makes the tables for sequences of up to `max_positions` tokens."""
-        for stack in (self.parts.reader, self.parts.speaker):
-            if stack.bias is not None:
-                stack.bias.prepare(max_positions)
+        for bias in (self.parts.reader.bias, self.parts.speaker.bias):
+            if bias is not None:
+                bias.prepare(max_positions)
 
     def forward(self, token_ids: Tensor, positions: Tensor, context: ForwardContext, sampled: Tensor) -> Tensor | None:
         """See Decoder."""
@@ -154,7 +157,7 @@ class EncoderDecoder:
         slots = context.slots[turn.rows]
         prompts = ForwardContext(context.ribbons, slots, starts, turn.read_counts.astype(np.uint32))
         delta, scratch = None, self._scratch(len(stream))
-        for block in parts.reading:
+        for block in parts.reader.blocks:
             delta = block(stream, delta, prompts, scratch)
         states = torch.empty_like(stream)
         parts.reader.final_norm(stream, delta, states)
@@ -167,7 +170,7 @@ class EncoderDecoder:
         stream = parts.embedding(token_ids, positions)
         context.prepare(parts.speaker.bias, stream, is_native=parts.has_native_prompts)
         delta, scratch = None, self._scratch(len(stream))
-        for block in parts.speaking:
+        for block in parts.speaker.blocks:
             delta = block(stream, delta, context, scratch)
         if not len(wanted):
             return None

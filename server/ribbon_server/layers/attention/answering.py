@@ -11,7 +11,7 @@ from ribbon_server.layers.attention.base import AttentionShape, ForwardContext
 from ribbon_server.layers.attention.cpu import NativeAttention
 from ribbon_server.layers.attention.distance_bias import DistanceBias
 from ribbon_server.layers.attention.padded import KeyBlock, Spans, key_blocks
-from ribbon_server.layers.attention.places import LayerPlace
+from ribbon_server.layers.attention.places import LayerTokens
 from ribbon_server.layers.linear import LinearLayer
 
 
@@ -55,13 +55,13 @@ class OwnAttention:
     def __init__(self, shape: AttentionShape) -> None:
         """Takes the layer's geometry."""
         self._shape = shape
-        self._place = LayerPlace(shape)
+        self._tokens = LayerTokens(shape)
 
     def __call__(self, qkv: Tensor, context: AnswerContext, output: Tensor) -> None:
         """Stores the step's keys and values, then attends: qkv [tokens, 3 * heads * head_dim], output [tokens, heads * head_dim]."""
         shape = self._shape
         query, key, value = qkv.view(len(qkv), 3, shape.num_heads, shape.head_dim).unbind(1)
-        kv = self._place.view(context.ribbons, qkv.dtype)
+        kv = self._tokens.view(context.ribbons, qkv.dtype)
         store(kv, context.ragged.token_places, key, value)
         for block in context.own_blocks:
             block.attend(query, kv, shape.scale, output)
@@ -73,14 +73,14 @@ class PromptAttention:
     def __init__(self, shape: AttentionShape, keys: LinearLayer) -> None:
         """Takes the layer's geometry and what makes keys and values of the encoder's states."""
         self._shape = shape
-        self._place = LayerPlace(shape)
+        self._tokens = LayerTokens(shape)
         self._keys = keys
         self._native = NativeAttention(shape)
 
     def __call__(self, query: Tensor, context: AnswerContext, output: Tensor) -> None:
         """Stores keys and values of prompts that are new, then attends: query and output [tokens, heads * head_dim]."""
         shape, memory = self._shape, context.memory
-        kv = self._place.view(context.ribbons, query.dtype)
+        kv = self._tokens.view(context.ribbons, query.dtype)
         if memory is not None:
             heads = self._keys(memory.states).view(len(memory.states), 2, shape.num_kv_heads, shape.head_dim)
             store(kv, (memory.slots, memory.positions), *heads.unbind(1))

@@ -1,5 +1,6 @@
 """Attention by the native CPU kernel: one call stores a step's keys and values, one attends."""
 
+import torch
 from torch import Tensor
 
 from ribbon_server import _native
@@ -28,7 +29,8 @@ class NativeAttention:
             "head_dim": shape.head_dim,
             "vectors": shape.vectors,
         }
-        self._slopes, self._sinks = _address(shape.rule.slopes), _address(shape.rule.sinks)
+        self._slopes = _address("slopes", shape.rule.slopes, shape.num_heads)
+        self._sinks = _address("sinks", shape.rule.sinks, shape.num_heads)
 
     def __call__(self, qkv: Tensor, context: ForwardContext, query: Tensor, output: Tensor) -> None:
         """See AttentionLayer."""
@@ -61,6 +63,13 @@ class NativeAttention:
         )
 
 
-def _address(column: Tensor | None) -> int:
-    """Of float32 [heads], which the layer's shape keeps alive; 0 for none."""
-    return 0 if column is None else column.data_ptr()
+def _address(name: str, column: Tensor | None, num_heads: int) -> int:
+    """Of float32 [num_heads], which the layer's shape keeps alive; 0 for none. The kernel reads as many numbers behind it."""
+    if column is None:
+        return 0
+    if (column.shape, column.dtype, column.device.type) != ((num_heads,), torch.float32, "cpu"):
+        found = f"{list(column.shape)} of {column.dtype} on {column.device}"
+        raise AssertionError(f"`{name}` is {found}; the kernel reads {num_heads} numbers of float32")
+    if not column.is_contiguous():
+        raise AssertionError(f"`{name}` has gaps between its numbers")
+    return column.data_ptr()

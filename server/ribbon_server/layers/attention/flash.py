@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ribbon_server.layers.attention.base import PLAIN, AttentionShape, ForwardContext
-from ribbon_server.layers.attention.places import LayerPlace, flat_tokens
+from ribbon_server.layers.attention.places import LayerTokens, flat_tokens
 from ribbon_server.layers.attention.ragged import RunGroup
 from ribbon_server.layers.attention.store import RopeStore
 
@@ -42,11 +42,11 @@ class FlashAttention:
         self.shape = shape
         self._rope_store = rope_store
         self._operator = operator
-        self._place = LayerPlace(shape)
+        self._tokens = LayerTokens(shape)
 
     def __call__(self, qkv: Tensor, context: ForwardContext, query: Tensor, output: Tensor) -> None:
         """See AttentionLayer."""
-        kv = self._place.view(context.ribbons, qkv.dtype)
+        kv = self._tokens.view(context.ribbons, qkv.dtype)
         self._rope_store(qkv, kv, context, self.shape, query)
         heads = (-1, self.shape.num_heads, self.shape.head_dim)
         for group in context.ragged.groups:

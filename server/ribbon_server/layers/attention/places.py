@@ -9,8 +9,8 @@ from ribbon_server.layers.attention.base import AttentionShape
 MOST_TOKENS = 2**31  # flash attention counts the tokens of all slots in an int32
 
 
-class LayerPlace:
-    """One layer's view of the region, made once a region."""
+class LayerTokens:
+    """The tokens of one layer in a region, as a view that is made once a region."""
 
     def __init__(self, shape: AttentionShape) -> None:
         """Takes the layer's geometry."""

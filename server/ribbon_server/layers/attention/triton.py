@@ -11,7 +11,7 @@ import triton
 from torch import Tensor
 
 from ribbon_server.layers.attention.base import AttentionShape, ForwardContext, ScoreRule
-from ribbon_server.layers.attention.places import LayerPlace
+from ribbon_server.layers.attention.places import LayerTokens
 from ribbon_server.layers.attention.ragged import RaggedBatch
 from ribbon_server.layers.attention.triton_kernels import ragged_attention_kernel, rope_store_kernel
 
@@ -34,11 +34,11 @@ class TritonAttention:
     def __init__(self, shape: AttentionShape) -> None:
         """Takes the layer's geometry and its score rule."""
         self.shape = shape
-        self._place = LayerPlace(shape)
+        self._tokens = LayerTokens(shape)
 
     def __call__(self, qkv: Tensor, context: ForwardContext, query: Tensor, output: Tensor) -> None:
         """See AttentionLayer."""
-        kv = self._place.view(context.ribbons, qkv.dtype)
+        kv = self._tokens.view(context.ribbons, qkv.dtype)
         triton_rope_store(qkv, kv, context, self.shape, query)
         triton_attention(self.shape, self.shape.rule, context.ragged, kv, query, output)
 
