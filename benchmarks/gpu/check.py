@@ -39,6 +39,7 @@ class Stage:
 STAGES = {
     "selftest": Stage("the attention call does over ribbons what we use it for", 240),
     "correctness": Stage("the shard's logits and tokens are those of transformers", 420),
+    "ranks": Stage("ranks with a device each are one model", 420),
     "mapping": Stage("what creating, mapping, aliasing and unmapping pages costs", 240),
     "bands": Stage("what interleaved layers cost in attention", 480),
     "prefix": Stage("from which length on showing a prefix beats copying it", 240),

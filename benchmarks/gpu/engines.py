@@ -10,6 +10,8 @@ from settings import Settings
 from torch import Tensor
 
 from ribbon_server.config import DType, InjectedFaults, KvMemory
+from ribbon_server.distributed.base import World
+from ribbon_server.distributed.single import SINGLE
 from ribbon_server.engine.engine import Engine
 from ribbon_server.engine.limits import WarmupWish
 from ribbon_server.engine.shard import warm_up
@@ -36,13 +38,16 @@ LLAMA_8B = {
 }
 
 
-def engine_from(folder: Path, dtype: DType, settings: Settings, kernels: Kernels | None = None) -> Engine:
-    """The model in `folder` in slots of 512 tokens, with the device's kernels and sampler where no others are given."""
-    model = open_model(folder, dtype, kernels or settings.kernels(), settings.device)
+def engine_from(
+    folder: Path, dtype: DType, settings: Settings, kernels: Kernels | None = None, world: World = SINGLE
+) -> Engine:
+    """The model in `folder`, or a rank's share of it, in slots of 512 tokens, with the device's kernels and sampler where no others
+    are given."""
+    model = open_model(folder, dtype, kernels or settings.kernels(), settings.device, world)
     budget = 8 if settings.tiny else STEP_TOKENS
     wish = WarmupWish(max_batch_prefill_tokens=budget, max_total_tokens=512, max_concurrent_requests=16)
     engine = warm_up(model, wish, KvMemory(num_bytes=2**29), InjectedFaults()).engine
-    if kernels is None:
+    if kernels is None and world.rank.world_size == 1:
         engine.pick = pick_on_device
     return engine
 

@@ -6,7 +6,6 @@ import threading
 from datetime import timedelta
 from pathlib import Path
 
-import psutil
 import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
@@ -24,14 +23,14 @@ from ribbon_server.models.registry import family_of
 TIMEOUT = timedelta(seconds=200)  # a busy machine may start one rank long after the other
 
 
-def collectives(group: Group) -> dict[str, torch.Tensor]:
-    """Every call once, on what only this rank knows."""
+def collectives(group: Group, device: torch.device = CPU) -> dict[str, torch.Tensor]:
+    """Every call once, on what only this rank knows; the tokens come from the host."""
     own = float(group.rank.index + 1)
     results = {}
     for name, dtype in {"float32": torch.float32, "bfloat16": torch.bfloat16, "int32": torch.int32}.items():
-        results[f"sum {name}"] = torch.full((2, 3), own).to(dtype)
+        results[f"sum {name}"] = torch.full((2, 3), own, device=device).to(dtype)
         group.sum(results[f"sum {name}"])
-    results["joined"] = group.join(torch.arange(4.0).reshape(2, 2) + 10 * own)
+    results["joined"] = group.join(torch.arange(4.0, device=device).reshape(2, 2) + 10 * own)
     results["tokens"] = torch.tensor([[int(own), 7]], dtype=torch.int32)
     group.broadcast(results["tokens"], source=group.rank.world_size - 1)
     results["least"] = torch.tensor(group.least(group.rank.index + 5))
@@ -54,6 +53,8 @@ def feed_forward(group: Group, model: Path) -> dict[str, torch.Tensor]:
 
 def listens_on_loopback_alone() -> bool:
     """Whether nobody on another machine could reach this rank."""
+    import psutil  # here, since a bare machine with a device lacks it
+
     found = [entry for entry in psutil.Process().net_connections() if entry.status == psutil.CONN_LISTEN]
     return bool(found) and all(entry.laddr.ip == LOOPBACK for entry in found)
 

@@ -15,7 +15,7 @@ sys.path.insert(0, str(FOLDER))
 import check  # noqa: E402
 from region_views import RegionSize, layer_views, open_region  # noqa: E402
 from settings import CannotRun, Settings, results_folder  # noqa: E402
-from stages import bands, mapping  # noqa: E402
+from stages import bands, mapping, ranks  # noqa: E402
 
 NO_DEVICE = not torch.cuda.is_available()
 
@@ -54,6 +54,18 @@ def test_the_correctness_stage_agrees_with_transformers(settings) -> None:
     figures = run("correctness", settings)
     assert figures["summary"]["passed"], figures
     assert figures["summary"]["attention"] == ["FlashAttention"]
+
+
+def test_the_ranks_stage_makes_every_call(settings) -> None:
+    figures = run("ranks", settings)
+    assert figures["one_rank"]
+    assert ("left_out" in figures) == (torch.cuda.device_count() < ranks.RANKS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_stages", [1, 2])
+def test_two_ranks_of_the_ranks_stage_are_one_model(num_stages: int) -> None:
+    assert ranks.two_ranks(Settings(torch.device("cpu"), operator=FlashTwin()), num_stages) >= ranks.EQUAL_TOKENS
 
 
 def test_the_bands_stage_compares_layouts_that_hold_the_same_numbers(settings) -> None:
