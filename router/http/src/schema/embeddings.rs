@@ -17,7 +17,7 @@ use crate::{
     wish::{Dialect, Wish},
 };
 
-const RULES: FieldRules = FieldRules {
+pub(crate) const RULES: FieldRules = FieldRules {
     known: &[
         "model",
         "input",

@@ -9,7 +9,7 @@ pub(crate) mod native;
 pub(crate) mod native_answer;
 pub(crate) mod openai;
 pub(crate) mod openai_answer;
-mod openai_fields;
+pub(crate) mod openai_fields;
 pub(crate) mod openai_stream;
 mod prompt_logprobs;
 mod tools;

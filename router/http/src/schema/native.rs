@@ -59,14 +59,14 @@ pub(crate) struct Parameters {
     extra: Map<String, Value>,
 }
 
-const TOP_LEVEL: FieldRules = FieldRules {
+pub(crate) const TOP_LEVEL: FieldRules = FieldRules {
     known: &["inputs", "parameters", "stream"],
     unsupported: &[],
     harmless: &["options"],
     others: Others::Refused,
 };
 
-const PARAMETERS: FieldRules = FieldRules {
+pub(crate) const PARAMETERS: FieldRules = FieldRules {
     known: &[
         "best_of",
         "temperature",

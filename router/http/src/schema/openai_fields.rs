@@ -2,7 +2,7 @@
 
 use crate::fields::{EMPTY, FALSE, FieldRules, NONE, Others, TRUE};
 
-pub(super) const RULES: FieldRules = FieldRules {
+pub(crate) const RULES: FieldRules = FieldRules {
     known: &[
         "model",
         "messages",

@@ -15,7 +15,12 @@ use crate::{
     error::{ApiError, Cause},
     extract::{self, RawJson},
     routes::prompts,
-    schema::{embeddings::EmbeddingRequest, native::GenerateRequest, openai::OpenAiRequest},
+    schema::{
+        embeddings::{EmbeddingRequest, RULES as EMBEDDINGS},
+        native::{GenerateRequest, PARAMETERS, TOP_LEVEL},
+        openai::OpenAiRequest,
+        openai_fields::RULES,
+    },
     submit::ready_model,
     wish::{Model, Wish},
 };
@@ -31,59 +36,8 @@ const EMBEDDING_BODY: &str =
     r#"{"input": ["a", "b"], "encoding_format": "base64", "priority": 3, "cache_salt": "s"}"#;
 const COMPLETION_BODY: &str = r#"{"prompt": ["a", "b"], "max_tokens": 9, "seed": -7, "echo": true, "logprobs": 2, "best_of": 2, "top_p": 0.5}"#;
 
-/// Every name that some route reads, and some that none does.
-const NAMES: &[&str] = &[
-    "inputs",
-    "parameters",
-    "stream",
-    "messages",
-    "prompt",
-    "model",
-    "best_of",
-    "temperature",
-    "repetition_penalty",
-    "frequency_penalty",
-    "presence_penalty",
-    "top_k",
-    "top_p",
-    "typical_p",
-    "min_p",
-    "do_sample",
-    "max_new_tokens",
-    "return_full_text",
-    "stop",
-    "truncate",
-    "details",
-    "seed",
-    "top_n_tokens",
-    "ignore_eos",
-    "min_tokens",
-    "stop_token_ids",
-    "priority",
-    "cache_salt",
-    "watermark",
-    "decoder_input_details",
-    "grammar",
-    "response_format",
-    "guided_json",
-    "guided_regex",
-    "guided_choice",
-    "guided_grammar",
-    "grammar",
-    "adapter_id",
-    "max_tokens",
-    "max_completion_tokens",
-    "stream_options",
-    "logprobs",
-    "top_logprobs",
-    "n",
-    "user",
-    "logit_bias",
-    "suffix",
-    "echo",
-    "tools",
-    "tool_choice",
-    "response_format",
+/// Names inside fields, and one that nobody reads. Those of the bodies are in the rules of their schemas.
+const INNER_NAMES: &[&str] = &[
     "role",
     "content",
     "tool_calls",
@@ -99,6 +53,16 @@ const NAMES: &[&str] = &[
     "prompt_logprobs",
     "nonsense",
 ];
+
+/// Every name that some route reads or refuses, and one that none does.
+fn names() -> Vec<&'static str> {
+    let mut names = INNER_NAMES.to_vec();
+    for rules in [&TOP_LEVEL, &PARAMETERS, &RULES, &EMBEDDINGS] {
+        names.extend(rules.known);
+        names.extend(rules.unsupported.iter().map(|(name, _)| name));
+    }
+    names
+}
 
 /// Numbers at the ends of every type, as JSON has them.
 const NUMBERS: &[&str] = &[
@@ -148,7 +112,8 @@ fn value() -> impl Strategy<Value = String> {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4)
                 .prop_map(|list| format!("[{}]", list.join(","))),
-            prop::collection::vec((select(NAMES), inner), 0..5).prop_map(|fields| object(&fields)),
+            prop::collection::vec((select(names()), inner), 0..5)
+                .prop_map(|fields| object(&fields)),
         ]
     })
 }
@@ -163,7 +128,7 @@ fn object(fields: &[(&str, String)]) -> String {
 
 /// A good body with some fields replaced or added, at the top and among the parameters.
 fn altered(good: &'static str) -> impl Strategy<Value = String> {
-    let changes = prop::collection::vec((any::<bool>(), select(NAMES), value()), 0..4);
+    let changes = prop::collection::vec((any::<bool>(), select(names()), value()), 0..4);
     changes.prop_map(move |changes| {
         let mut body: Map<String, Value> = serde_json::from_str(good).unwrap();
         for (is_top, name, value) in changes {
