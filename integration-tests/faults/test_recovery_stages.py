@@ -20,7 +20,10 @@ from margin import Reference
 from model_tokenizer import Prompts
 from scores import Parameters
 
-BUDGET = 4  # tokens of a step, so that the long prompt takes hundreds of steps
+# Tokens of a step, so that the long prompt takes hundreds of steps. Fewer seat a single sequence: decodes alone may never fill a
+# step, so half of a budget this small is kept for prompts (docs/decisions/0001-chunk-bound.md).
+BUDGET = 4
+ATTEMPTS = 20  # a stalled machine may let a prompt or an answer end before the shard is stopped
 LONG_PROMPT_TOKENS = 1_800
 STEPS_AHEAD = 2  # plans under way that the log does not know yet
 SETTLED_TOKENS = 5
@@ -39,11 +42,9 @@ class Stages:
     slots: float
     queued: float
 
-    def check(self) -> None:
-        """One is in the middle of its prompt beside one that generates, and one waits. Raises AssertionError."""
-        assert self.prefilled_tokens > 0, "the long prompt had not begun"
-        assert self.prefilled_tokens + STEPS_AHEAD * BUDGET < LONG_PROMPT_TOKENS, "the long prompt was done"
-        assert self.are_taken()
+    def are_apart(self) -> bool:
+        """One is in the middle of its prompt, both slots are in use, and one waits."""
+        return 0 < self.prefilled_tokens < LONG_PROMPT_TOKENS - STEPS_AHEAD * BUDGET and self.are_taken()
 
     def are_taken(self) -> bool:
         """Both slots are in use and one request waits."""
@@ -86,10 +87,11 @@ async def reached(state: Callable[[], object]) -> None:
         await asyncio.sleep(0.005)
 
 
-async def play(served: Served, asks: list[Ask]) -> tuple[list[Answer], Stages]:
+async def play(served: Served, asks: list[Ask]) -> tuple[list[Answer], Stages | None]:
     """Sends the three one after the other, each when the one before is where it should be, then kills the shard.
 
-    It is stopped in the middle of the long prompt, so that it is still there when the last request has come.
+    It is stopped in the middle of the long prompt, so that it is still there when the last request has come. No stages: it was
+    stopped too late, so that it went on, unharmed.
     """
     scene, generated = Scene(served), []
     async with session() as client, asyncio.TaskGroup() as group:
@@ -104,23 +106,31 @@ async def play(served: Served, asks: list[Ask]) -> tuple[list[Answer], Stages]:
         await reached(scene.prefilled_tokens)
         scene.send(signal.SIGSTOP)
         third = send(asks[2])
-        await reached(lambda: scene.stages().are_taken())
+        await reached(lambda: scene.stages().are_taken() or first.done() or second.done())
         stages = await asyncio.to_thread(scene.stages)
-        stages.check()
-        assert not first.done(), "the first one had ended"
-        scene.send(signal.SIGKILL)
-    return [task.result() for task in (first, second, third)], stages
+        is_in_time = stages.are_apart() and not first.done()
+        scene.send(signal.SIGKILL if is_in_time else signal.SIGCONT)
+    return [task.result() for task in (first, second, third)], stages if is_in_time else None
+
+
+def killed_in_time(served: Served, prompts: Prompts) -> tuple[list[Ask], list[Answer], Stages]:
+    """Plays until the shard was killed in every stage, each time with new prompts, which the cache does not know."""
+    seeded = Parameters(do_sample=True, temperature=0.8, seed=5)
+    for _ in range(ATTEMPTS):
+        asks = [
+            Ask(prompts.text(6), 1_000, seeded, stops_at_eos=False),
+            Ask(prompts.text(LONG_PROMPT_TOKENS), 40, stops_at_eos=False),
+            Ask(prompts.text(9), 40, seeded, stops_at_eos=False),
+        ]
+        answers, stages = asyncio.run(play(served, asks))
+        if stages is not None:
+            return asks, answers, stages
+    raise AssertionError(f"the shard was stopped too late {ATTEMPTS} times")
 
 
 def test_requests_in_every_stage_survive_kill_9(serve: Serve, tiny_model: Path) -> None:
     prompts = Prompts(tiny_model, seed=12)
-    seeded = Parameters(do_sample=True, temperature=0.8, seed=5)
-    asks = [
-        Ask(prompts.text(6), 1_000, seeded, stops_at_eos=False),
-        Ask(prompts.text(LONG_PROMPT_TOKENS), 40, stops_at_eos=False),
-        Ask(prompts.text(9), 40, seeded, stops_at_eos=False),
-    ]
-    answers, stages = asyncio.run(play(serve(tiny_model, *FLAGS), asks))
+    asks, answers, stages = killed_in_time(serve(tiny_model, *FLAGS), prompts)
     show(
         f"kill -9 with {stages.prefilled_tokens} of {LONG_PROMPT_TOKENS} prompt tokens computed and one request queued"
     )
