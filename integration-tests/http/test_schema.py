@@ -13,7 +13,8 @@ from load.client import exchange
 # The schema has no ranges, so good and bad bodies by its account are not good and bad to the server.
 UNFIT = "positive_data_acceptance,negative_data_rejection"
 EXAMPLES = "50"
-FLAGS = ("--dtype", "float32", "--kv-memory", "64MiB", "--max-batch-prefill-tokens", "128")
+# Embeddings are documented only where they are served.
+FLAGS = ("--dtype", "float32", "--kv-memory", "64MiB", "--max-batch-prefill-tokens", "128", "--enable-embeddings")
 KEY = "k3y-of-mine"  # the document asks for one, so that the server has to
 
 
