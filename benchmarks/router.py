@@ -15,7 +15,7 @@ from typing import Any
 
 from load import report
 from load.bare_router import BareRouter
-from load.claims import Claim
+from load.claims import TGI_ROUTER, Claim
 from load.raw_streams import Counted, run, stream_request
 from load.served import DEMO_MODEL
 from load.usage import cpu_seconds, pss_bytes
@@ -26,8 +26,6 @@ SHORT_REQUESTS, SHORT_CLIENTS = 2_000, 16
 FLOOR_REQUESTS, FLOOR_OUTPUT = 300, 8
 WORDS = " the red apple is on the green table and a bird sings in the garden"
 
-# TGI's router on such a machine.
-TGI = {"cpu_ms_per_1000_tokens": 10.0, "cpu_ms_per_request_512": 1.0, "ttft_floor_p50_ms": 44.0, "memory_mb": 690.0}
 
 Record = dict[str, Any]
 
@@ -104,7 +102,7 @@ def judged(found: Record) -> Record:
 def tables(record: Record) -> str:
     """A row a phase, then figures beside TGI's."""
     phases = [*record["one_token"], record["floor"], *record["streams"]]
-    beside = [[name, TGI[name], value] for name, value in record["judged"].items()]
+    beside = [[name, TGI_ROUTER[name], value] for name, value in record["judged"].items()]
     return "\n\n".join(
         [
             report.table(list(phases[0]), [list(phase.values()) for phase in phases]),

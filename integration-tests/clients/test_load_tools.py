@@ -41,7 +41,7 @@ def guidellm(truth: Truth, model: Path, home: Path, route: str) -> dict[str, Any
 def test_guidellm(truth: Truth, demo_model: Path, tmp_path: Path, record_property: Record) -> None:
     routes = ("chat/completions", "completions")
     seen = {route: {"saw": guidellm(truth, demo_model, tmp_path, route)} for route in routes}
-    version = version_of("guidellm", "guidellm", tmp_path)
+    version = version_of("guidellm", tmp_path)
     with recorded(Observed("guidellm", version, seen), record_property) as observed:
         for route in routes:
             requests = observed[route]["requests"]
@@ -78,7 +78,7 @@ def aiperf(truth: Truth, model: Path, home: Path, endpoint: str) -> dict[str, An
 def test_aiperf(truth: Truth, demo_model: Path, tmp_path: Path, record_property: Record) -> None:
     endpoints = ("chat", "completions", "huggingface-generate")
     seen = {endpoint: {"saw": aiperf(truth, demo_model, tmp_path, endpoint)} for endpoint in endpoints}
-    version = version_of("aiperf", "aiperf", tmp_path)
+    version = version_of("aiperf", tmp_path)
     with recorded(Observed("aiperf", version, seen), record_property) as observed:
         for endpoint in endpoints:
             figures, generated = observed[endpoint]["figures"], observed[endpoint]["generated"]
@@ -91,7 +91,7 @@ def test_aiperf(truth: Truth, demo_model: Path, tmp_path: Path, record_property:
                 assert usage["min"] == usage["max"] == OUTPUT_TOKENS
 
 
-def version_of(environment: str, package: str, home: Path) -> str:
-    """What is installed."""
+def version_of(package: str, home: Path) -> str:
+    """What is installed in the environment that is named after it."""
     words = f"from importlib.metadata import version; print(version({package!r}))"
-    return run([python_of(environment), "-c", words], home).strip()
+    return run([python_of(package), "-c", words], home).strip()
