@@ -113,7 +113,7 @@ bench-idle: setup proto native build-release ## The shard's idle gap between ste
 bench-loading: setup native ## Loading a 2 GB random Llama: seconds, peak of memory, ratio to a plain read of the files
 	$(BIN)/python benchmarks/loading.py $(ARGS)
 
-bench-shards: setup proto native build-release ## The bundled model on one shard and on two
+bench-shards: setup proto native build-release ## The bundled model on one shard, on two, and on two stages of a pipeline
 	$(BIN)/python benchmarks/shards.py $(ARGS)
 
 bench-grammar: setup native ## A mask with 128 k tokens; 32 constrained sequences beside 32 free ones on the 120 M model

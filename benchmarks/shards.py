@@ -1,6 +1,6 @@
 """The same work on one shard and on several: what dealing a model out costs or gains where all of them share one machine.
 
-    python benchmarks/shards.py [--shards 1 2] [--shape 120m] [--concurrency 1 8 32]
+    python benchmarks/shards.py [--shards 1 2] [--stages 2] [--shape 120m] [--concurrency 1 8 32]
 
 Without `--shape` it serves the bundled model. Prints a table; the last line is one JSON object.
 """
@@ -23,7 +23,7 @@ SHOWN = ("output_tokens_per_second", "ttft_p50_ms", "tpot_p50_ms", "tpot_p99_ms"
 
 
 def main() -> None:
-    """Measures every number of shards, one server after the other."""
+    """Measures every number of shards, then of stages with one shard each, one server after the other."""
     arguments = parse()
     model = make_model(arguments.shape) if arguments.shape else DEMO_MODEL
     loads = [
@@ -31,9 +31,10 @@ def main() -> None:
         for clients in arguments.concurrency
     ]
     record: report.Record = {"name": f"shards-{arguments.shape or 'bundled'}", "machine": report.machine()}
-    record["cells"] = [cell for shards in arguments.shards for cell in measured(model, shards, loads)]
-    rows = [[cell["shards"], cell["clients"], *(cell[name] for name in SHOWN)] for cell in record["cells"]]
-    text = report.table(["shards", "clients", *SHOWN], rows)
+    sizes = [(shards, 1) for shards in arguments.shards] + [(1, stages) for stages in arguments.stages]
+    record["cells"] = [cell for size in sizes for cell in measured(model, size, loads)]
+    names = ("shards", "stages", "clients", *SHOWN)
+    text = report.table(list(names), [[cell[name] for name in names] for cell in record["cells"]])
     report.finish(record, text, save_it=not arguments.no_save)
 
 
@@ -41,6 +42,7 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shards", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--stages", type=int, nargs="*", default=[2], help="of a pipeline, one shard each")
     parser.add_argument("--shape", choices=SHAPES, help="a model with random weights in place of the bundled one")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--prompt-tokens", type=int, default=256)
@@ -50,16 +52,20 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measured(model: Path, shards: int, loads: list[Workload]) -> list[report.Record]:
-    """Figures of every load on one server."""
+def measured(model: Path, size: tuple[int, int], loads: list[Workload]) -> list[report.Record]:
+    """Figures of every load on one server of so many shards in so many stages."""
     cells = []
-    with Served(model, "--num-shard", str(shards), binary=available_binary()) as served:
+    flags = ("--num-shard", str(size[0]), "--pipeline-parallel-size", str(size[1]))
+    with Served(model, *flags, binary=available_binary()) as served:
         asyncio.run(run(served.base, WARM_UP, make_prompts(Prompts(model), WARM_UP)))
         for load in loads:
-            print(f"{shards} shards: {load.requests} requests, {load.concurrency} at a time ...", file=sys.stderr)
+            print(
+                f"{size[0]} shards, {size[1]} stages: {load.requests} requests, {load.concurrency} at a time ...",
+                file=sys.stderr,
+            )
             texts = make_prompts(Prompts(model, seed=load.concurrency), load)
             answers, wall = asyncio.run(run(served.base, load, texts))
-            cells.append({"shards": shards, "clients": load.concurrency} | figures(answers, wall))
+            cells.append({"shards": size[0], "stages": size[1], "clients": load.concurrency} | figures(answers, wall))
     return cells
 
 

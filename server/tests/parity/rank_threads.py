@@ -21,11 +21,14 @@ Result = TypeVar("Result")
 
 def on_ranks(world_size: int, work: Callable[[World], Result], num_stages: int = 1) -> list[Result]:
     """What every rank made of it, by rank, in stages of equally many. Raises what the first of those that failed raised."""
+    worlds: list[World] = []  # none goes before all are done: what it sent may be under way
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(world_size) as threads:
 
         @torch.inference_mode()
         def run(index: int) -> Result:
             meeting = Meeting(Path(folder) / "meeting", TIMEOUT, num_stages)
-            return work(GlooGroup(Rank(index, world_size), meeting))
+            world = GlooGroup(Rank(index, world_size), meeting)
+            worlds.append(world)
+            return work(world)
 
         return [done.result() for done in [threads.submit(run, index) for index in range(world_size)]]
