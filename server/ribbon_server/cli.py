@@ -111,11 +111,7 @@ def serve_config(options: argparse.Namespace) -> ServeConfig:
     Raises:
         BadSetting: A flag that cannot be meant.
     """
-    if not 0 <= options.rank < options.world_size:
-        raise BadSetting(f"`--rank` is {options.rank}; ranks count from 0 and `--world-size` is {options.world_size}")
-    place_of(Rank(options.rank, options.world_size), options.pipeline_parallel_size)
-    if options.world_size > 1 and options.meeting_point is None:
-        raise BadSetting(f"`--world-size` is {options.world_size}; give all ranks the same `--meeting-point`")
+    check_ranks(options)
     if options.generation < 0:
         raise BadSetting(f"`--generation` is {options.generation}; it counts from 0")
     check_socket_path(options.uds_path)
@@ -136,6 +132,19 @@ def serve_config(options: argparse.Namespace) -> ServeConfig:
         faults=injected_faults(options),
         logger_level=options.logger_level,
     )
+
+
+def check_ranks(options: argparse.Namespace) -> None:
+    """Refuses a rank that does not exist, ranks that do not make the stages, and those that could not find each other.
+
+    Raises:
+        BadSetting: One of them.
+    """
+    if not 0 <= options.rank < options.world_size:
+        raise BadSetting(f"`--rank` is {options.rank}; ranks count from 0 and `--world-size` is {options.world_size}")
+    place_of(Rank(options.rank, options.world_size), options.pipeline_parallel_size)
+    if options.world_size > 1 and options.meeting_point is None:
+        raise BadSetting(f"`--world-size` is {options.world_size}; give all ranks the same `--meeting-point`")
 
 
 def injected_faults(options: argparse.Namespace) -> InjectedFaults:
