@@ -100,6 +100,14 @@ pub enum StreamError {
     /// Its deadline has passed.
     #[error("the request's time is over (`X-Request-Timeout`, `--request-timeout`)")]
     Expired,
+    /// A search came to its end with fewer sequences than were to be found.
+    #[error("`n` is {wanted}; beam search found {found}, the grammar or the stops allow no more")]
+    FewSequences {
+        /// How many there are.
+        found: usize,
+        /// How many were asked for.
+        wanted: usize,
+    },
     /// The server stops.
     #[error("the server is shutting down")]
     ShuttingDown,
@@ -184,6 +192,22 @@ pub trait Tokens: Stream<Item = Result<TokenEvent, StreamError>> + Send {
 /// Tokens of one sequence, whoever makes them.
 pub type TokenStream = Pin<Box<dyn Tokens>>;
 
+/// One way on of a [`Search`]: a history of which the next token is wanted.
+#[derive(Clone, Debug)]
+pub struct Line {
+    /// What the search was begun with, for exactly one token more than `generated` has.
+    pub request: SequenceRequest,
+    /// What the caller picked so far; counts as generated, and as computed but for its last token.
+    pub generated: Vec<u32>,
+}
+
+/// A request whose tokens the caller picks: it asks for one after the other, along several lines at once. It was taken once
+/// and goes on whatever else waits. Dropping it gives its place back.
+pub trait Search: Send {
+    /// The next token of each line: one stream each, which ends with it. Never refused.
+    fn round(&mut self, lines: Vec<Line>) -> Vec<TokenStream>;
+}
+
 /// Makes tokens. Used by `http`; the scheduler is one.
 pub trait Engine: Send + Sync + 'static {
     /// Takes all sequences of one request, or none and says why. They count as one request; those with equal prompts
@@ -192,6 +216,12 @@ pub trait Engine: Send + Sync + 'static {
     /// # Errors
     /// See [`Refusal`].
     fn submit(&self, group: Vec<SequenceRequest>) -> Result<Vec<TokenStream>, Refusal>;
+
+    /// Takes one request whose tokens the caller picks, with one search for each prompt of `group`.
+    ///
+    /// # Errors
+    /// As [`Engine::submit`].
+    fn search(&self, group: Vec<SequenceRequest>) -> Result<Vec<Box<dyn Search>>, Refusal>;
 
     /// Whether a request of about so many prompt tokens would be taken now. Takes nothing.
     ///

@@ -13,8 +13,8 @@ pub mod shards;
 
 pub use debug::{PagesSnapshot, RibbonsSnapshot, SlotSnapshot, SpanSnapshot, StorageSnapshot};
 pub use engine::{
-    DebugAnswer, Engine, EngineLoad, EngineState, Pooling, Refusal, SequenceRequest, StreamError,
-    Token, TokenEvent, TokenScore, TokenStream, Tokens,
+    DebugAnswer, Engine, EngineLoad, EngineState, Line, Pooling, Refusal, Search, SequenceRequest,
+    StreamError, Token, TokenEvent, TokenScore, TokenStream, Tokens,
 };
 pub use finish::FinishReason;
 pub use grammar::{Grammar, GrammarKind};

@@ -184,6 +184,9 @@ impl From<Refusal> for ApiError {
 impl From<StreamError> for ApiError {
     fn from(error: StreamError) -> Self {
         let cause = match &error {
+            StreamError::FewSequences { .. } => {
+                return Self::invalid("n", error.to_string());
+            }
             StreamError::Generation(_) => Cause::Generation,
             StreamError::RecoveryTimeout(_) => Cause::RecoveryTimeout,
             StreamError::Expired => Cause::Timeout,

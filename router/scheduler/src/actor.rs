@@ -2,6 +2,7 @@
 
 mod handle;
 mod mailbox;
+mod search;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -129,15 +130,17 @@ impl SchedulerActor {
         match command {
             Command::Submit(group) => {
                 for Submission {
-                    request,
+                    line,
                     permit,
                     items,
                 } in group
                 {
                     self.streams.insert(permit.id(), items);
-                    self.scheduler.enqueue(request, permit, now);
+                    self.scheduler.enqueue_line(line, permit, now);
                 }
             }
+            Command::Search(group) => self.scheduler.begin_search(group),
+            Command::Release(permit) => self.scheduler.leave_group(permit.group()),
             Command::Cancel(id) => {
                 self.streams.remove(&id);
                 self.scheduler.cancel(id, now);

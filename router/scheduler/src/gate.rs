@@ -325,6 +325,12 @@ impl Permit {
         self.group
     }
 
+    /// Leave for one more sequence of the same request, whose prompt does not wait.
+    pub(crate) fn further(&self) -> Self {
+        let id = self.place.0.next_id.fetch_add(1, Ordering::Relaxed);
+        Self::new(&self.place, SequenceId(id), self.group, 0)
+    }
+
     /// The sequence begins: its prompt waits no more.
     pub(crate) fn begin(&mut self) {
         let tokens = std::mem::take(&mut self.waiting_tokens);

@@ -167,8 +167,28 @@ impl Scheduler {
         }
     }
 
+    /// Sequences of searches that go on: like decodes, but each in a slot of its own for one step. One whose tokens were
+    /// evicted begins with one of them and goes on as a prompt.
+    fn fill_lines(&mut self, draft: &mut Draft, now: Instant) {
+        while draft.budget > 0
+            && self.line_is_first()
+            && let Some((id, _)) = self.next_admission()
+        {
+            if self.admit(id, 1, draft, now) == 0 {
+                return;
+            }
+        }
+    }
+
+    fn line_is_first(&mut self) -> bool {
+        let first = self.queue.first();
+        let sequence = first.and_then(|id| self.sequences.get(&id));
+        sequence.is_some_and(Sequence::goes_on)
+    }
+
     fn fill_prefills(&mut self, draft: &mut Draft, now: Instant) {
         let seated = self.seated_prefills();
+        self.fill_lines(draft, now);
         if seated.is_empty() && self.next_admission().is_none() {
             return;
         }
@@ -264,11 +284,16 @@ impl Scheduler {
             .is_some_and(|sequence| sequence.kv_tokens() <= SHORT_TOKENS)
     }
 
-    /// A slot and pages are free. Beside others, a long sequence leaves some for short ones.
+    /// A slot and pages are free. Beside others, a long sequence leaves some for short ones; all but their own leave searches
+    /// what they had in the round before.
     fn fits(&self, id: SequenceId) -> bool {
         let (Some(live), Some(sequence)) = (&self.live, self.sequences.get(&id)) else {
             return false;
         };
+        let free = live.memory.ribbons().free_slots();
+        if !sequence.goes_on() && free <= self.promised_seats() {
+            return false;
+        }
         let domain = sequence.domain(self.settings.prefix_caching);
         let wish = self.wish(sequence, &domain);
         let room = live.reserve(wish.is_alone);
@@ -276,14 +301,14 @@ impl Scheduler {
             return live.memory.fits(&wish, room);
         }
         let (seats, pages) = live.room_for_short();
-        live.memory.ribbons().free_slots() > seats && live.memory.fits(&wish, room + pages)
+        free > seats && live.memory.fits(&wish, room + pages)
     }
 
     /// One that fits whatever others have computed: of many, so without a look-up for each.
     fn short_one_that_fits(&self) -> Option<SequenceId> {
         let live = self.live.as_ref()?;
         let ribbons = live.memory.ribbons();
-        if ribbons.free_slots() == 0 {
+        if ribbons.free_slots() <= self.promised_seats() {
             return None;
         }
         let left = ribbons.uncommitted_pages();

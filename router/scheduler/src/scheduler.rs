@@ -11,7 +11,7 @@ use std::{
 };
 
 use ribbon_core::{
-    EngineLoad, EngineState, KvGroup, Limits, PromptRuns, Refusal, SequenceRequest,
+    EngineLoad, EngineState, KvGroup, Limits, Line, PromptRuns, Refusal, SequenceRequest,
     ShardDescription, Slot, StreamError,
 };
 
@@ -74,6 +74,8 @@ pub struct Scheduler {
     pub(crate) parked: Vec<Parked>,
     /// Sequences of each request.
     groups: HashMap<GroupId, u32>,
+    /// Slots that the last round of each request's searches gave back: they are kept for its next one.
+    promised: HashMap<GroupId, usize>,
     deadlines: Deadlines,
     pub(crate) prefill_rate: PrefillRate,
     /// Since when no shard is live, once one was.
@@ -95,6 +97,7 @@ impl Scheduler {
             totals: Totals::default(),
             parked: Vec::new(),
             groups: HashMap::new(),
+            promised: HashMap::new(),
             deadlines: Deadlines::default(),
             prefill_rate: PrefillRate::default(),
             lost_at: None,
@@ -137,13 +140,42 @@ impl Scheduler {
         permit: Permit,
         now: Instant,
     ) -> SequenceId {
-        let sequence = Sequence::new(request, permit, now);
+        let generated = Vec::new();
+        self.enqueue_line(Line { request, generated }, permit, now)
+    }
+
+    /// Takes the next sequence of a search. One that goes on waits behind nobody.
+    pub fn enqueue_line(&mut self, line: Line, permit: Permit, now: Instant) -> SequenceId {
+        let sequence = Sequence::new(line, permit, now);
         let id = sequence.id();
         self.deadlines.add(id, sequence.request.deadline);
-        self.queue.push(sequence.ticket());
-        *self.groups.entry(sequence.group()).or_default() += 1;
+        if sequence.goes_on() {
+            self.promised
+                .entry(sequence.group())
+                .and_modify(|seats| *seats = 0);
+            self.queue.push_front(sequence.ticket());
+        } else {
+            self.queue.push(sequence.ticket());
+        }
+        self.hold_group(sequence.group());
         self.sequences.insert(id, sequence);
         id
+    }
+
+    /// A search has begun, one round after the other: what its sequences computed is kept for the next ones, and so are their
+    /// slots, until [`Scheduler::leave_group`].
+    pub fn begin_search(&mut self, group: GroupId) {
+        self.hold_group(group);
+        self.promised.entry(group).or_default();
+    }
+
+    /// Slots that wait for the next rounds of searches.
+    pub(crate) fn promised_seats(&self) -> usize {
+        self.promised.values().sum()
+    }
+
+    fn hold_group(&mut self, group: GroupId) {
+        *self.groups.entry(group).or_default() += 1;
     }
 
     /// Ends a sequence nobody waits for. Its slot and pages leave with the next plan. Unknown ids are ignored.
@@ -370,22 +402,26 @@ impl Scheduler {
         self.queue.remove(id);
         self.recovery.forget(id);
         self.leave_seat(&mut sequence);
-        self.leave_group(&sequence);
+        if let Some(seats) = self.promised.get_mut(&sequence.group()) {
+            *seats += 1;
+        }
+        self.leave_group(sequence.group());
         self.queue
-            .charge(&sequence.tenant(), sequence.generated.len() as u64);
+            .charge(&sequence.tenant(), sequence.unpaid_tokens());
         Some(sequence)
     }
 
     /// Where only the sequences of one request share, the last one takes their tokens with it.
-    fn leave_group(&mut self, sequence: &Sequence) {
-        let Entry::Occupied(mut members) = self.groups.entry(sequence.group()) else {
+    pub fn leave_group(&mut self, group: GroupId) {
+        let Entry::Occupied(mut members) = self.groups.entry(group) else {
             return;
         };
         *members.get_mut() -= 1;
         if *members.get() == 0 {
             members.remove();
+            self.promised.remove(&group);
             if let Some(live) = self.live.as_mut().filter(|_| !self.settings.prefix_caching) {
-                live.forgotten.push(sequence.domain(false));
+                live.forgotten.push(Domain::Group(group));
             }
         }
     }

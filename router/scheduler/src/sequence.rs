@@ -6,7 +6,7 @@ use std::{
 };
 
 use ribbon_core::{
-    Admission, FinishReason, Pooling, SequenceRequest, Slot, Token, TokenEvent, TokenScore,
+    Admission, FinishReason, Line, Pooling, SequenceRequest, Slot, Token, TokenEvent, TokenScore,
 };
 
 use crate::{
@@ -32,6 +32,8 @@ pub(crate) struct Suspicion {
 pub(crate) struct Sequence {
     pub(crate) request: SequenceRequest,
     pub(crate) generated: Vec<u32>,
+    /// So many of them came with it: it goes on where another sequence of its search ended.
+    given: usize,
     pub(crate) submitted: Instant,
     /// When its first chunk was planned.
     pub(crate) started: Option<Instant>,
@@ -48,12 +50,15 @@ pub(crate) struct Sequence {
 }
 
 impl Sequence {
-    pub(crate) fn new(request: SequenceRequest, permit: Permit, now: Instant) -> Self {
+    pub(crate) fn new(line: Line, permit: Permit, now: Instant) -> Self {
+        let given = line.generated.len();
         Self {
-            request,
-            generated: Vec::new(),
+            request: line.request,
+            generated: line.generated,
+            given,
             submitted: now,
-            started: None,
+            // One that goes on has waited and paid already.
+            started: (given > 0).then_some(now),
             seat: None,
             suspicion: None,
             cached: None,
@@ -65,6 +70,16 @@ impl Sequence {
 
     pub(crate) fn id(&self) -> SequenceId {
         self.permit.id()
+    }
+
+    /// It goes on where another one ended, whose tokens are in the KV unless they were evicted.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.given > 0
+    }
+
+    /// Generated tokens that nobody has paid for.
+    pub(crate) fn unpaid_tokens(&self) -> u64 {
+        (self.generated.len() - self.given) as u64
     }
 
     /// The request it belongs to.

@@ -14,9 +14,9 @@ use std::{
 use futures_core::Stream;
 use futures_util::stream;
 use ribbon_core::{
-    DebugAnswer, Engine, EngineLoad, EngineState, FinishReason, Limits, Pooling, PromptRuns,
-    Refusal, RibbonsSnapshot, SequenceRequest, ShardDescription, StreamError, Token, TokenEvent,
-    TokenScore, TokenStream, Tokens,
+    DebugAnswer, Engine, EngineLoad, EngineState, FinishReason, Limits, Line, Pooling, PromptRuns,
+    Refusal, RibbonsSnapshot, Search, SequenceRequest, ShardDescription, StreamError, Token,
+    TokenEvent, TokenScore, TokenStream, Tokens,
 };
 
 /// One thing the script does.
@@ -50,6 +50,13 @@ pub(crate) struct FakeEngine {
     pub(crate) rooms: Mutex<Vec<u64>>,
     pub(crate) can_pool: bool,
     pub(crate) can_score_prompts: bool,
+    pub(crate) prompt_runs: PromptRuns,
+    /// The likeliest tokens behind what a search picked so far.
+    pub(crate) listed: fn(&[u32]) -> Vec<(u32, f32)>,
+    /// Ends the first line of each round behind so many tokens.
+    pub(crate) breaks_behind: Option<usize>,
+    /// What the rounds of searches were asked.
+    pub(crate) rounds: Arc<Mutex<Vec<Vec<Line>>>>,
 }
 
 impl FakeEngine {
@@ -77,6 +84,10 @@ impl FakeEngine {
             rooms: Mutex::default(),
             can_pool: true,
             can_score_prompts: true,
+            prompt_runs: PromptRuns::Causal,
+            listed: |_| vec![(super::EOS, -0.5), (100, -1.0), (101, -1.5), (102, -2.0)],
+            breaks_behind: None,
+            rounds: Arc::default(),
         }
     }
 
@@ -185,6 +196,55 @@ impl Tokens for Played {
     }
 }
 
+/// A search of one prompt: every token is there at once.
+struct FakeSearch {
+    listed: fn(&[u32]) -> Vec<(u32, f32)>,
+    breaks_behind: Option<usize>,
+    rounds: Arc<Mutex<Vec<Vec<Line>>>>,
+    alive: Arc<AtomicI64>,
+}
+
+impl Drop for FakeSearch {
+    fn drop(&mut self) {
+        self.alive.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl FakeSearch {
+    fn answer(&self, line: &Line) -> Result<TokenEvent, StreamError> {
+        if self.breaks_behind == Some(line.generated.len()) {
+            return Err(StreamError::Generation("broken".to_owned()));
+        }
+        let mut top = (self.listed)(&line.generated);
+        top.sort_by(|a, b| b.1.total_cmp(&a.1));
+        top.truncate(line.request.sampling.top_tokens as usize);
+        let (id, logprob) = top[0];
+        Ok(TokenEvent {
+            token: Some(Token { id, logprob, top }),
+            finish: Some(FinishReason::Length),
+            queued: Duration::from_millis(3),
+            cached_tokens: 2,
+            prompt: None,
+            pooled: None,
+        })
+    }
+}
+
+impl Search for FakeSearch {
+    fn round(&mut self, lines: Vec<Line>) -> Vec<TokenStream> {
+        let stream = |line: &Line| -> TokenStream {
+            let tokens = Box::pin(stream::iter([self.answer(line)]));
+            Box::pin(Played {
+                tokens,
+                satisfied: Arc::default(),
+            })
+        };
+        let streams = lines.iter().map(stream).collect();
+        self.rounds.lock().unwrap().push(lines);
+        streams
+    }
+}
+
 impl FakeEngine {
     fn play(&self, request: SequenceRequest, script: &[Item]) -> TokenStream {
         self.asked.lock().unwrap().push(request.clone());
@@ -232,6 +292,21 @@ impl Engine for FakeEngine {
             .collect())
     }
 
+    fn search(&self, group: Vec<SequenceRequest>) -> Result<Vec<Box<dyn Search>>, Refusal> {
+        self.room(0)?;
+        let search = |request| -> Box<dyn Search> {
+            self.asked.lock().unwrap().push(request);
+            self.alive.fetch_add(1, Ordering::SeqCst);
+            Box::new(FakeSearch {
+                listed: self.listed,
+                breaks_behind: self.breaks_behind,
+                rounds: self.rounds.clone(),
+                alive: self.alive.clone(),
+            })
+        };
+        Ok(group.into_iter().map(search).collect())
+    }
+
     fn room(&self, prompt_tokens: u64) -> Result<(), Refusal> {
         self.rooms.lock().unwrap().push(prompt_tokens);
         if self.state() == EngineState::Draining {
@@ -253,7 +328,7 @@ impl Engine for FakeEngine {
                 vocab_size: limits.vocab_size,
                 max_positions: 4096,
                 eos_token_ids: vec![super::EOS],
-                prompt_runs: PromptRuns::Causal,
+                prompt_runs: self.prompt_runs,
                 kv_groups: Vec::new(),
                 max_batch_prefill_tokens: 512,
                 max_total_tokens: limits.max_total_tokens,

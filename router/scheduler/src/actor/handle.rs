@@ -3,20 +3,20 @@
 use std::{sync::Arc, time::Duration};
 
 use ribbon_core::{
-    DebugAnswer, Engine, EngineLoad, EngineState, Limits, Refusal, SequenceRequest,
+    DebugAnswer, Engine, EngineLoad, EngineState, Limits, Line, Refusal, Search, SequenceRequest,
     ShardDescription, Shards, TokenStream,
 };
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{oneshot, watch},
     time::sleep,
 };
 
 use super::{
     Loss, SchedulerActor,
-    mailbox::{Command, Mailbox, Submission},
-    stream::SequenceStream,
+    mailbox::{Command, Mailbox},
+    search::SequenceSearch,
 };
-use crate::{Gate, Permit, SchedulerSettings, metrics, whole::completed};
+use crate::{Gate, SchedulerSettings, metrics, whole::completed};
 
 /// The scheduler, as an [`Engine`].
 #[derive(Clone, Debug)]
@@ -67,21 +67,6 @@ impl SchedulerHandle {
     }
 }
 
-impl SchedulerHandle {
-    /// Both ends of one sequence.
-    fn enter(&self, request: SequenceRequest, permit: Permit) -> (Submission, TokenStream) {
-        // Every token and one error fit, so the actor never waits for a slow client.
-        let (sender, items) = mpsc::channel(request.max_new_tokens as usize + 1);
-        let stream = SequenceStream::new(permit.id(), items, self.mailbox.clone());
-        let submission = Submission {
-            request,
-            permit,
-            items: sender,
-        };
-        (submission, Box::pin(stream))
-    }
-}
-
 impl Engine for SchedulerHandle {
     fn submit(&self, group: Vec<SequenceRequest>) -> Result<Vec<TokenStream>, Refusal> {
         let admitted = self.gate.prompt_runs().and_then(|runs| {
@@ -90,11 +75,19 @@ impl Engine for SchedulerHandle {
             Ok(group.into_iter().zip(permits))
         });
         let pairs = admitted.inspect_err(metrics::refused)?;
-        let (submissions, streams) = pairs
-            .map(|(request, permit)| self.enter(request, permit))
-            .unzip();
-        self.mailbox.post(Command::Submit(submissions));
-        Ok(streams)
+        let begins = |(request, permit)| {
+            let generated = Vec::new();
+            (Line { request, generated }, permit)
+        };
+        Ok(self.mailbox.submit(pairs.map(begins)))
+    }
+
+    fn search(&self, group: Vec<SequenceRequest>) -> Result<Vec<Box<dyn Search>>, Refusal> {
+        let permits = self.gate.admit(&group).inspect_err(metrics::refused)?;
+        let begin = |permit| -> Box<dyn Search> {
+            Box::new(SequenceSearch::begin(permit, self.mailbox.clone()))
+        };
+        Ok(permits.into_iter().map(begin).collect())
     }
 
     fn room(&self, prompt_tokens: u64) -> Result<(), Refusal> {

@@ -1,12 +1,12 @@
 //! How other tasks reach the actor: commands in order, never waited for. Bounded by the gate: every submission holds a place
-//! there, and a stream cancels at most once.
+//! there, a stream cancels at most once, and a search has one round under way.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use ribbon_core::{RibbonsSnapshot, SequenceRequest, StreamError, TokenEvent};
+use ribbon_core::{Line, RibbonsSnapshot, StreamError, TokenEvent};
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::gate::{Permit, SequenceId};
+use crate::gate::{GroupId, Permit, SequenceId};
 
 /// One item of a stream.
 pub(super) type Item = Result<TokenEvent, StreamError>;
@@ -14,7 +14,7 @@ pub(super) type Item = Result<TokenEvent, StreamError>;
 /// One sequence on its way in.
 #[derive(Debug)]
 pub(super) struct Submission {
-    pub(super) request: SequenceRequest,
+    pub(super) line: Line,
     pub(super) permit: Permit,
     pub(super) items: mpsc::Sender<Item>,
 }
@@ -24,6 +24,10 @@ pub(super) struct Submission {
 pub(super) enum Command {
     /// All sequences of one request, so that one step can begin them together.
     Submit(Vec<Submission>),
+    /// A search has begun: more of its request is to come.
+    Search(GroupId),
+    /// A search is over: nothing more is to come, and its place is free.
+    Release(Permit),
     Cancel(SequenceId),
     /// The client has all it wanted.
     Finish(SequenceId),

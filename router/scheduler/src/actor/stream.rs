@@ -1,4 +1,4 @@
-//! The client's end of a sequence.
+//! The client's end of a sequence, and how sequences come in.
 
 use std::{
     pin::Pin,
@@ -7,11 +7,11 @@ use std::{
 };
 
 use futures_core::Stream;
-use ribbon_core::{StreamError, Tokens};
+use ribbon_core::{Line, StreamError, TokenStream, Tokens};
 use tokio::sync::mpsc;
 
-use super::mailbox::{Command, Item, Mailbox};
-use crate::gate::SequenceId;
+use super::mailbox::{Command, Item, Mailbox, Submission};
+use crate::gate::{Permit, SequenceId};
 
 /// Tokens of one sequence as they come; cancels it when dropped before its end.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub(super) struct SequenceStream {
 }
 
 impl SequenceStream {
-    pub(super) fn new(id: SequenceId, items: mpsc::Receiver<Item>, mailbox: Arc<Mailbox>) -> Self {
+    fn new(id: SequenceId, items: mpsc::Receiver<Item>, mailbox: Arc<Mailbox>) -> Self {
         Self {
             id,
             items,
@@ -33,6 +33,31 @@ impl SequenceStream {
             ended: false,
             has_enough: false,
         }
+    }
+}
+
+impl Mailbox {
+    /// Sends sequences in, so that one step can begin them together; the streams they give.
+    pub(super) fn submit(
+        self: &Arc<Self>,
+        lines: impl Iterator<Item = (Line, Permit)>,
+    ) -> Vec<TokenStream> {
+        let (submissions, streams) = lines.map(|(line, permit)| self.enter(line, permit)).unzip();
+        self.post(Command::Submit(submissions));
+        streams
+    }
+
+    /// Both ends of one sequence.
+    fn enter(self: &Arc<Self>, line: Line, permit: Permit) -> (Submission, TokenStream) {
+        // Every token and one error fit, so the actor never waits for a slow client.
+        let (sender, items) = mpsc::channel(line.request.max_new_tokens as usize + 1);
+        let stream = SequenceStream::new(permit.id(), items, self.clone());
+        let submission = Submission {
+            line,
+            permit,
+            items: sender,
+        };
+        (submission, Box::pin(stream))
     }
 }
 

@@ -5,7 +5,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use futures_core::Stream;
 use futures_util::{StreamExt, stream::unfold};
 use ribbon_core::{
-    Engine, EngineState, FinishReason, PlanSink, Refusal, SequenceRequest, ShardDescription,
+    Engine, EngineState, FinishReason, Line, PlanSink, Refusal, SequenceRequest, ShardDescription,
     ShardEvent, Shards, StepPlan, StreamError, TokenStream,
 };
 use tokio::{
@@ -180,6 +180,74 @@ async fn drain_waits_for_the_last_stream_and_refuses_new_ones() {
     timeout(SOON, house.handle.drain(Duration::ZERO))
         .await
         .unwrap();
+}
+
+fn line(generated: Vec<u32>) -> Line {
+    let request = request(10, generated.len() as u32 + 1);
+    Line { request, generated }
+}
+
+#[tokio::test]
+async fn a_search_holds_one_place_from_its_first_round_to_its_end() {
+    let house = House::new(SchedulerSettings {
+        max_concurrent_requests: 1,
+        ..SchedulerSettings::default()
+    });
+    house.ready(1, description(), true).await;
+    let mut search = house.handle.search(vec![request(10, 9)]).unwrap().remove(0);
+    for generated in [vec![], vec![5], vec![5, 5]] {
+        let lines = vec![line(generated); 3];
+        let mut streams = search.round(lines);
+        assert_eq!(streams.len(), 3);
+        assert_eq!(house.handle.gate.occupied(), 1);
+        for stream in streams.drain(..) {
+            let items = all(stream).await;
+            assert_eq!(items.len(), 1);
+            let event = items.into_iter().next().unwrap().unwrap();
+            assert_eq!(event.finish, Some(FinishReason::Length));
+        }
+        let refused = submit(&house, request(1, 1));
+        assert!(matches!(refused, Err(Refusal::Overloaded { .. })));
+    }
+    drop(search);
+    house.empty().await;
+    assert_eq!(all(submit(&house, request(1, 1)).unwrap()).await.len(), 1);
+}
+
+#[tokio::test]
+async fn drain_waits_for_a_search_that_is_between_two_rounds() {
+    let house = House::new(SchedulerSettings::default());
+    house.ready(1, description(), true).await;
+    let mut search = house.handle.search(vec![request(10, 9)]).unwrap().remove(0);
+    for stream in search.round(vec![line(vec![])]) {
+        all(stream).await;
+    }
+    let draining = house.handle.drain(Duration::ZERO);
+    tokio::pin!(draining);
+    assert!(draining.as_mut().now_or_never().is_none());
+    house.until(EngineState::Draining).await;
+    for stream in search.round(vec![line(vec![5]), line(vec![6])]) {
+        assert!(all(stream).await[0].is_ok(), "its rounds are still taken");
+    }
+    assert!(draining.as_mut().now_or_never().is_none());
+    drop(search);
+    timeout(SOON, draining).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_search_that_is_dropped_leaves_nothing() {
+    let house = House::new(SchedulerSettings::default());
+    house.ready(1, description(), false).await;
+    let mut search = house.handle.search(vec![request(10, 9)]).unwrap().remove(0);
+    let streams = search.round(vec![line(vec![])]);
+    let running = async {
+        while house.handle.load().running == 0 {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(SOON, running).await.unwrap();
+    drop((search, streams));
+    house.empty().await;
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! The rules of the pipeline and of recovery, one by one. `tests/simulation.rs` has them all at once.
 
 mod flood;
+mod lines;
 mod queueing;
 mod reading;
 mod scores;

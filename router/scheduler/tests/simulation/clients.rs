@@ -166,6 +166,7 @@ impl Clients {
                 assert!(client.deadline.is_some_and(|deadline| deadline <= now));
                 self.tally.expired += 1;
             }
+            StreamError::FewSequences { .. } => panic!("nobody searches"),
             StreamError::ShuttingDown => panic!("nobody stopped the server"),
         }
     }
