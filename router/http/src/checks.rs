@@ -26,6 +26,8 @@ pub(crate) const SHARE: Range = Range::new((0.0, 1.0), (false, true));
 pub(crate) const MIN_P: Range = Range::new((0.0, 1.0), (true, true));
 /// OpenAI's additive penalties, and TGI's relative one.
 pub(crate) const PENALTY: Range = Range::new((-2.0, 2.0), (true, true));
+/// The power of its length that a beam's score is divided by; with any length that fits, the score stays a number.
+pub(crate) const LENGTH_PENALTY: Range = Range::new((-10.0, 10.0), (true, true));
 /// A factor on scores and a divisor of them; beyond it they overflow.
 pub(crate) const REPETITION: Range = Range::new((1e-4, 1e4), (true, true));
 /// A place in the queue; lower goes first.

@@ -16,6 +16,7 @@
 mod answer;
 mod api_error;
 mod auth;
+mod beams;
 mod beginning;
 mod caller;
 mod checks;
@@ -45,6 +46,7 @@ mod telemetry;
 mod tests;
 mod wish;
 mod workers;
+mod writing;
 
 pub use auth::ApiKey;
 pub use routes::router;

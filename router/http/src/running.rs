@@ -10,7 +10,7 @@ use std::{
 use ribbon_core::{
     FinishReason, SequenceRequest, StreamError, Token, TokenEvent, TokenScore, TokenStream,
 };
-use ribbon_text::{AnswerRules, Detokenizer, StopMatcher, StopStrings, Tokenizer};
+use ribbon_text::{AnswerRules, StopStrings, Tokenizer};
 use tokio::time::Instant;
 
 use crate::{
@@ -19,6 +19,7 @@ use crate::{
     instruments::{Instruments, Tally, Timings},
     state::AppState,
     wish::Dialect,
+    writing::Writing,
 };
 
 /// What a sequence inherits from its request.
@@ -40,11 +41,8 @@ pub(crate) struct Origin {
 pub(crate) struct Running {
     /// Gone once the sequence has ended.
     tokens: Option<TokenStream>,
-    detokenizer: Detokenizer,
-    stops: StopMatcher,
+    writing: Writing,
     dialect: Dialect,
-    decoded: String,
-    piece: String,
     /// Absent where an answer is text and nothing else.
     pub(crate) answer: Option<Answer>,
     pub(crate) tokenizer: Arc<Tokenizer>,
@@ -62,7 +60,6 @@ pub(crate) struct Running {
     /// Another sequence of the request has the same prompt, which counts once.
     shares_prompt: bool,
     max_new_tokens: u32,
-    min_tokens: u32,
     /// Absent when greedy.
     pub(crate) seed: Option<u64>,
     clock: Clock,
@@ -86,19 +83,10 @@ impl Running {
         origin: Origin,
     ) -> Self {
         let tokenizer = state.text.tokenizer.clone();
-        let before: &[u32] = if origin.answers_apart {
-            &[]
-        } else {
-            &request.prompt
-        };
         Self {
-            detokenizer: Detokenizer::new(tokenizer.clone(), before)
-                .showing(origin.rules.marker_tokens(&tokenizer)),
+            writing: Writing::new(&tokenizer, request, &origin),
             answer: Answer::new(&origin.rules, origin.is_thinking),
-            stops: StopMatcher::new(origin.stops, origin.dialect.stop_text()),
             dialect: origin.dialect,
-            decoded: String::new(),
-            piece: String::new(),
             tokenizer,
             prompt: request.prompt.clone(),
             prompt_scores: None,
@@ -109,7 +97,6 @@ impl Running {
             cached_tokens: 0,
             shares_prompt: origin.shares_prompt,
             max_new_tokens: request.max_new_tokens,
-            min_tokens: request.min_tokens,
             seed: (!request.sampling.greedy).then_some(request.sampling.seed),
             clock: Clock::start(origin.tally.arrived, state.instruments.clone()),
             tally: origin.tally,
@@ -143,7 +130,7 @@ impl Running {
 
     /// Text that the last token completed, special tokens left out.
     pub(crate) fn piece(&self) -> &str {
-        &self.piece
+        self.writing.piece()
     }
 
     /// The prompt's tokens with their scores, where asked for; the first one has none.
@@ -164,7 +151,7 @@ impl Running {
     pub(crate) fn says_something(&self) -> bool {
         match &self.answer {
             Some(answer) => !answer.parts().is_empty(),
-            None => !self.piece.is_empty(),
+            None => !self.piece().is_empty(),
         }
     }
 
@@ -203,7 +190,8 @@ impl Running {
     fn advance(&mut self, event: TokenEvent) -> Step {
         self.count(&event);
         let token = event.token.as_ref().map(|token| token.id);
-        let stopped = token.is_some_and(|id| self.write(id, event.finish.is_some()));
+        let (number, is_last) = (self.generated_tokens, event.finish.is_some());
+        let stopped = token.is_some_and(|id| self.writing.write(id, number, is_last));
         self.cached_tokens = event.cached_tokens;
         if event.prompt.is_some() {
             self.prompt_scores = event.prompt;
@@ -211,7 +199,7 @@ impl Running {
         self.pooled = event.pooled;
         let mut finish = self.finish(event.finish, stopped);
         if let Some(answer) = &mut self.answer {
-            finish = answer.take(&self.piece, finish);
+            finish = answer.take(self.writing.piece(), finish);
         }
         if finish.is_some()
             && let Some(mut tokens) = self.tokens.take()
@@ -223,25 +211,6 @@ impl Running {
             token: event.token,
             finish,
         }
-    }
-
-    /// Puts the token's text into `piece`. True when a stop string is complete.
-    fn write(&mut self, id: u32, is_last: bool) -> bool {
-        self.decoded.clear();
-        self.piece.clear();
-        self.detokenizer.push(id, &mut self.decoded);
-        if is_last {
-            self.detokenizer.finish(&mut self.decoded);
-        }
-        if self.generated_tokens < self.min_tokens {
-            self.piece.push_str(&self.decoded);
-            return false;
-        }
-        let stopped = self.stops.push(&self.decoded, &mut self.piece);
-        if is_last && !stopped {
-            self.stops.finish(&mut self.piece);
-        }
-        stopped
     }
 
     fn finish(&self, finish: Option<FinishReason>, stopped: bool) -> Option<FinishReason> {

@@ -6,6 +6,7 @@ use ribbon_core::{Engine, Refusal, SequenceRequest, TokenStream};
 use ribbon_text::{AnswerRules, ChatTemplate, SpecialTokens, StopStrings, Tokenizer};
 
 use crate::{
+    beams,
     beginning::exceeds,
     caller::Caller,
     choices::Choices,
@@ -16,6 +17,7 @@ use crate::{
     running::{Origin, Running},
     state::{AppState, ModelText},
     wish::{Longest, Model, Wish, check_token_id},
+    writing::Writing,
 };
 
 /// What the model shall read.
@@ -138,20 +140,31 @@ pub(crate) async fn submit(
         let grammar = asked.caller.in_time(checking).await??;
         grammar::attach(&grammar, &mut group);
     }
-    let streams = engine.submit(group.clone())?;
     let stops = StopStrings::new(wish.stops.iter().map(String::as_str));
+    let per_prompt = wish.choices.run.max(1) as usize;
+    let origin = |index: usize| Origin {
+        dialect: wish.dialect,
+        stops: stops.clone(),
+        tally: tally.clone(),
+        shares_prompt: !index.is_multiple_of(per_prompt),
+        answers_apart: model.description.prompt_runs.is_whole(),
+        rules: rules.clone(),
+        is_thinking,
+    };
+    let streams = match wish.beams {
+        None => engine.submit(group.clone())?,
+        Some(beams) => {
+            let firsts = group.iter().step_by(per_prompt).cloned();
+            let starts = firsts.map(|request| beams::Start {
+                writing: Writing::watching(&state.text.tokenizer, &request, &origin(0)),
+                request,
+            });
+            beams::begin(engine.as_ref(), (beams, wish.choices.run), starts.collect())?
+        }
+    };
     let running = |(index, (request, tokens)): (usize, (&SequenceRequest, TokenStream))| {
         state.instruments.admitted(request);
-        let origin = Origin {
-            dialect: wish.dialect,
-            stops: stops.clone(),
-            tally: tally.clone(),
-            shares_prompt: index % wish.choices.run.max(1) as usize > 0,
-            answers_apart: model.description.prompt_runs.is_whole(),
-            rules: rules.clone(),
-            is_thinking,
-        };
-        Running::new(state, request, tokens, origin)
+        Running::new(state, request, tokens, origin(index))
     };
     let pairs = group.iter().zip(streams).enumerate();
     Ok(Submitted {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ribbon_core::{Limits, Pooling, Sampling, SequenceRequest, ShardDescription};
 use ribbon_text::StopText;
 
-use crate::{choices::Choices, error::ApiError, grammar::GrammarWish};
+use crate::{beams::Beams, choices::Choices, error::ApiError, grammar::GrammarWish};
 
 /// Whose habits the answer follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +41,8 @@ impl Dialect {
 pub(crate) struct Wish {
     pub(crate) sampling: Sampling,
     pub(crate) choices: Choices,
+    /// The choices are the best that a search finds.
+    pub(crate) beams: Option<Beams>,
     /// Absent: as many as fit. 0: the prompt is read, and that is all.
     pub(crate) max_new_tokens: Option<u64>,
     /// The prompt's states are wanted, as one vector.
@@ -113,6 +115,7 @@ impl Wish {
             return Err(ApiError::invalid("truncate", message));
         }
         self.check_prompt_scores(model)?;
+        self.check_beams(model)?;
         let mut biased = self.sampling.logit_bias.iter().map(|(id, _)| *id);
         biased.try_for_each(|id| check_token_id("logit_bias", id, limits))?;
         self.stop_token_ids
@@ -141,6 +144,17 @@ impl Wish {
             model.description.architecture
         );
         Err(ApiError::invalid(name, message))
+    }
+
+    /// Every beam goes on from what was computed of the prompt, which an encoder-decoder shares with nobody.
+    fn check_beams(&self, model: &Model) -> Result<(), ApiError> {
+        if self.beams.is_none() || !model.description.prompt_runs.is_whole() {
+            return Ok(());
+        }
+        Err(ApiError::invalid(
+            "use_beam_search",
+            "`use_beam_search` is true; this model is an encoder-decoder, whose prompts are not shared between beams: leave it out",
+        ))
     }
 
     /// What a text may have at most; absent where it is cut.
@@ -268,8 +282,13 @@ impl Wish {
             ..self.sampling.clone()
         };
         let text = format!(
-            "{sampling:?}{:?}{:?}{}{}{:?}",
-            self.max_new_tokens, self.stops, self.ignore_eos, self.min_tokens, self.stop_token_ids
+            "{sampling:?}{:?}{:?}{:?}{}{}{:?}",
+            self.beams,
+            self.max_new_tokens,
+            self.stops,
+            self.ignore_eos,
+            self.min_tokens,
+            self.stop_token_ids
         );
         text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)

@@ -11,7 +11,7 @@ const MAX_PENDING_TOKENS: usize = 6;
 const REPLACEMENT: char = '\u{FFFD}';
 
 /// Incremental decoder of one sequence. Amortised cost per token is constant.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Detokenizer {
     tokenizer: Arc<Tokenizer>,
     state: State,
@@ -19,7 +19,7 @@ pub struct Detokenizer {
     shown: Vec<u32>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum State {
     /// Byte-level tokenizers: the bytes of a character not complete yet, at most three.
     Bytes(Vec<u8>),
@@ -27,7 +27,7 @@ enum State {
     Window(Window),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Window {
     /// Tokens already in the text that the next ones are decoded with, then pending ones.
     ids: Vec<u32>,

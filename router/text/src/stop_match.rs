@@ -73,7 +73,7 @@ impl Pattern {
 }
 
 /// Watches one sequence's text.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct StopMatcher {
     strings: StopStrings,
     mode: StopText,

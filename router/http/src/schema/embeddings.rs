@@ -71,6 +71,7 @@ impl EmbeddingRequest {
             sampling: Sampling::default(),
             choices: Choices::ONE,
             max_new_tokens: Some(0),
+            beams: None,
             pooling: Some(pooling),
             stops: Vec::new(),
             truncate: None,

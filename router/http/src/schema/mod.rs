@@ -1,5 +1,6 @@
 //! The wire structs of request bodies, and what they mean once their values are in range.
 
+mod beam_fields;
 pub(crate) mod chat;
 mod chat_message;
 mod completion_logprobs;

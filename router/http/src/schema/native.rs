@@ -294,6 +294,7 @@ impl Parameters {
             },
             choices: Choices::ONE,
             max_new_tokens,
+            beams: None,
             pooling: None,
             stops,
             truncate: self.truncate,

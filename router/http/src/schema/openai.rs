@@ -13,7 +13,7 @@ use crate::{
     choices::{self, Choices, Noise},
     error::{ApiError, Cause},
     grammar::{Format, GrammarWish, Guided},
-    schema::openai_fields::RULES,
+    schema::{beam_fields::BeamFields, openai_fields::RULES},
     settings::HttpSettings,
     wish::{Dialect, Wish},
 };
@@ -49,6 +49,13 @@ pub(crate) struct OpenAiRequest {
     stop_token_ids: Option<Vec<u32>>,
     n: Option<u64>,
     best_of: Option<u64>,
+    /// Search for the likeliest texts with `best_of` beams.
+    use_beam_search: Option<bool>,
+    /// A text's score is the sum of its tokens' log probabilities ÷ their number to this power.
+    length_penalty: Option<f64>,
+    /// `false`, `true` or `"never"`, as transformers' `generate` has it.
+    #[schema(value_type = Option<bool>)]
+    early_stopping: Option<Value>,
     priority: Option<i64>,
     cache_salt: Option<String>,
     response_format: Option<Format>,
@@ -125,10 +132,14 @@ impl OpenAiRequest {
         checks::stop_strings(&stops, settings.max_stop_sequences)?;
         let stop_token_ids = self.stop_token_ids.take().unwrap_or_default();
         checks::stop_token_ids(&stop_token_ids)?;
+        let mut sampling = self.sampling()?;
+        let (choices, width) = self.choices(settings)?;
+        let beams = self.beams().checked(width, &mut sampling)?;
         Ok(Wish {
             grammar: self.grammar()?,
-            sampling: self.sampling()?,
-            choices: self.choices(settings)?,
+            sampling,
+            choices,
+            beams: beams.filter(|_| max_new_tokens != Some(0)),
             max_new_tokens,
             pooling: None,
             stops,
@@ -200,7 +211,9 @@ impl OpenAiRequest {
         };
         match (&self.prompt, self.best_of) {
             (Some(_), _) => belongs("prompt", "messages"),
-            (_, Some(best_of)) if best_of != 1 => belongs("best_of", "n"),
+            (_, Some(best_of)) if best_of != 1 && !self.beams().searches() => {
+                belongs("best_of", "n")
+            }
             _ if self.echoes() => Err(ApiError::invalid(
                 "echo",
                 "`echo` belongs to /v1/completions; leave it out",
@@ -245,23 +258,33 @@ impl OpenAiRequest {
         }
     }
 
-    /// The `n` likeliest of `best_of` sequences.
-    fn choices(&self, settings: &HttpSettings) -> Result<Choices, ApiError> {
+    fn beams(&self) -> BeamFields<'_> {
+        BeamFields {
+            use_beam_search: self.use_beam_search,
+            length_penalty: self.length_penalty,
+            early_stopping: self.early_stopping.as_ref(),
+        }
+    }
+
+    /// The `n` likeliest of `best_of` sequences, and how many beams look for them where a search does.
+    fn choices(&self, settings: &HttpSettings) -> Result<(Choices, u32), ApiError> {
         let keep = choices::number("n", self.n, settings.max_best_of)?;
         let best_of = self.best_of.or(self.n);
         let run = choices::number("best_of", best_of, settings.max_best_of)?;
+        let searches = self.beams().searches();
         let message = if run < keep {
             format!("`best_of` is {run} and `n` is {keep}; it must be at least as many")
-        } else if run > keep && self.is_stream() {
+        } else if run > keep && self.is_stream() && !searches {
             format!(
                 "`best_of` is {run} and `n` is {keep}; a stream shows all that run, so they must be equal"
             )
         } else {
-            return Ok(Choices {
-                run,
+            let choices = Choices {
+                run: if searches { keep } else { run },
                 keep,
                 noise: Noise::Index,
-            });
+            };
+            return Ok((choices, run));
         };
         Err(ApiError::invalid("best_of", message))
     }

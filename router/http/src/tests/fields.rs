@@ -23,7 +23,7 @@ const OPENAI: [Field; 8] = [
     ("functions", || json!([{"name": "f"}])),
     ("chat_template_kwargs", || json!({"a": 1})),
     ("reasoning_effort", || json!("low")),
-    ("use_beam_search", || json!(true)),
+    ("length_penalty", || json!(0.5)),
     ("top_logprobs", || json!(1)),
 ];
 

@@ -1,6 +1,7 @@
 //! In-process tests through the built router, with a scripted engine and the bundled model's tokenizer.
 
 mod bad_input;
+mod beams;
 mod callers;
 mod choices;
 mod details;

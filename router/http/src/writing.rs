@@ -1,0 +1,74 @@
+//! One sequence's text as its tokens come: detokenized, and watched for stop strings. Knows no engine and no answer format.
+
+use std::sync::Arc;
+
+use ribbon_core::SequenceRequest;
+use ribbon_text::{Detokenizer, StopMatcher, Tokenizer};
+
+use crate::running::Origin;
+
+/// The text so far, as far as what comes depends on it.
+#[derive(Clone)]
+pub(crate) struct Writing {
+    detokenizer: Detokenizer,
+    stops: StopMatcher,
+    min_tokens: u32,
+    decoded: String,
+    piece: String,
+}
+
+impl Writing {
+    /// The text of a sequence that gives tokens for `request`.
+    pub(crate) fn new(
+        tokenizer: &Arc<Tokenizer>,
+        request: &SequenceRequest,
+        origin: &Origin,
+    ) -> Self {
+        let before: &[u32] = if origin.answers_apart {
+            &[]
+        } else {
+            &request.prompt
+        };
+        Self {
+            detokenizer: Detokenizer::new(tokenizer.clone(), before)
+                .showing(origin.rules.marker_tokens(tokenizer)),
+            stops: StopMatcher::new(origin.stops.clone(), origin.dialect.stop_text()),
+            min_tokens: request.min_tokens,
+            decoded: String::new(),
+            piece: String::new(),
+        }
+    }
+
+    /// The same, where there are stop strings to look for.
+    pub(crate) fn watching(
+        tokenizer: &Arc<Tokenizer>,
+        request: &SequenceRequest,
+        origin: &Origin,
+    ) -> Option<Self> {
+        (!origin.stops.is_empty()).then(|| Self::new(tokenizer, request, origin))
+    }
+
+    /// Text that the last token completed, special tokens left out.
+    pub(crate) fn piece(&self) -> &str {
+        &self.piece
+    }
+
+    /// Puts the text of the `number`th token, counted from 1, into [`Writing::piece`]. True when a stop string is complete.
+    pub(crate) fn write(&mut self, id: u32, number: u32, is_last: bool) -> bool {
+        self.decoded.clear();
+        self.piece.clear();
+        self.detokenizer.push(id, &mut self.decoded);
+        if is_last {
+            self.detokenizer.finish(&mut self.decoded);
+        }
+        if number < self.min_tokens {
+            self.piece.push_str(&self.decoded);
+            return false;
+        }
+        let stopped = self.stops.push(&self.decoded, &mut self.piece);
+        if is_last && !stopped {
+            self.stops.finish(&mut self.piece);
+        }
+        stopped
+    }
+}
