@@ -87,6 +87,13 @@ def tiny_server(binary: Path, tiny_model: Path) -> Iterator[Served]:
         yield start(stack, Served(tiny_model, *FLAGS, "--enable-embeddings", binary=binary))
 
 
+@pytest.fixture(scope="module")
+def beam_server(binary: Path, tiny_model: Path) -> Iterator[Served]:
+    """A server of the tiny model with room for wide searches."""
+    with ExitStack() as stack:
+        yield start(stack, Served(tiny_model, *FLAGS, "--max-best-of", "8", binary=binary))
+
+
 @pytest.fixture(scope="session")
 def demo_server(binary: Path, demo_model: Path) -> Iterator[Served]:
     """A server of the bundled model, named by no flag."""

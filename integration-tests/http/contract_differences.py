@@ -49,6 +49,7 @@ DIFFERENCES = {
     "`model` never selects an adapter": "/v1/completions model: is echoed",
     "`stop` may be a string, ": "/v1/completions seed: -1 is taken",
     "`n` gives that many choices": "/v1/completions n: 2 is taken",
+    "`use_beam_search` searches": f"{TESTS}/http/test_beams.py::test_searches_equal_transformers_on_a_random_llama",
     "`usage` has `prompt_tokens_details": f"{TESTS}/sharing/test_prefixes.py::test_the_same_prompt_again_is_known_but_for_its_last_token",
     "`user` and the API key": f"{HTTP}/callers.rs::tenants_are_told_apart_without_their_keys",
     "Accepted and without effect": "/v1/chat/completions service_tier: 'auto' is taken",

@@ -14,6 +14,7 @@ def openai_generation_rules() -> Iterator[Rule]:
     yield from ends()
     yield from scores()
     yield from readings()
+    yield from searches()
     yield from tools()
 
 
@@ -128,6 +129,51 @@ def scored(place: dict[str, Any], answer: dict[str, Any]) -> bool:
             candidate["logprob"] <= 0 and candidate["decoded_token"] for entry in others for candidate in entry.values()
         )
     )
+
+
+def searches() -> Iterator[Rule]:
+    """Beam search; that it finds what transformers finds is in test_beams.py."""
+    beams = {"use_beam_search": True, "n": 2, "ignore_eos": True}
+    both = body(
+        lambda answer: (
+            [choice["finish_reason"] for choice in answer["choices"]] == ["length"] * 2
+            and answer["usage"]["completion_tokens"] == 12
+        )
+    )
+    one = {"use_beam_search": True, "best_of": 2}
+    taken: dict[str, list[Any]] = {
+        "length_penalty": [-1, 0, 1.5, None],
+        "early_stopping": [False, True, "never", None],
+        "temperature": [0, 1, None],
+        "seed": [7],
+    }
+    refused: dict[str, list[Any]] = {
+        "length_penalty": [11, "long"],
+        "early_stopping": [1, "soon"],
+        "temperature": [0.7],
+        "top_p": [0.9],
+        "top_k": [5],
+        "min_p": [0.1],
+        "typical_p": [0.9],
+        "best_of": [3],
+    }
+    for route in ROUTES:
+        place = section(route)
+        yield openai(route, "use_beam_search", "the n best of the beams", beams, both, section=place)
+        yield openai(route, "use_beam_search", "null and false ask for nothing", {"use_beam_search": None}, choices(1))
+        ended = stream(lambda seen: seen[-1] == "[DONE]" and seen[-2]["choices"][0]["finish_reason"] is not None)
+        yield openai(route, "use_beam_search", "streamed, at the end", one | {"stream": True}, ended, section=place)
+        for field, values in taken.items():
+            for value in values:
+                yield openai(route, field, f"{value!r} beside beams", one | {field: value}, choices(1), section=place)
+        for field, values in refused.items():
+            for value in values:
+                says = f"{value!r} beside beams is 422 by name"
+                yield openai(route, field, says, one | {field: value}, *openai_error(field), section=place)
+        for field, value in (("length_penalty", 2), ("early_stopping", True)):
+            yield openai(route, field, "needs beams", {field: value}, *openai_error(field), section=place)
+        mistyped = {"use_beam_search": "yes"}
+        yield openai(route, "use_beam_search", "a boolean", mistyped, *openai_error("use_beam_search"), section=place)
 
 
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}

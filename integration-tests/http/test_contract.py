@@ -19,7 +19,7 @@ OPENAI = (
     "model max_tokens max_completion_tokens temperature top_p frequency_penalty presence_penalty seed stop stream n user "
     "logit_bias logprobs tools response_format top_k min_p typical_p repetition_penalty ignore_eos min_tokens stop_token_ids "
     "priority cache_salt service_tier include_usage continuous_usage_stats stream_options usage finish_reason id object echo "
-    "parallel_tool_calls chat_template_kwargs prompt_logprobs body [DONE] x-prompt-tokens x-total-time"
+    "parallel_tool_calls chat_template_kwargs prompt_logprobs use_beam_search length_penalty early_stopping body [DONE] x-prompt-tokens x-total-time"
 )
 NEEDED: dict[str, str] = {
     "POST /generate": NATIVE
