@@ -150,10 +150,13 @@ impl Rows<'_> {
                     &mut room.ahead,
                 );
             }
-            let wide = widen::<L, T>(keys, keys.view.value_offset, self.dim, room);
+            let values = match keys.view.value_offset {
+                0 => wide, // key and value are one
+                offset => widen::<L, T>(keys, offset, self.dim, room),
+            };
             let mut row = 0;
             while row < self.visible.len() {
-                row += self.add_values::<L>(row, wide, keys.count, room.weights, &mut room.ahead);
+                row += self.add_values::<L>(row, values, keys.count, room.weights, &mut room.ahead);
             }
         }
     }
@@ -168,24 +171,43 @@ impl Rows<'_> {
         weights: &mut [f32],
         ahead: &mut Ahead,
     ) {
-        let count = seen.end;
         if seen.is_empty() {
             weights.fill(0.0);
             return;
         }
+        let count = seen.end;
+        // SAFETY: the caller's promise for all of them.
+        unsafe {
+            let top = self.score::<L>(row, keys, seen, weights, ahead);
+            let highest = self.highest[row].max(top);
+            let total = powers::<L>(weights, count, highest);
+            self.shrink::<L>(row, highest);
+            self.total[row] += total;
+        }
+    }
+
+    /// Writes one row's scores of the keys up to the last that it sees; says the highest.
+    #[inline(always)]
+    unsafe fn score<L: Lanes>(
+        &self,
+        row: usize,
+        (keys, first_key): (Wide, usize),
+        seen: Range<usize>,
+        weights: &mut [f32],
+        ahead: &mut Ahead,
+    ) -> f32 {
         let query = &self.query[row * self.dim..][..self.dim];
-        let (keys, first_key) = keys;
+        let own = self.visible[row].end - 1;
         // SAFETY: 16 floats at each multiple of 16 below BLOCK lie in `weights`; the rest is the caller's promise.
         unsafe {
             let mut top = L::splat(f32::NEG_INFINITY);
-            for first in (0..count).step_by(LANES) {
+            for first in (0..seen.end).step_by(LANES) {
                 let mut scores: L = scores(query, keys, first, ahead);
                 if self.rule.bends() {
-                    let own = self.visible[row].end - 1;
                     let distance = (first_key + first) as f32 - own as f32;
                     scores = self.rule.bend_keys(scores, row, distance);
                 }
-                scores = scores.keep_first(count - first, f32::NEG_INFINITY);
+                scores = scores.keep_first(seen.end - first, f32::NEG_INFINITY);
                 scores.store(weights.as_mut_ptr().add(first));
                 if first < seen.start {
                     weights[first..seen.start.min(first + LANES)].fill(f32::NEG_INFINITY);
@@ -193,20 +215,7 @@ impl Rows<'_> {
                 }
                 top = top.max(scores);
             }
-            let highest = self.highest[row].max(top.highest());
-            let mut total = L::splat(0.0);
-            for first in (0..BLOCK).step_by(LANES) {
-                let at = weights.as_mut_ptr().add(first);
-                let weight = if first < count {
-                    L::load(at).sub(L::splat(highest)).exp2()
-                } else {
-                    L::splat(0.0)
-                };
-                weight.store(at);
-                total = total.add(weight);
-            }
-            self.shrink::<L>(row, highest);
-            self.total[row] += total.sum();
+            top.highest()
         }
     }
 
@@ -349,6 +358,26 @@ unsafe fn scores<L: Lanes>(query: &[f32], keys: Wide, first: usize, ahead: &mut 
             }
         }
         L::sum_each(&sums)
+    }
+}
+
+/// Turns the first `count` scores of a block into weights, and the others into none; says their sum.
+#[inline(always)]
+unsafe fn powers<L: Lanes>(scores: &mut [f32], count: usize, highest: f32) -> f32 {
+    // SAFETY: 16 floats at each multiple of 16 below BLOCK lie in `scores`; the rest is the caller's promise.
+    unsafe {
+        let mut total = L::splat(0.0);
+        for first in (0..BLOCK).step_by(LANES) {
+            let at = scores.as_mut_ptr().add(first);
+            let weight = if first < count {
+                L::load(at).sub(L::splat(highest)).exp2()
+            } else {
+                L::splat(0.0)
+            };
+            weight.store(at);
+            total = total.add(weight);
+        }
+        total.sum()
     }
 }
 

@@ -1,6 +1,8 @@
 //! Runs of several tokens with AMX tiles: bfloat16, heads of 32, 64, 96 or 128 numbers. Everything is computed transposed,
 //! keys by query rows, so that a lane is a query row: maxima and sums run over registers, never across one.
 
+mod block;
+
 use core::arch::x86_64::*;
 use std::f32::consts::LOG2_E;
 use std::ops::Range;
@@ -11,7 +13,8 @@ use crate::amx::{TILE, Tiles, clear_sums, tile_load, tile_multiply, tile_store};
 use crate::lanes::{Avx512, Lanes};
 use crate::runs::{LayerShape, Run};
 
-use super::{HeadView, Problem, ScoreRule};
+use self::block::{Block, take, transpose};
+use super::{Problem, ScoreRule};
 
 /// Keys of a block.
 const KEYS: usize = 64;
@@ -63,18 +66,6 @@ struct Scoring<'a> {
     rule: ScoreRule<'a>,
 }
 
-/// A block of keys and values, packed for the tiles, and the working memory of one group.
-struct Block<'a> {
-    /// [64 keys][dim] bfloat16
-    keys: &'a mut [f32],
-    /// [2][dim][32 keys] bfloat16
-    values: &'a mut [f32],
-    /// [64 keys][16 rows]
-    scores: &'a mut [f32],
-    /// [2][16 pairs][16 rows][2] bfloat16
-    weights: &'a mut [f32],
-}
-
 /// Some rows of one key head over all keys they see.
 pub struct Chunk<'a> {
     /// The whole.
@@ -87,22 +78,39 @@ pub struct Chunk<'a> {
     pub rows: Range<usize>,
 }
 
-/// Cuts `len` floats off.
-fn take<'a>(memory: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
-    let (taken, rest) = std::mem::take(memory).split_at_mut(len);
-    *memory = rest;
-    taken
-}
-
 impl Chunk<'_> {
     /// Computes the rows; `memory` holds `memory_len` floats, aligned to 64 bytes.
     ///
     /// # Safety
     /// The processor has AMX and AVX-512 with bfloat16; the keys are mapped and nobody writes them.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]
-    pub unsafe fn run(&self, mut memory: &mut [f32]) {
+    pub unsafe fn run(&self, memory: &mut [f32]) {
         let dim = self.problem.shape.head_dim;
-        let mut groups: Vec<Group<'_>> = Vec::with_capacity(self.rows.len().div_ceil(TILE));
+        // SAFETY: this function's instruction set.
+        let (mut groups, memory) = unsafe { self.groups(memory) };
+        let mut block = Block::of(memory, dim);
+        let view = self.problem.head(&self.run, self.kv_head);
+        let (begin, last) = (self.begin(self.rows.start), self.visible(self.rows.end - 1));
+        // SAFETY: tiles exist (the caller's promise).
+        let _tiles = unsafe { Tiles::configure(TILE) };
+        for first in (begin..last).step_by(KEYS) {
+            // SAFETY: keys before `last` are mapped (the caller's promise); the rest is this function's instruction set.
+            unsafe {
+                block.pack(view, first, (last - first).min(KEYS), dim);
+                self.gather(first, &mut groups, &mut block);
+            }
+        }
+        for (index, group) in groups.iter().enumerate() {
+            // SAFETY: this function's instruction set.
+            unsafe { self.finish(group, self.rows.start + index * TILE) };
+        }
+    }
+
+    /// The rows in groups that have gathered nothing yet, and the memory that is left.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]
+    unsafe fn groups<'a>(&self, mut memory: &'a mut [f32]) -> (Vec<Group<'a>>, &'a mut [f32]) {
+        let dim = self.problem.shape.head_dim;
+        let mut groups = Vec::with_capacity(self.rows.len().div_ceil(TILE));
         for first in self.rows.clone().step_by(TILE) {
             let mut part = |len| take(&mut memory, len);
             let mut group = Group {
@@ -118,39 +126,26 @@ impl Chunk<'_> {
             unsafe { self.start(&mut group, first) };
             groups.push(group);
         }
-        let mut part = |len| take(&mut memory, len);
-        let mut block = Block {
-            keys: part(KEYS * dim / 2),
-            values: part(KEYS * dim / 2),
-            scores: part(KEYS * TILE),
-            weights: part(KEYS * TILE / 2),
-        };
-        let view = self.problem.head(&self.run, self.kv_head);
-        let (begin, last) = (self.begin(self.rows.start), self.visible(self.rows.end - 1));
-        // SAFETY: tiles exist (the caller's promise).
-        let _tiles = unsafe { Tiles::configure(TILE) };
-        for first in (begin..last).step_by(KEYS) {
-            // SAFETY: keys before `last` are mapped (the caller's promise); the rest is this function's instruction set.
-            unsafe {
-                block.pack(view, first, (last - first).min(KEYS), dim);
-                for (index, group) in groups.iter_mut().enumerate() {
-                    let row = self.rows.start + index * TILE;
-                    let last_row = (row + TILE).min(self.rows.end) - 1;
-                    if first < self.visible(last_row) && first + KEYS > self.begin(row) {
-                        let scoring = Scoring {
-                            first,
-                            hides: first + KEYS > self.visible(row) || first < self.begin(last_row),
-                            factor: self.problem.scale * LOG2_E,
-                            rule: self.problem.rule,
-                        };
-                        group.gather(&mut block, &scoring, dim);
-                    }
-                }
+        (groups, memory)
+    }
+
+    /// Lets every group that sees some of the block of keys at `first` gather it.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]
+    unsafe fn gather(&self, first: usize, groups: &mut [Group<'_>], block: &mut Block<'_>) {
+        for (index, group) in groups.iter_mut().enumerate() {
+            let row = self.rows.start + index * TILE;
+            let last_row = (row + TILE).min(self.rows.end) - 1;
+            if first >= self.visible(last_row) || first + KEYS <= self.begin(row) {
+                continue;
             }
-        }
-        for (index, group) in groups.iter().enumerate() {
-            // SAFETY: this function's instruction set.
-            unsafe { self.finish(group, self.rows.start + index * TILE) };
+            let scoring = Scoring {
+                first,
+                hides: first + KEYS > self.visible(row) || first < self.begin(last_row),
+                factor: self.problem.scale * LOG2_E,
+                rule: self.problem.rule,
+            };
+            // SAFETY: the caller's promise.
+            unsafe { group.gather(block, &scoring, self.problem.shape.head_dim) };
         }
     }
 
@@ -225,57 +220,6 @@ impl Chunk<'_> {
                     let rounded: __m256i =
                         core::mem::transmute(_mm512_cvtneps_pbh(_mm512_castsi512_ps(rows[index])));
                     _mm256_storeu_si256(output.as_mut_ptr().cast(), rounded);
-                }
-            }
-        }
-    }
-}
-
-impl Block<'_> {
-    /// Copies keys as they are and values transposed; what is missing to 64 is zero.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]
-    unsafe fn pack(&mut self, view: HeadView, first: usize, count: usize, dim: usize) {
-        let keys: *mut bf16 = self.keys.as_mut_ptr().cast();
-        for key in 0..KEYS {
-            // SAFETY: keys below `count` are mapped (the caller's promise); `keys` holds 64 times `dim` numbers.
-            unsafe {
-                let to = keys.add(key * dim);
-                match key < count {
-                    true => core::ptr::copy_nonoverlapping(
-                        (view.key + (first + key) * view.stride) as *const bf16,
-                        to,
-                        dim,
-                    ),
-                    false => core::ptr::write_bytes(to, 0, dim),
-                }
-            }
-        }
-        for half in 0..2 {
-            for unit in (0..dim).step_by(TILE) {
-                let mut pairs = [_mm512_setzero_si512(); TILE];
-                for (pair, row) in pairs.iter_mut().enumerate() {
-                    let key = half * STEP + pair * 2;
-                    let value = |key: usize| {
-                        let at = view.key
-                            + (first + key) * view.stride
-                            + view.value_offset
-                            + unit * size_of::<bf16>();
-                        if key >= count {
-                            return _mm256_setzero_si256();
-                        }
-                        // SAFETY: the key is below `count`, so mapped.
-                        unsafe { _mm256_loadu_si256(at as *const __m256i) }
-                    };
-                    let (even, odd) = (
-                        _mm512_cvtepu16_epi32(value(key)),
-                        _mm512_cvtepu16_epi32(value(key + 1)),
-                    );
-                    *row = _mm512_or_si512(even, _mm512_slli_epi32::<16>(odd));
-                }
-                for (index, row) in transpose(pairs).into_iter().enumerate() {
-                    let to = &mut self.values[(half * dim + unit + index) * TILE..][..TILE];
-                    // SAFETY: sixteen floats.
-                    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), row) };
                 }
             }
         }
@@ -423,34 +367,4 @@ impl Group<'_> {
             tile_store!(1, sums.add(TILE * TILE), 64usize);
         }
     }
-}
-
-/// Rows become columns: dword j of row i goes to dword i of row j.
-#[target_feature(enable = "avx512f")]
-fn transpose(rows: [__m512i; TILE]) -> [__m512i; TILE] {
-    let mut pairs = rows;
-    for i in (0..TILE).step_by(2) {
-        pairs[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
-        pairs[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
-    }
-    let mut quads = pairs;
-    for i in (0..TILE).step_by(4) {
-        for j in 0..2 {
-            quads[i + 2 * j] = _mm512_unpacklo_epi64(pairs[i + j], pairs[i + j + 2]);
-            quads[i + 2 * j + 1] = _mm512_unpackhi_epi64(pairs[i + j], pairs[i + j + 2]);
-        }
-    }
-    // quads[4a + c] now holds, in 128-bit lane l, column 4l + c of rows 4a to 4a + 3.
-    let mut columns = quads;
-    for c in 0..4 {
-        let low = _mm512_shuffle_i32x4::<0b01_00_01_00>(quads[c], quads[4 + c]);
-        let high = _mm512_shuffle_i32x4::<0b11_10_11_10>(quads[c], quads[4 + c]);
-        let more_low = _mm512_shuffle_i32x4::<0b01_00_01_00>(quads[8 + c], quads[12 + c]);
-        let more_high = _mm512_shuffle_i32x4::<0b11_10_11_10>(quads[8 + c], quads[12 + c]);
-        columns[c] = _mm512_shuffle_i32x4::<0b10_00_10_00>(low, more_low);
-        columns[4 + c] = _mm512_shuffle_i32x4::<0b11_01_11_01>(low, more_low);
-        columns[8 + c] = _mm512_shuffle_i32x4::<0b10_00_10_00>(high, more_high);
-        columns[12 + c] = _mm512_shuffle_i32x4::<0b11_01_11_01>(high, more_high);
-    }
-    columns
 }
