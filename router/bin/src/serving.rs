@@ -141,6 +141,7 @@ fn builder(is_http2: bool, limit: Duration) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1()
+        .writev(false) // a token and its frame are cheaper copied together than gathered
         .timer(TokioTimer::new())
         .max_buf_size(MAX_HEAD_BYTES)
         .header_read_timeout(limit);

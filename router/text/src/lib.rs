@@ -9,6 +9,7 @@ pub mod grammar;
 mod markers;
 pub mod model_files;
 mod python_text;
+mod quick_encoder;
 pub mod reasoning;
 mod shield;
 pub mod stop_match;

@@ -11,6 +11,7 @@ use tokenizers::{
 use crate::{
     detokenize::ByteTable,
     model_files::{LoadError, read_json, token_text},
+    quick_encoder::QuickEncoder,
 };
 
 /// Words whose pieces each validation thread remembers. The crate's own 10,000 took tens of thousands of requests to fill up, and
@@ -46,6 +47,7 @@ pub struct TokenSpan {
 #[derive(Debug)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    quick: Option<QuickEncoder>,
     bytes: Option<ByteTable>,
     special: HashSet<u32>,
     named: Vec<(&'static str, String)>,
@@ -68,7 +70,7 @@ impl Tokenizer {
     /// # Errors
     /// A file is missing, unreadable, or not a tokenizer.
     pub fn load(model_path: &Path) -> Result<Self, LoadError> {
-        let inner = read_tokenizer(&model_path.join("tokenizer.json"))?;
+        let encoders = read_encoders(&model_path.join("tokenizer.json"))?;
         let config = read_json(&model_path.join("tokenizer_config.json"))?;
         let map = read_json(&model_path.join("special_tokens_map.json"))?;
         let named =
@@ -77,10 +79,10 @@ impl Tokenizer {
             .iter()
             .filter_map(|name| Some((*name, named(name)?)))
             .collect();
-        Ok(Self::new(inner, named))
+        Ok(Self::new(encoders, named))
     }
 
-    fn new(inner: tokenizers::Tokenizer, named: Vec<(&'static str, String)>) -> Self {
+    fn new((inner, quick): Encoders, named: Vec<(&'static str, String)>) -> Self {
         let added = inner.get_added_tokens_decoder();
         let special = added
             .iter()
@@ -91,6 +93,7 @@ impl Tokenizer {
         let bytes = is_byte_level.then(|| ByteTable::new(&inner));
         Self {
             inner,
+            quick,
             bytes,
             special,
             named,
@@ -103,7 +106,7 @@ impl Tokenizer {
     /// It is not one.
     pub fn from_json(json: &str) -> Result<Self, EncodeError> {
         parse(json.as_bytes())
-            .map(|inner| Self::new(inner, Vec::new()))
+            .map(|encoders| Self::new(encoders, Vec::new()))
             .map_err(EncodeError)
     }
 
@@ -112,6 +115,10 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer refuses the text.
     pub fn encode(&self, text: &str, special: SpecialTokens) -> Result<Vec<u32>, EncodeError> {
+        let quick = self.quick.as_ref();
+        if let Some(ids) = quick.and_then(|quick| quick.encode(text, special)) {
+            return Ok(ids);
+        }
         let encoding = self
             .inner
             .encode_fast(text, special == SpecialTokens::Add)
@@ -262,7 +269,10 @@ impl Tokenizer {
     }
 }
 
-fn read_tokenizer(path: &Path) -> Result<tokenizers::Tokenizer, LoadError> {
+/// The reference, and what is faster and agrees with it.
+type Encoders = (tokenizers::Tokenizer, Option<QuickEncoder>);
+
+fn read_encoders(path: &Path) -> Result<Encoders, LoadError> {
     let json = std::fs::read(path).map_err(|source| match source.kind() {
         std::io::ErrorKind::NotFound => LoadError::Missing {
             path: path.to_owned(),
@@ -279,7 +289,7 @@ fn read_tokenizer(path: &Path) -> Result<tokenizers::Tokenizer, LoadError> {
 }
 
 /// Limits are the router's business, so the file's own truncation and padding are put out of force.
-fn parse(json: &[u8]) -> Result<tokenizers::Tokenizer, String> {
+fn parse(json: &[u8]) -> Result<Encoders, String> {
     let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(|e| e.to_string())?;
     inner
         .with_padding(None)
@@ -288,7 +298,8 @@ fn parse(json: &[u8]) -> Result<tokenizers::Tokenizer, String> {
     let mut model = inner.get_model().clone();
     model.resize_cache(CACHED_WORDS);
     inner.with_model(model);
-    Ok(inner)
+    let quick = QuickEncoder::agreeing(json, &inner);
+    Ok((inner, quick))
 }
 
 #[cfg(test)]
