@@ -377,24 +377,22 @@ async fn a_hung_step_is_passed_on() {
 
 #[tokio::test]
 async fn what_cannot_be_warmed_is_lost_with_the_reason() {
-    let missing = "unix:///tmp/ribbon-no-such-socket";
-    let (none, there) = (Vec::new, |uri: &str| vec![uri.to_owned()]);
-    let cases: [(Option<u32>, u64, Vec<String>, &str, bool); 6] = [
-        (Some(13), 1, none(), "13 tokens bring bad luck", false),
-        (None, 1, there(missing), "cannot connect", false),
-        (None, STILL_BUSY, none(), "not now", false),
-        (None, 2, none(), "generation 2, not 1", true),
-        (None, 1, there("http://127.0.0.1:1"), "only `unix://`", true),
-        (None, OF_AN_OLDER_WIRE, none(), "no such call", true),
+    let (missing, tcp) = (
+        Some("unix:///tmp/ribbon-no-such-socket"),
+        Some("http://127.0.0.1:1"),
+    );
+    let cases = [
+        (Some(13), 1, None, "13 tokens bring bad luck", false),
+        (None, 1, missing, "cannot connect", false),
+        (None, STILL_BUSY, None, "not now", false),
+        (None, 2, None, "generation 2, not 1", true),
+        (None, 1, tcp, "only `unix://`", true),
+        (None, OF_AN_OLDER_WIRE, None, "no such call", true),
     ];
-    for (max_total_tokens, generation, uris, reason, is_hopeless) in cases {
+    for (max_total_tokens, generation, elsewhere, reason, is_hopeless) in cases {
         let mut house = House::new(generation, max_total_tokens);
-        let uris = if uris.is_empty() {
-            vec![house.uri.clone()]
-        } else {
-            uris
-        };
-        house.control.shards(1, uris).await;
+        let uri = elsewhere.map_or_else(|| house.uri.clone(), str::to_owned);
+        house.control.shards(1, vec![uri]).await;
         let said = house.lost().await;
         assert!(said.contains(reason), "{reason}: {said}");
         let hung = house.hung().await;
