@@ -140,7 +140,7 @@ impl SchedulerActor {
                 }
             }
             Command::Search(group) => self.scheduler.begin_search(group),
-            Command::Release(permit) => self.scheduler.leave_group(permit.group()),
+            Command::Release(permit) => self.scheduler.end_search(permit.group()),
             Command::Cancel(id) => {
                 self.streams.remove(&id);
                 self.scheduler.cancel(id, now);

@@ -171,8 +171,7 @@ impl Scheduler {
     /// evicted begins with one of them and goes on as a prompt.
     fn fill_lines(&mut self, draft: &mut Draft, now: Instant) {
         while draft.budget > 0
-            && self.line_is_first()
-            && let Some((id, _)) = self.next_admission()
+            && let Some(id) = self.next_line()
         {
             if self.admit(id, 1, draft, now) == 0 {
                 return;
@@ -180,10 +179,15 @@ impl Scheduler {
         }
     }
 
-    fn line_is_first(&mut self) -> bool {
-        let first = self.queue.first();
-        let sequence = first.and_then(|id| self.sequences.get(&id));
-        sequence.is_some_and(Sequence::goes_on)
+    /// The sequence of a search whose turn it is; none where a newcomer would go instead of one that does not fit.
+    fn next_line(&mut self) -> Option<SequenceId> {
+        let goes_on = |this: &Self, id| this.sequences.get(&id).is_some_and(Sequence::goes_on);
+        let first = self.queue.first()?;
+        if !goes_on(self, first) {
+            return None;
+        }
+        let (id, _) = self.next_admission()?;
+        goes_on(self, id).then_some(id)
     }
 
     fn fill_prefills(&mut self, draft: &mut Draft, now: Instant) {
@@ -362,7 +366,7 @@ impl Scheduler {
         }
         sequence.take_seat(slot, cached, now);
         self.batch.seat(slot, sequence, cached);
-        draft.plan.admitted.push(sequence.admission(slot));
+        draft.admit(sequence.admission(slot), sequence.goes_on());
         self.feed(slot, limit, draft)
     }
 

@@ -163,7 +163,7 @@ impl Scheduler {
     }
 
     /// A search has begun, one round after the other: what its sequences computed is kept for the next ones, and so are their
-    /// slots, until [`Scheduler::leave_group`].
+    /// slots, until [`Scheduler::end_search`].
     pub fn begin_search(&mut self, group: GroupId) {
         self.hold_group(group);
         self.promised.entry(group).or_default();
@@ -401,8 +401,9 @@ impl Scheduler {
         let mut sequence = self.sequences.remove(&id)?;
         self.queue.remove(id);
         self.recovery.forget(id);
+        let had_seat = sequence.seat.is_some();
         self.leave_seat(&mut sequence);
-        if let Some(seats) = self.promised.get_mut(&sequence.group()) {
+        if had_seat && let Some(seats) = self.promised.get_mut(&sequence.group()) {
             *seats += 1;
         }
         self.leave_group(sequence.group());
@@ -411,8 +412,15 @@ impl Scheduler {
         Some(sequence)
     }
 
+    /// A search is over: nobody waits for the slots it had. Another one of the same request is promised its own again when it
+    /// ends a round.
+    pub fn end_search(&mut self, group: GroupId) {
+        self.promised.entry(group).and_modify(|seats| *seats = 0);
+        self.leave_group(group);
+    }
+
     /// Where only the sequences of one request share, the last one takes their tokens with it.
-    pub fn leave_group(&mut self, group: GroupId) {
+    fn leave_group(&mut self, group: GroupId) {
         let Entry::Occupied(mut members) = self.groups.entry(group) else {
             return;
         };

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use ribbon_core::{Slot, StepPlan, StepTimings, Wanted, WorkItem};
+use ribbon_core::{Admission, Slot, StepPlan, StepTimings, Wanted, WorkItem};
 
 use crate::{
     batch::Run,
@@ -30,6 +30,7 @@ pub(crate) struct Flight {
     pub(crate) began: Instant,
     pub(crate) prefill_tokens: u32,
     pub(crate) decode_rows: u32,
+    /// Newcomers.
     pub(crate) admitted: u32,
     pub(crate) joined: bool,
 }
@@ -143,9 +144,14 @@ impl Draft {
         self.plan.work.is_empty() && self.plan.ops.is_empty()
     }
 
+    /// Adds a sequence that took a slot. One that goes on where another one ended is no newcomer in what is reported.
+    pub(crate) fn admit(&mut self, admission: Admission, goes_on: bool) {
+        self.flight.admitted += u32::from(!goes_on);
+        self.plan.admitted.push(admission);
+    }
+
     /// The plan to send and what to remember of it. `joined`: the admitted ones met others that ran already.
     pub(crate) fn finish(mut self, joined: bool) -> (StepPlan, Flight) {
-        self.flight.admitted = self.plan.admitted.len() as u32;
         self.flight.joined = joined && self.flight.admitted > 0;
         (self.plan, self.flight)
     }

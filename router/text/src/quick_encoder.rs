@@ -1,6 +1,9 @@
 //! A second encoder, ten times as fast, for the tokenizers that it can read. Knows no files; what it may answer, the first one decides.
 
-use std::fmt;
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use crate::SpecialTokens;
 
@@ -29,7 +32,8 @@ impl QuickEncoder {
     /// The encoder for the text of a `tokenizer.json`, where the crate can read it and answers the probes as `reference` does.
     pub(crate) fn agreeing(json: &[u8], reference: &tokenizers::Tokenizer) -> Option<Self> {
         let json = serde_json::from_slice(json).ok()?;
-        let mut inner = fastokens::Tokenizer::from_json(json).ok()?;
+        let read = catch_unwind(|| fastokens::Tokenizer::from_json(json));
+        let mut inner = read.ok()?.ok()?;
         inner.set_truncation(None);
         inner.set_padding(None);
         let quick = Self(inner);
@@ -49,10 +53,11 @@ impl QuickEncoder {
             .then_some(quick)
     }
 
-    /// Token ids of a text; none where it has to be asked of the other encoder.
+    /// Token ids of a text; none where it has to be asked of the other encoder, which no fault of this one may keep from answering.
     pub(crate) fn encode(&self, text: &str, special: SpecialTokens) -> Option<Vec<u32>> {
         let with_special = special == SpecialTokens::Add;
-        self.0.encode_with_special_tokens(text, with_special).ok()
+        let encode = AssertUnwindSafe(|| self.0.encode_with_special_tokens(text, with_special));
+        catch_unwind(encode).ok()?.ok()
     }
 }
 

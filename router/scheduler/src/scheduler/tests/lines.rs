@@ -139,10 +139,60 @@ fn newcomers_do_not_take_the_slots_of_a_search_between_two_rounds() {
         "{admitted:?}"
     );
     scheduler.on_outcome(answer(&plan, 9), now);
-    scheduler.leave_group(place.group());
+    scheduler.end_search(place.group());
     let rest: Vec<StepPlan> = plans(&mut scheduler, now);
     let newcomers: usize = rest.iter().map(|plan| plan.admitted.len()).sum();
     assert!(newcomers > 0, "it is over");
+}
+
+#[test]
+fn the_slots_of_a_search_that_is_over_are_for_all_though_its_request_has_another() {
+    let settings = SchedulerSettings {
+        max_batch_size: Some(2),
+        ..SchedulerSettings::default()
+    };
+    let mut scheduler = Scheduler::new(settings, Gate::new(64, None));
+    let now = Instant::now();
+    scheduler.on_ready(description(), now);
+    let place = begun(&mut scheduler, now);
+    scheduler.begin_search(place.group());
+    for closing in plans(&mut scheduler, now) {
+        scheduler.on_outcome(answer(&closing, 9), now);
+    }
+    round(&mut scheduler, &place, &[&[7], &[8]], now);
+    let plan = scheduler.next_plan(now).unwrap();
+    assert_eq!(plan.admitted.len(), 2, "both slots");
+    let other = scheduler.enqueue_line(line(&[]), place.further(), now);
+    scheduler.on_outcome(answer(&plan, 9), now);
+    scheduler.end_search(place.group());
+    scheduler.submit(own_request(1, 30, 50), now).unwrap();
+    let rest = plans(&mut scheduler, now);
+    let admitted: Vec<u64> = rest
+        .iter()
+        .flat_map(|plan| plan.admitted.iter().map(|one| one.sequence_id))
+        .collect();
+    assert_eq!(admitted.len(), 2, "{admitted:?}");
+    assert!(admitted.contains(&other.0), "its sibling is one of them");
+}
+
+#[test]
+fn sequences_that_never_had_a_slot_give_none_back() {
+    let settings = SchedulerSettings {
+        max_batch_size: Some(2),
+        ..SchedulerSettings::default()
+    };
+    let mut scheduler = Scheduler::new(settings, Gate::new(64, None));
+    let now = Instant::now();
+    scheduler.on_ready(description(), now);
+    let place = begun(&mut scheduler, now);
+    let others = [(); 3].map(|()| scheduler.enqueue_line(line(&[]), place.further(), now));
+    for id in others {
+        scheduler.cancel(id, now);
+    }
+    assert!(
+        scheduler.promised_seats() <= 1,
+        "the one of the first round"
+    );
 }
 
 #[test]
@@ -235,7 +285,7 @@ fn without_prefix_caching_a_search_keeps_its_own_tokens_while_it_lasts() {
     scheduler.on_outcome(answer(&plan, 5), now);
     plans(&mut scheduler, now);
     assert!(scheduler.usage().pages.cached > 0);
-    scheduler.leave_group(place.group());
+    scheduler.end_search(place.group());
     plans(&mut scheduler, now);
     assert_eq!(
         scheduler.usage().pages.cached,
