@@ -134,8 +134,7 @@ def test_shards_of_a_group_are_told_of_each_other_and_announced_together(fake, h
     by_rank = sorted(shards(), key=lambda shard: [word for word in shard["argv"] if word.startswith("--rank=")])
     paths = [word for shard in by_rank for word in shard["argv"] if word.startswith("--uds-path=")]
     assert announced["uris"] == [f"unix://{path.removeprefix('--uds-path=')}" for path in paths]
-    meeting_points = {word for shard in shards() for word in shard["argv"] if word.startswith("--meeting-point=")}
-    assert len(meeting_points) == 1
+    assert len(meeting_points(shards())) == 1
     assert all("--world-size=3" in shard["argv"] for shard in shards())
     launcher.signal()
     assert launcher.exit_code() == 0
@@ -155,6 +154,44 @@ def test_where_one_shard_dies_the_whole_group_is_replaced(fake, heard, shards, n
     assert launcher.descendants() != []
     assert not set(first.values()) & set(launcher.descendants())
     assert len(pids_by_rank(shards(), 2)) == 2
+
+
+def meeting_points(started):
+    """Of all generations so far, in their order."""
+    words = dict.fromkeys(word for shard in started for word in shard["argv"] if word.startswith("--meeting-point="))
+    return [Path(word.removeprefix("--meeting-point=")) for word in words]
+
+
+@pytest.fixture
+def prefix():
+    """An operator's, which the launcher leaves alone; short, as a socket's path has to be."""
+    with tempfile.TemporaryDirectory(prefix="meet") as directory:
+        yield f"{directory}/s"
+
+
+def test_a_meeting_point_stays_as_long_as_its_generation(fake, heard, shards, prefix):
+    launcher = fake("--num-shard", "2", "--shard-uds-path", prefix)
+    launcher.ready()
+    [first] = meeting_points(shards())
+    assert first.exists()  # NCCL looks into it again with the first call of a kind
+    os.kill(shards()[0]["pid"], signal.SIGKILL)
+    assert wait_until(lambda: types(heard) == ["started", "shards", "lost", "shards"])
+    _, second = meeting_points(shards())
+    assert (first.exists(), second.exists()) == (False, True)
+    launcher.signal()
+    assert launcher.exit_code() == 0
+    assert not second.exists()
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+def test_a_start_that_fails_leaves_no_meeting_point(fake, shards, prefix, refuses):
+    server = {"serve_fails": "no"} if refuses else {"never_listens": True}
+    launcher = fake("--num-shard", "2", "--shard-uds-path", prefix, server=server)
+    assert refuses or wait_until(shards)
+    if not refuses:
+        launcher.signal()
+    assert launcher.exit_code() == (2 if refuses else 0)
+    assert list(Path(prefix).parent.glob("*meeting*")) == []
 
 
 def test_a_group_that_hangs_is_killed_and_replaced(fake, heard, shards):

@@ -8,6 +8,7 @@ use crate::{
     error::LaunchError,
     process::Ending,
     shard::{self, Origin, Shard, ShardRecipe},
+    sockets::MeetingPoint,
     supervisor::Event,
 };
 
@@ -22,6 +23,8 @@ pub(crate) struct Shards {
     members: Vec<Member>,
     /// How they ended, the first one first.
     endings: Vec<(usize, Ending)>,
+    /// Where they find each other, as long as any of them may still look for another.
+    _meeting_point: Option<MeetingPoint>,
 }
 
 #[derive(Debug)]
@@ -50,7 +53,7 @@ impl Shards {
         let members: Result<Vec<Member>, LaunchError> = (0..num_shards)
             .map(|rank| {
                 let origin = Origin { generation, rank };
-                let meeting_point = meeting_point.as_deref();
+                let meeting_point = meeting_point.as_ref().map(|point| point.path.as_path());
                 let shard = Shard::start(recipe, origin, meeting_point, events.clone(), tasks)?;
                 Ok(Member {
                     shard,
@@ -63,6 +66,7 @@ impl Shards {
             started: Instant::now(),
             members: members?,
             endings: Vec::new(),
+            _meeting_point: meeting_point,
         })
     }
 

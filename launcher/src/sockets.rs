@@ -67,18 +67,13 @@ impl Sockets {
     }
 
     /// A new empty file for the ranks of a generation, which nobody else may read (mode 0600).
-    pub(crate) fn meeting_point(&self, generation: u64) -> io::Result<PathBuf> {
+    pub(crate) fn meeting_point(&self, generation: u64) -> io::Result<MeetingPoint> {
         let path = self.meeting_path(generation);
-        self.forget_meeting(generation);
+        let _ = fs::remove_file(&path);
         let mut options = File::options();
         options.write(true).create_new(true).mode(0o600);
         options.open(&path)?;
-        Ok(path)
-    }
-
-    /// Removes the file: all ranks have met, or will not any more.
-    pub(crate) fn forget_meeting(&self, generation: u64) {
-        let _ = fs::remove_file(self.meeting_path(generation));
+        Ok(MeetingPoint { path })
     }
 
     fn meeting_path(&self, generation: u64) -> PathBuf {
@@ -114,6 +109,19 @@ impl Sockets {
         UnixListener::bind(&path).map_err(|error| explain(&error))?;
         Self::clear(&path);
         Ok(())
+    }
+}
+
+/// A file that a generation keeps as long as it lives, since NCCL looks into it again whenever ranks talk in a new way. Dropping it
+/// removes the file.
+#[derive(Debug)]
+pub(crate) struct MeetingPoint {
+    pub(crate) path: PathBuf,
+}
+
+impl Drop for MeetingPoint {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
     }
 }
 
@@ -219,24 +227,26 @@ mod tests {
     }
 
     #[test]
-    fn a_meeting_point_is_private_new_and_forgotten() {
+    fn a_meeting_point_is_private_new_and_gone_with_its_owner() {
         use std::os::unix::fs::PermissionsExt;
         let sockets = Sockets::new(None).expect("a directory");
-        for _ in 0..2 {
-            let path = sockets.meeting_point(3).expect("made");
-            let found = path.metadata().expect("there");
-            assert_eq!(
-                (found.permissions().mode() & 0o777, found.len()),
-                (0o600, 0)
-            );
-            fs::write(
-                &path,
-                "what the ranks of a dead launcher's generation wrote",
-            )
-            .expect("written");
-        }
-        sockets.forget_meeting(3);
-        assert!(!sockets.meeting_path(3).exists());
+        let path = sockets.meeting_path(3);
+        fs::write(
+            &path,
+            "what the ranks of a dead launcher's generation wrote",
+        )
+        .expect("written");
+        let meeting = sockets.meeting_point(3).expect("made");
+        let found = path.metadata().expect("there");
+        assert_eq!(
+            (found.permissions().mode() & 0o777, found.len()),
+            (0o600, 0)
+        );
+        assert_eq!(meeting.path, path);
+        let of_the_next = sockets.meeting_point(4).expect("made");
+        drop(meeting);
+        assert!(!path.exists());
+        assert!(of_the_next.path.exists());
     }
 
     #[test]

@@ -247,7 +247,6 @@ impl Supervisor {
             shards.started.elapsed().as_millis()
         );
         let uris = shards.uris();
-        self.recipe.sockets.forget_meeting(self.generation);
         let message = ToRouter::Shards {
             generation: self.generation,
             uris,

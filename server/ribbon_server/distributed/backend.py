@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 class Meeting:
     """How the ranks of one start find each other."""
 
-    point: Path  # a file that does not exist yet, in a private directory
+    point: Path  # a new or empty file that nobody else reads; it has to stay as long as the ranks do
     timeout: timedelta  # of the meeting, and of every later call
     num_stages: int = 1
 
@@ -109,6 +109,16 @@ class BackendWorld(BackendGroup):
         """See World."""
         stage_before = self.rank.index + self._num_neighbours
         self._guard(lambda: self._backend.recv([stream], stage_before, TAG).wait())
+
+    def connect_all(self) -> None:
+        """Has the ranks of a stage talk, then the stages: a backend that connects with the first call connects now. Raises RankLost."""
+        self.tensor.least(0)
+        word = torch.zeros(1, device=self._device)
+        if not self.stage.is_first:
+            self.receive(word)
+        if not self.stage.is_last:
+            self.send(word)
+        self.least(0)
 
     def _wait_for_the_last(self) -> None:
         if self._under_way is not None:

@@ -1,7 +1,7 @@
 """The ranks of a model on the CUDA devices of one machine, over NCCL. Knows tensors and ranks; not layers, not who starts whom.
 
-Calls return once they are in the stream of the device, as kernels do. A rank that is lost is noticed by NCCL's own watchdog, which
-ends the process: the launcher starts the group again.
+Calls return once they are in the stream of the device, as kernels do, and NCCL's own watchdog notices a lost rank only where it meets
+an asynchronous error. What ends a group is the launcher, when one of its processes exits, and the router, when a step is over its deadline.
 """
 
 import torch
@@ -29,4 +29,4 @@ class NcclGroup(BackendWorld):
 
         super().__init__(rank, meeting, device, connect)
         # NCCL connects with the first call: what is wrong with it should come up before the weights are read.
-        self.least(0)
+        self.connect_all()

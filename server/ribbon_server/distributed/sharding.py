@@ -50,7 +50,7 @@ def place_of(rank: Rank, num_stages: int) -> Place:
     """
     if num_stages < 1 or rank.world_size % num_stages != 0:
         raise BadSetting(
-            f"`--pipeline-parallel-size` is {num_stages}; {rank.world_size} ranks do not make so many equal stages"
+            f"`--pipeline-parallel-size` is {num_stages}; it has to divide the number of ranks, {rank.world_size}"
         )
     num_ranks = rank.world_size // num_stages
     behind, index = divmod(rank.index, num_ranks)
@@ -58,7 +58,8 @@ def place_of(rank: Rank, num_stages: int) -> Place:
 
 
 def stage_layers(num_layers: int, stage: Rank) -> range:
-    """The consecutive layers of a stage. Where it does not come out even, the first ones have one more: the last has the head."""
+    """The consecutive layers of a stage. No stage has more than one layer more than another; none has fewer than the last, which
+    has the head."""
     begin, end = (-(-num_layers * bound // stage.world_size) for bound in (stage.index, stage.index + 1))
     return range(begin, end)
 

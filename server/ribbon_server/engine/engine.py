@@ -19,7 +19,7 @@ from ribbon_server.layers.attention.base import ForwardContext
 from ribbon_server.models.decoder import CausalModel
 from ribbon_server.sampling.device_sampler import pick_on_device
 from ribbon_server.sampling.sampler import REASONS, Fault, Picker, Picks, pick
-from ribbon_server.sampling.shared_choice import SharedChoice
+from ribbon_server.sampling.shared_choice import SAMPLING_RANK, SharedChoice
 from ribbon_server.sampling.state import SamplingRows
 
 # What a forward pass can raise on our or the machine's account; the step fails, the process lives.
@@ -109,7 +109,8 @@ class Engine:
         prompts = self.sequences.state.prompt[batch.slots]
         context = ForwardContext(self.ribbons, batch.slots, batch.starts, batch.lengths, prompts)
         prepared_ns = time.monotonic_ns()
-        self.sequences.state.begin_masks(batch.slots[batch.sampling].astype(np.int64))
+        if self.world.rank.index == SAMPLING_RANK:
+            self.sequences.state.begin_masks(batch.slots[batch.sampling].astype(np.int64))
         made = forward(self.decoder, batch, context, self.sequences.vocab_size)
         self.ribbons.fence()
         forwarded_ns = time.monotonic_ns()

@@ -11,7 +11,7 @@ from ribbon_server.telemetry import log
 
 LAPS = 7
 RACED_ROWS = (1, 8)
-WINS_BY = 0.95  # a second copy of the weight has to earn its memory
+WINS_BY = 0.95  # without AMX the native one keeps a second copy of the weight, which has to earn its memory
 
 
 class LinearChooser:

@@ -71,10 +71,15 @@ def assemble(spec: ModelSpec, weights: dict[str, Tensor], kernels: Kernels, worl
 
 def _ends(spec: ModelSpec, weights: Weights, world: World, like: Tensor) -> tuple[Entrance, Exit]:
     """What stands before the blocks of a stage, and behind them."""
-    table, stage = weights.optional("embedding"), world.stage
-    entrance: Entrance = FromStage(world, spec.hidden, like)
-    if stage.is_first and table is not None:
+    stage = world.stage
+    table: Tensor | None
+    entrance: Entrance
+    if stage.is_first:
+        table = weights.take("embedding")
         entrance = embedding_layer(spec, weights, table)
+    else:
+        table = weights.optional("embedding")
+        entrance = FromStage(world, spec.hidden, like)
     if not stage.is_last:
         return entrance, ToStage(world)
     head = head_layer(spec, weights, table)

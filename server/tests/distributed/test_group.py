@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from parity.rank_threads import on_ranks
 from safetensors.torch import load_file
 from tiny import TinyModel
 
@@ -18,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import ranks
 
 from ribbon_server.distributed.backend import Meeting
+from ribbon_server.distributed.base import World
 from ribbon_server.distributed.gloo import GlooGroup
 from ribbon_server.distributed.sharding import Rank
 from ribbon_server.distributed.single import SingleGroup
@@ -77,6 +79,27 @@ def test_shares_of_a_model_compute_what_the_whole_computes(both: tuple[Results, 
     (first, _), _ = both
     for name, expected in ranks.feed_forward(SingleGroup(), tiny_untied.folder).items():
         torch.testing.assert_close(first[name], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("world_size", "num_stages"), [(1, 1), (2, 1), (3, 3), (4, 2)])
+def test_every_stage_is_connected_before_the_first_step(world_size: int, num_stages: int) -> None:
+    """A stage sends what the one behind it waits for, once, whatever its place: nothing is left over for the first step."""
+
+    def heard(world: World) -> list[str]:
+        assert isinstance(world, GlooGroup)
+        calls: list[str] = []
+        send, receive = world.send, world.receive
+        world.send = lambda stream: calls.append("send") or send(stream)  # type: ignore[func-returns-value,method-assign]
+        world.receive = lambda stream: calls.append("receive") or receive(stream)  # type: ignore[func-returns-value,method-assign]
+        world.connect_all()
+        return calls
+
+    last = num_stages - 1
+    expected = [["receive"] * (stage > 0) + ["send"] * (stage < last) for stage in range(num_stages)]
+    per_stage = world_size // num_stages
+    assert on_ranks(world_size, heard, num_stages) == [
+        expected[last - index // per_stage] for index in range(world_size)
+    ]
 
 
 def test_a_killed_rank_is_noticed(both: tuple[Results, int]) -> None:

@@ -7,8 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from parity.rank_threads import on_ranks
 from tiny import EOS, Driver, TinyModel, make_engine, regex, save_tiny, write_byte_tokenizer
 
+from ribbon_server.distributed.base import World
 from ribbon_server.engine.step import RowStatus
 from ribbon_server.sampling.grammars import Grammar
 
@@ -76,6 +78,22 @@ def test_a_sampled_text_follows_its_schema(driver: Driver, seed: int) -> None:
     value = json.loads(text_of(made))
     assert list(value) == ["x", "on"]
     assert 0 <= value["x"] <= 99
+
+
+@pytest.mark.parametrize("num_stages", [1, 2])
+def test_the_rank_that_samples_alone_asks_the_grammar(model: TinyModel, num_stages: int) -> None:
+    def made(world: World) -> tuple[list[int], int]:
+        driver, calls = Driver(make_engine(model.folder, concurrent=16, world=world)), []
+        state = driver.engine.sequences.state
+        begin = state.begin_masks
+        state.begin_masks = lambda slots: calls.append(begin(slots))
+        return run(driver, 1, PROMPT, grammar=regex("[ab]{3}c"), seed=4, **SAMPLED), len(calls)
+
+    (first, asked), (second, asked_there) = on_ranks(2, made, num_stages)
+    assert re.fullmatch("[ab]{3}c", text_of(first))
+    assert second == first
+    assert asked == len(first)
+    assert asked_there == 0
 
 
 def test_filters_penalties_bias_and_min_tokens_do_not_break_it(driver: Driver) -> None:

@@ -98,7 +98,8 @@ def test_what_a_plan_alone_decides_fails_the_step_on_every_rank(tiny_untied: Tin
     assert first == second
 
 
-def test_what_only_one_rank_meets_ends_it(tiny_untied: TinyModel) -> None:
+@pytest.mark.parametrize("num_stages", [1, 2])
+def test_what_only_one_rank_meets_ends_it(tiny_untied: TinyModel, num_stages: int) -> None:
     """A failed step that the others do not know of would leave them a step ahead for ever."""
 
     def break_on_the_first(driver: Driver) -> bool:
@@ -114,7 +115,7 @@ def test_what_only_one_rank_meets_ends_it(tiny_untied: TinyModel) -> None:
             driver.step({1: 8})
         return True
 
-    assert on_own_engines(tiny_untied, 2, break_on_the_first) == [True, True]
+    assert on_own_engines(tiny_untied, 2, break_on_the_first, num_stages) == [True, True]
 
 
 def test_a_rank_does_no_work_row_by_row(tiny_untied: TinyModel) -> None:

@@ -386,7 +386,7 @@ def test_a_corrupt_model_ends_with_one_clear_line_and_exit_2(model_copy: Path) -
         (["--rank", "2", "--world-size", "2"], "`--rank` is 2; ranks count from 0"),
         (
             ["--pipeline-parallel-size", "2"],
-            "`--pipeline-parallel-size` is 2; 1 ranks do not make so many equal stages",
+            "`--pipeline-parallel-size` is 2; it has to divide the number of ranks, 1",
         ),
     ],
 )
