@@ -1,4 +1,4 @@
-//! Whatever the text, both encoders read the same tokens, for every kind of tokenizer that has the quick one.
+//! Whatever the text, both encoders read the same tokens, for the kinds of tokenizers that models mostly come with.
 
 use std::{path::PathBuf, sync::LazyLock};
 
@@ -11,6 +11,11 @@ const GPT_2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}
 const LLAMA_3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN_2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const O200K: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const DEEPSEEK_V3: [&str; 3] = [
+    r"\p{N}{1,3}",
+    "[一-龥぀-ゟ゠-ヿ]+",
+    r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##,
+];
 
 /// The bundled model's file.
 fn bundled() -> Value {
@@ -35,7 +40,18 @@ fn cut_by(pre_tokenizer: Value) -> Value {
 }
 
 fn cut_by_pattern(pattern: &str) -> Value {
-    cut_by(json!({"type": "Sequence", "pretokenizers": [split(pattern), byte_level(false)]}))
+    cut_by_all(vec![split(pattern)], byte_level(false))
+}
+
+/// Qwen 2 composes characters first.
+fn composing(mut file: Value) -> Value {
+    file["normalizer"] = json!({"type": "NFC"});
+    file
+}
+
+fn cut_by_all(first: Vec<Value>, last: Value) -> Value {
+    let parts: Vec<Value> = first.into_iter().chain([last]).collect();
+    cut_by(json!({"type": "Sequence", "pretokenizers": parts}))
 }
 
 /// As Llama 2 has it: word joiners for spaces, and bytes for what is none of `letters` nor has another token.
@@ -76,12 +92,18 @@ type Pair = (&'static str, tokenizers::Tokenizer, QuickEncoder);
 
 static PAIRS: LazyLock<Vec<Pair>> = LazyLock::new(|| {
     let ascii: String = ('!'..='~').collect();
+    let digits = json!({"type": "Digits", "individual_digits": true});
     let kinds = [
         ("the bundled one", bundled()),
         ("GPT-2", cut_by(byte_level(true))),
         ("GPT-2's pattern", cut_by_pattern(GPT_2)),
         ("Llama 3", cut_by_pattern(LLAMA_3)),
-        ("Qwen 2", cut_by_pattern(QWEN_2)),
+        ("Qwen 2", composing(cut_by_pattern(QWEN_2))),
+        (
+            "DeepSeek V3",
+            cut_by_all(DEEPSEEK_V3.map(split).into(), byte_level(false)),
+        ),
+        ("digits", cut_by_all(vec![digits], byte_level(true))),
         ("gpt-oss", cut_by_pattern(O200K)),
         ("SentencePiece BPE, as Llama 2", sentence_pieces(&ascii)),
     ];
@@ -150,7 +172,10 @@ fn one_that_the_crate_cannot_read_is_left_to_the_reference() {
         "post_processor": null, "decoder": null,
         "model": {"type": "WordLevel", "vocab": {"the": 0, "?": 1}, "unk_token": "?"},
     });
-    let tokenizer = crate::Tokenizer::from_json(&file.to_string()).unwrap();
+    let file = file.to_string();
+    let reference = tokenizers::Tokenizer::from_bytes(&file).unwrap();
+    assert!(QuickEncoder::agreeing(file.as_bytes(), &reference).is_none());
+    let tokenizer = crate::Tokenizer::from_json(&file).unwrap();
     let ids = tokenizer.encode("the cat", SpecialTokens::Skip).unwrap();
     assert_eq!(ids, [0, 1]);
 }
