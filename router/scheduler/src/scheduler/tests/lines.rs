@@ -29,6 +29,19 @@ fn begun(scheduler: &mut Scheduler, now: Instant) -> Permit {
     place
 }
 
+/// A house of so many slots in which a search has begun.
+fn searching_in(slots: u32) -> (Scheduler, Permit, Instant) {
+    let settings = SchedulerSettings {
+        max_batch_size: Some(slots),
+        ..SchedulerSettings::default()
+    };
+    let mut scheduler = Scheduler::new(settings, Gate::new(64, None));
+    let now = Instant::now();
+    scheduler.on_ready(description(), now);
+    let place = begun(&mut scheduler, now);
+    (scheduler, place, now)
+}
+
 /// Sends the next round in.
 fn round(
     scheduler: &mut Scheduler,
@@ -110,14 +123,7 @@ fn lines_wait_behind_no_newcomer_and_no_long_prompt() {
 
 #[test]
 fn newcomers_do_not_take_the_slots_of_a_search_between_two_rounds() {
-    let settings = SchedulerSettings {
-        max_batch_size: Some(3),
-        ..SchedulerSettings::default()
-    };
-    let mut scheduler = Scheduler::new(settings, Gate::new(64, None));
-    let now = Instant::now();
-    scheduler.on_ready(description(), now);
-    let place = begun(&mut scheduler, now);
+    let (mut scheduler, place, now) = searching_in(3);
     round(&mut scheduler, &place, &[&[7], &[8]], now);
     for own in 1..4 {
         scheduler.submit(own_request(own, 30, 50), now).unwrap();
@@ -147,14 +153,7 @@ fn newcomers_do_not_take_the_slots_of_a_search_between_two_rounds() {
 
 #[test]
 fn the_slots_of_a_search_that_is_over_are_for_all_though_its_request_has_another() {
-    let settings = SchedulerSettings {
-        max_batch_size: Some(2),
-        ..SchedulerSettings::default()
-    };
-    let mut scheduler = Scheduler::new(settings, Gate::new(64, None));
-    let now = Instant::now();
-    scheduler.on_ready(description(), now);
-    let place = begun(&mut scheduler, now);
+    let (mut scheduler, place, now) = searching_in(2);
     scheduler.begin_search(place.group());
     for closing in plans(&mut scheduler, now) {
         scheduler.on_outcome(answer(&closing, 9), now);
@@ -177,14 +176,7 @@ fn the_slots_of_a_search_that_is_over_are_for_all_though_its_request_has_another
 
 #[test]
 fn sequences_that_never_had_a_slot_give_none_back() {
-    let settings = SchedulerSettings {
-        max_batch_size: Some(2),
-        ..SchedulerSettings::default()
-    };
-    let mut scheduler = Scheduler::new(settings, Gate::new(64, None));
-    let now = Instant::now();
-    scheduler.on_ready(description(), now);
-    let place = begun(&mut scheduler, now);
+    let (mut scheduler, place, now) = searching_in(2);
     let others = [(); 3].map(|()| scheduler.enqueue_line(line(&[]), place.further(), now));
     for id in others {
         scheduler.cancel(id, now);
