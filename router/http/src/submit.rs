@@ -103,6 +103,14 @@ fn explained(refusal: Refusal, bytes: u64, expected: u64) -> ApiError {
     error
 }
 
+/// Where the search behind a prompt begins.
+fn start(state: &AppState, first: &SequenceRequest, origin: &Origin) -> beams::Start {
+    beams::Start {
+        writing: Writing::watching(&state.text.tokenizer, first, origin),
+        request: first.clone(),
+    }
+}
+
 /// Hands a request to its engine.
 ///
 /// # Errors
@@ -137,8 +145,7 @@ pub(crate) async fn submit(
     if let Some(grammar) = wish.grammar.clone() {
         let grammar = grammar.behind_thought(is_thinking, &rules, &state.text.tokenizer)?;
         let checking = grammar::checked(state, grammar, &model);
-        let grammar = asked.caller.in_time(checking).await??;
-        grammar::attach(&grammar, &mut group);
+        grammar::attach(&asked.caller.in_time(checking).await??, &mut group);
     }
     let stops = StopStrings::new(wish.stops.iter().map(String::as_str));
     let per_prompt = wish.choices.run.max(1) as usize;
@@ -154,12 +161,11 @@ pub(crate) async fn submit(
     let streams = match wish.beams {
         None => engine.submit(group.clone())?,
         Some(beams) => {
-            let firsts = group.iter().step_by(per_prompt).cloned();
-            let starts = firsts.map(|request| beams::Start {
-                writing: Writing::watching(&state.text.tokenizer, &request, &origin(0)),
-                request,
-            });
-            beams::begin(engine.as_ref(), (beams, wish.choices.run), starts.collect())?
+            let firsts = group.iter().step_by(per_prompt);
+            let starts = firsts
+                .map(|first| start(state, first, &origin(0)))
+                .collect();
+            beams::begin(engine.as_ref(), (beams, wish.choices.run), starts)?
         }
     };
     let running = |(index, (request, tokens)): (usize, (&SequenceRequest, TokenStream))| {
