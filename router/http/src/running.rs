@@ -31,6 +31,8 @@ pub(crate) struct Origin {
     pub(crate) shares_prompt: bool,
     /// Its text begins anew, and does not go on where the prompt ends.
     pub(crate) answers_apart: bool,
+    /// Its tokens come all at once, when they were found.
+    pub(crate) is_replayed: bool,
     /// What to look for in the answer.
     pub(crate) rules: AnswerRules,
     /// The prompt ends inside of what the model thinks.
@@ -98,7 +100,7 @@ impl Running {
             shares_prompt: origin.shares_prompt,
             max_new_tokens: request.max_new_tokens,
             seed: (!request.sampling.greedy).then_some(request.sampling.seed),
-            clock: Clock::start(origin.tally.arrived, state.instruments.clone()),
+            clock: Clock::start(&origin, state.instruments.clone()),
             tally: origin.tally,
             tokens: Some(tokens),
         }
@@ -248,13 +250,16 @@ struct Clock {
     last_event: Option<Instant>,
     last_token: Option<Instant>,
     queued: Duration,
+    /// Times between its tokens say nothing.
+    is_replayed: bool,
     instruments: Arc<Instruments>,
 }
 
 impl Clock {
-    fn start(arrived: Instant, instruments: Arc<Instruments>) -> Self {
+    fn start(origin: &Origin, instruments: Arc<Instruments>) -> Self {
         Self {
-            arrived,
+            arrived: origin.tally.arrived,
+            is_replayed: origin.is_replayed,
             submitted: Instant::now(),
             last_event: None,
             last_token: None,
@@ -272,6 +277,7 @@ impl Clock {
     /// It was a token.
     fn tick(&mut self, now: Instant) {
         match self.last_token.replace(now) {
+            Some(_) if self.is_replayed => {}
             Some(before) => self.instruments.inter_token.record(now - before),
             None => self
                 .instruments

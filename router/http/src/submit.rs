@@ -155,6 +155,7 @@ pub(crate) async fn submit(
         tally: tally.clone(),
         shares_prompt: !index.is_multiple_of(per_prompt),
         answers_apart: model.description.prompt_runs.is_whole(),
+        is_replayed: wish.beams.is_some(),
         rules: rules.clone(),
         is_thinking,
     };

@@ -112,11 +112,24 @@ impl Frontier {
     /// Every beam gets a token: `listed` has the likeliest of each. The best that go on are the next beams; what ends counts
     /// only among the first `width`, unless nothing goes on.
     pub(super) fn advance(&mut self, listed: &[Listed]) {
+        let mut late = self.follow(listed);
+        if self.live.is_empty() {
+            self.ended.append(&mut late);
+        }
+        // Stable: among equals the one that was found first.
+        self.ended.sort_by(|a, b| b.score.total_cmp(&a.score));
+        self.ended.truncate(self.rules.width as usize);
+    }
+
+    /// Gives what ended behind the first `width` candidates, at most `width`: all are of one length, so the likeliest are best.
+    fn follow(&mut self, listed: &[Listed]) -> Vec<Ended> {
         let width = self.rules.width as usize;
         let beams = std::mem::take(&mut self.live);
+        let longest = beams.first().map_or(0, |beam| beam.tokens.len() + 1);
+        let may_go_on = longest < self.bounds.max_tokens as usize;
         let mut late = Vec::new();
         for (rank, candidate) in ranked(&beams, listed).into_iter().enumerate() {
-            if rank >= width && self.live.len() == width {
+            if rank >= width && (self.live.len() == width || !may_go_on) {
                 break;
             }
             let Some(beam) = followed(&beams, listed, candidate) else {
@@ -124,17 +137,12 @@ impl Frontier {
             };
             match self.judged(beam) {
                 Ok(beam) if self.live.len() < width => self.live.push(beam),
-                Ok(_) => {}
                 Err(ended) if rank < width => self.ended.push(ended),
-                Err(ended) => late.push(ended),
+                Err(ended) if late.len() < width => late.push(ended),
+                Ok(_) | Err(_) => {}
             }
         }
-        if self.live.is_empty() {
-            self.ended.append(&mut late);
-        }
-        // Stable: among equals the one that was found first.
-        self.ended.sort_by(|a, b| b.score.total_cmp(&a.score));
-        self.ended.truncate(width);
+        late
     }
 
     /// The beam if it goes on, with the text of its last token.

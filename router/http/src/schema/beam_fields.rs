@@ -2,6 +2,7 @@
 
 use ribbon_core::Sampling;
 use serde_json::Value;
+use utoipa::openapi::schema::{Object, ObjectBuilder, OneOfBuilder, Schema, Type};
 
 use crate::{
     beams::{Beams, EarlyStopping},
@@ -66,6 +67,22 @@ impl BeamFields<'_> {
 
 fn is_one(value: f64) -> bool {
     (value - 1.0).abs() < f64::EPSILON
+}
+
+/// As the document of the routes shows the field.
+pub(super) fn early_stopping_schema() -> Schema {
+    let word = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(["never"]));
+    let either = OneOfBuilder::new()
+        .item(Object::with_type(Type::Boolean))
+        .item(word)
+        .item(Object::with_type(Type::Null))
+        .description(Some(
+            "`false`, `true` or `\"never\"`, as transformers' `generate` has it.",
+        ))
+        .build();
+    Schema::OneOf(either)
 }
 
 fn early_stopping(value: Option<&Value>) -> Result<EarlyStopping, ApiError> {

@@ -13,7 +13,10 @@ use crate::{
     choices::{self, Choices, Noise},
     error::{ApiError, Cause},
     grammar::{Format, GrammarWish, Guided},
-    schema::{beam_fields::BeamFields, openai_fields::RULES},
+    schema::{
+        beam_fields::{BeamFields, early_stopping_schema},
+        openai_fields::RULES,
+    },
     settings::HttpSettings,
     wish::{Dialect, Wish},
 };
@@ -54,7 +57,7 @@ pub(crate) struct OpenAiRequest {
     /// A text's score is the sum of its tokens' log probabilities ÷ their number to this power.
     length_penalty: Option<f64>,
     /// `false`, `true` or `"never"`, as transformers' `generate` has it.
-    #[schema(value_type = Option<bool>)]
+    #[schema(schema_with = early_stopping_schema)]
     early_stopping: Option<Value>,
     priority: Option<i64>,
     cache_salt: Option<String>,

@@ -117,6 +117,17 @@ async fn the_best_come_in_order_with_their_own_logprobs() {
 }
 
 #[tokio::test]
+async fn a_found_text_has_a_first_token_and_no_times_between_tokens() {
+    let server = searching(forked);
+    server.post("/v1/completions", &asking(&json!({}))).await;
+    let plain = json!({"prompt": "Hi", "max_tokens": 8});
+    let answer = server.post("/v1/completions", &plain).await.json();
+    let plain = answer["usage"]["completion_tokens"].as_u64().unwrap();
+    assert_eq!(server.sample("ribbon_time_to_first_token_seconds_count"), 2);
+    assert_eq!(server.sample("ribbon_inter_token_seconds_count"), plain - 1);
+}
+
+#[tokio::test]
 async fn chat_searches_and_a_stream_shows_the_same() {
     let server = searching(forked);
     let mut body = json!({"messages": [{"role": "user", "content": "Hi"}], "use_beam_search": true,

@@ -191,6 +191,23 @@ async fn the_pages_of_the_documentation_are_built_in() {
 }
 
 #[tokio::test]
+async fn the_document_has_the_word_of_early_stopping_beside_its_booleans() {
+    let server = Server::saying(Vec::new());
+    let document = server.get("/api-doc/openapi.json").await.json();
+    let parts = &document["components"]["schemas"]["OpenAiRequest"]["allOf"];
+    let mut parts = parts.as_array().unwrap().iter();
+    let body = parts
+        .find(|part| !part["properties"]["early_stopping"].is_null())
+        .unwrap();
+    assert_eq!(
+        body["properties"]["early_stopping"]["oneOf"],
+        json!([{"type": "boolean"}, {"type": "string", "enum": ["never"]}, {"type": "null"}])
+    );
+    let required = body["required"].as_array().map_or(&[][..], Vec::as_slice);
+    assert!(!required.contains(&json!("early_stopping")));
+}
+
+#[tokio::test]
 async fn the_document_has_every_route_and_its_errors() {
     let server = Server::saying(Vec::new());
     let document = server.get("/api-doc/openapi.json").await.json();

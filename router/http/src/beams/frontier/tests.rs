@@ -137,3 +137,18 @@ fn the_last_allowed_token_ends_a_beam() {
     assert_eq!(ended(&frontier), [[5, 7], [6, 9]]);
     assert_eq!(ends, [End::Length; 2]);
 }
+
+#[test]
+fn no_more_is_kept_than_can_be_among_the_best() {
+    let mut last = frontier(2, 1.0, EarlyStopping::Never);
+    last.bounds.max_tokens = 1;
+    let late = last.follow(&listed(&[&[(5, -0.1), (6, -0.2), (7, -0.3), (8, -0.4)]]));
+    assert!(late.is_empty(), "all are of one length");
+    assert_eq!(ended(&last), [[5], [6]]);
+
+    let mut stopping = frontier(1, 1.0, EarlyStopping::Never);
+    stopping.bounds.stop_token_ids = Arc::from([STOP, 3, 4, 5]);
+    let late = stopping.follow(&listed(&[&[(STOP, -0.1), (3, -0.2), (4, -0.3), (5, -0.4)]]));
+    assert_eq!(late.len(), 1);
+    assert_eq!(ids(&late[0].tokens), [3]);
+}
