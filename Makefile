@@ -13,7 +13,7 @@ NATIVE := server/ribbon_server/_native.abi3.so
 PYTEST := $(BIN)/python -m pytest
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: serve test contract test-long setup proto native build build-release fmt lint check integration bench bench-stall bench-memory bench-prefix bench-overload bench-queue bench-idle bench-loading bench-shards bench-grammar bench-router gpu-check demo-train demo-eval parity docs wheel docker clean help
+.PHONY: serve test contract test-long setup proto native build build-release build-dist fmt lint check integration bench bench-stall bench-memory bench-prefix bench-overload bench-queue bench-idle bench-loading bench-shards bench-grammar bench-router gpu-check demo-train demo-eval parity docs wheel docker clean help
 
 serve: setup proto native build-release ## Serve the bundled model on http://127.0.0.1:8080 (PORT=…, MODEL_ID=… and every other setting pass through)
 	PORT=$${PORT:-8080} exec target/release/ribbon-launcher
@@ -73,6 +73,9 @@ build: ## Launcher and router, for the tests
 build-release: ## Launcher and router, optimized
 	cargo build --release -p ribbon-launcher -p ribbon-router
 
+build-dist: ## Launcher and router as they are shipped: takes minutes
+	cargo build --profile dist -p ribbon-launcher -p ribbon-router
+
 fmt: setup ## Format everything
 	cargo fmt --all
 	$(BIN)/ruff format --quiet .
@@ -119,7 +122,7 @@ bench-shards: setup proto native build-release ## The bundled model on one shard
 bench-grammar: setup native ## A mask with 128 k tokens; 32 constrained sequences beside 32 free ones on the 120 M model
 	PYTHONPATH=server:benchmarks $(BIN)/python -m kernels.grammar $(ARGS)
 
-bench-router: setup build-release ## The router alone before a shard that answers at once: CPU per token and request, first token, memory
+bench-router: setup build-dist ## The router alone, as shipped, before a shard that answers at once: CPU per token and request, first token, memory
 	cargo build --release --quiet -p ribbon-shards --example instant_shard
 	$(BIN)/python benchmarks/router.py $(ARGS)
 
@@ -140,9 +143,9 @@ docs: setup build ## Generated reference pages; leaves no diff when they are cur
 	target/debug/ribbon-launcher print-flags > docs/reference/flags.md
 	$(BIN)/python server/models_doc.py > docs/reference/models.md
 
-wheel: setup proto build-release ## One wheel: package, native module, launcher and router
+wheel: setup proto build-dist ## One wheel: package, native module, launcher and router
 	mkdir -p dist/ribbon_server.data/scripts
-	cp target/release/ribbon-launcher target/release/ribbon-router dist/ribbon_server.data/scripts/
+	cp target/dist/ribbon-launcher target/dist/ribbon-router dist/ribbon_server.data/scripts/
 	trap 'rm -rf server/ribbon_server/demo_model' EXIT; \
 	rm -rf server/ribbon_server/demo_model; \
 	cp -r demo-model/weights server/ribbon_server/demo_model; \

@@ -17,8 +17,8 @@ import psutil
 
 from load.served import DEMO_MODEL, ROOT, NotServingError
 
-RELEASE = ROOT / "target" / "release"
-ROUTER, SHARD = RELEASE / "ribbon-router", RELEASE / "examples" / "instant_shard"
+TARGET = ROOT / "target"
+ROUTER, SHARD = TARGET / "dist" / "ribbon-router", TARGET / "release" / "examples" / "instant_shard"
 READY_SECONDS, STOP_SECONDS = 30.0, 20.0
 
 

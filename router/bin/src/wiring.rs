@@ -100,12 +100,9 @@ impl House {
             Arc::new(engine.clone()) as Arc<dyn Engine>,
         );
         let answers = OpenAnswers::default();
-        let app = answers.watch(ribbon_http::router(AppState::new(
-            config.http,
-            engines,
-            text,
-            prometheus,
-        )));
+        let state = AppState::new(config.http, engines, text, prometheus)
+            .map_err(|error| RouterError::Broken(format!("no thread to validate on: {error}")))?;
+        let app = answers.watch(ribbon_http::router(state));
         let held = control.clone();
         let conversation = Conversation {
             engine,

@@ -1,6 +1,6 @@
 //! What every handler may use. Knows the engines by name; not what they are.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, io, sync::Arc};
 
 use axum::http::HeaderMap;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -73,21 +73,23 @@ pub struct Inner {
 }
 
 impl AppState {
-    /// Puts the parts together. The metrics recorder must be installed before (see [`crate::metrics::install`]).
+    /// Puts the parts together, and starts the threads that validate. The metrics recorder must be installed before (see
+    /// [`crate::metrics::install`]).
+    ///
+    /// # Errors
+    /// The system has no thread to give.
     pub fn new(
         settings: HttpSettings,
         engines: Engines,
         text: ModelText,
         prometheus: PrometheusHandle,
-    ) -> Self {
-        let workers = Workers::new(
-            settings.validation_workers.max(1),
-            settings.max_concurrent_requests as usize,
-        );
-        let max_grammars = settings.max_concurrent_requests as usize;
-        let grammar_workers = Workers::new(GRAMMAR_THREADS, max_grammars);
+    ) -> io::Result<Self> {
+        let max_waiting = settings.max_concurrent_requests as usize;
+        let num_threads = settings.validation_workers.max(1);
+        let workers = Workers::new("validation", num_threads, max_waiting)?;
+        let grammar_workers = Workers::new("grammar", GRAMMAR_THREADS, max_waiting)?;
         let instruments = Arc::new(Instruments::new());
-        Self(Arc::new(Inner {
+        Ok(Self(Arc::new(Inner {
             settings,
             engines,
             text: Arc::new(text),
@@ -97,7 +99,7 @@ impl AppState {
             prometheus,
             bytes_per_token: BytesPerToken::default(),
             names: Names::default(),
-        }))
+        })))
     }
 
     /// Runs `job`, which reads so many bytes of text, on a validation worker.

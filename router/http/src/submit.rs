@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ribbon_core::{Engine, Refusal, SequenceRequest, TokenStream};
-use ribbon_text::{AnswerRules, ChatTemplate, SpecialTokens, StopStrings, Tokenizer};
+use ribbon_text::{AnswerRules, ChatTemplate, SHORT_BYTES, SpecialTokens, StopStrings, Tokenizer};
 
 use crate::{
     beams,
@@ -57,6 +57,15 @@ impl Source {
             Self::Texts(texts) => texts,
             Self::Ids(prompts) => prompts.iter().map(|ids| tokenizer.decode(ids)).collect(),
             Self::Chat(_) => Vec::new(),
+        }
+    }
+
+    /// To hand it to another thread would take longer than to tokenize it.
+    fn is_quick(&self) -> bool {
+        match self {
+            Self::Texts(_) => self.bytes() < SHORT_BYTES as u64,
+            Self::Ids(_) => true,
+            Self::Chat(_) => false,
         }
     }
 
@@ -133,7 +142,7 @@ pub(crate) async fn submit(
         user,
         ..
     } = request;
-    let prepared = caller.in_time(on_worker(state, source, longest)).await??;
+    let prepared = caller.in_time(prepare(state, source, longest)).await??;
     let asked = SequenceOrigin {
         tenant: caller.tenant(user.as_deref(), &state.names),
         caller,
@@ -189,15 +198,20 @@ fn check_room(state: &AppState, engine: &dyn Engine, request: &Submission) -> Re
     room.map_err(|refusal| explained(refusal, request.source.bytes(), expected))
 }
 
-/// Renders and tokenizes off the server's threads, and learns how many bytes a token has.
-async fn on_worker(
+/// Renders and tokenizes, and learns how many bytes a token has.
+async fn prepare(
     state: &AppState,
     source: Source,
     longest: Option<Longest>,
 ) -> Result<Prepared, ApiError> {
     let (bytes, text) = (source.bytes(), state.text.clone());
-    let work = move || prepare(&text, source, longest.as_ref());
-    let prepared = state.work(bytes, work).await??;
+    let is_quick = source.is_quick();
+    let work = move || prepare_here(&text, source, longest.as_ref());
+    let prepared = if is_quick {
+        work()?
+    } else {
+        state.work(bytes, work).await??
+    };
     if bytes > 0 {
         let tokens = prepared.prompts.iter().map(|prompt| prompt.len() as u64);
         state.bytes_per_token.learn(bytes, tokens.sum());
@@ -270,8 +284,8 @@ impl Prepared {
 /// Bytes of a prompt's end that are kept.
 const ENDING_BYTES: usize = 64;
 
-/// Runs on a worker.
-fn prepare(
+/// On the calling thread.
+fn prepare_here(
     text: &ModelText,
     source: Source,
     longest: Option<&Longest>,

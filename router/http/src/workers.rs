@@ -1,11 +1,14 @@
 //! Where templates are rendered and texts tokenized: a few blocking threads behind a bounded queue, off the async threads.
 //! Long texts never have all of them, so short ones do not wait behind them.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use self::threads::Threads;
 use crate::error::{ApiError, Cause};
+
+mod threads;
 
 /// Bytes from which a text counts as long: tokenizing fewer is a matter of milliseconds.
 const LONG_BYTES: u64 = 16 << 10;
@@ -16,22 +19,31 @@ pub(crate) struct Workers {
     /// Jobs running or waiting.
     places: Arc<Semaphore>,
     /// Jobs running.
-    threads: Arc<Semaphore>,
+    running: Arc<Semaphore>,
     /// Long jobs running, or next to run.
     long: Arc<Semaphore>,
+    threads: Threads,
     max_jobs: usize,
 }
 
 impl Workers {
     /// One thread more than `num_threads` where that is 1: it is for the short texts.
-    pub(crate) fn new(num_threads: usize, max_waiting: usize) -> Self {
-        let max_jobs = num_threads + max_waiting;
-        Self {
+    ///
+    /// # Errors
+    /// The system has no thread to give.
+    pub(crate) fn new(
+        name: &'static str,
+        num_threads: usize,
+        max_waiting: usize,
+    ) -> io::Result<Self> {
+        let (max_jobs, num_running) = (num_threads + max_waiting, num_threads.max(2));
+        Ok(Self {
             places: Arc::new(Semaphore::new(max_jobs)),
-            threads: Arc::new(Semaphore::new(num_threads.max(2))),
+            running: Arc::new(Semaphore::new(num_running)),
             long: Arc::new(Semaphore::new(num_threads.saturating_sub(1).max(1))),
+            threads: Threads::start(name, num_running)?,
             max_jobs,
-        }
+        })
     }
 
     /// Runs `job`, which reads so many bytes of text, on a worker. Dropping the future while the job waits takes it out of the queue.
@@ -52,15 +64,14 @@ impl Workers {
             LONG_BYTES.. => Some(turn(&self.long).await?),
             _ => None,
         };
-        let thread = turn(&self.threads).await?;
+        let running = turn(&self.running).await?;
         let work = move || {
             let result = job();
-            drop((place, long, thread));
+            drop((place, long, running));
             result
         };
-        tokio::task::spawn_blocking(work)
-            .await
-            .map_err(|_| internal())
+        let result = self.threads.run(bytes, work).await;
+        result.map_err(|_| internal())
     }
 
     fn overloaded(&self) -> ApiError {
@@ -93,7 +104,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_queue_refuses_and_a_panic_is_an_error() {
-        let workers = Workers::new(1, 0);
+        let workers = Workers::new("test", 1, 0).unwrap();
         let (release, wait) = std::sync::mpsc::channel::<()>();
         let mut first = Box::pin(workers.run(0, move || wait.recv()));
         let is_pending = poll_fn(|cx| Poll::Ready(first.as_mut().poll(cx).is_pending())).await;
@@ -118,7 +129,7 @@ mod tests {
     #[tokio::test]
     async fn short_texts_do_not_wait_behind_long_ones() {
         for num_threads in [1, 2] {
-            let workers = Workers::new(num_threads, 4);
+            let workers = Workers::new("test", num_threads, 4).unwrap();
             let (release, wait) = std::sync::mpsc::channel::<()>();
             let mut first = Box::pin(workers.run(LONG_BYTES, move || wait.recv()));
             let mut second = Box::pin(workers.run(LONG_BYTES, || ()));

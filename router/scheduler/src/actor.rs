@@ -8,12 +8,12 @@ mod stream;
 mod tests;
 
 use std::{
-    collections::HashMap,
     pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use foldhash::HashMap;
 use futures_core::Stream;
 use futures_util::{FutureExt, StreamExt};
 use ribbon_core::{PlanSink, ShardDescription, ShardEvent, Shards};
@@ -77,7 +77,7 @@ impl SchedulerActor {
             shards: ShardEvents(shards.events()),
             plans: None,
             generation: 0,
-            streams: HashMap::new(),
+            streams: HashMap::default(),
             drains: Vec::new(),
             loss,
             shown: None,

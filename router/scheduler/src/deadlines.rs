@@ -1,10 +1,8 @@
 //! Which sequence's time is over next. Holds ids only; one that has ended is skipped when its time comes.
 
-use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
-    time::Instant,
-};
+use std::{cmp::Reverse, collections::BinaryHeap, time::Instant};
+
+use foldhash::HashMap;
 
 use crate::{gate::SequenceId, sequence::Sequence};
 

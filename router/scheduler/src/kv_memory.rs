@@ -4,8 +4,9 @@
 mod eviction;
 mod snapshot;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
+use foldhash::HashMap;
 use ribbon_core::{GroupOp, KvGroup, Slot, Storage};
 
 use crate::{
@@ -90,7 +91,7 @@ impl KvMemory {
         Self {
             ribbons: Ribbons::new(groups, max_slots, fed_ahead),
             tree: PrefixTree::default(),
-            writers: HashMap::new(),
+            writers: HashMap::default(),
             by_age: BTreeSet::new(),
             ages: Vec::new(),
             clock: 0,

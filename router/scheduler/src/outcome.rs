@@ -8,6 +8,7 @@ use crate::{
     event::{Event, StepKind},
     gate::SequenceId,
     scheduler::{Live, Scheduler},
+    sequence::Suspicion,
     step::{Flight, FlightRow},
 };
 
@@ -108,8 +109,11 @@ impl Scheduler {
             }
             // One that leaves was told to do without others the next time, which has not come yet.
             sequence.alone &= leaves || fed < sequence.known();
+            let is_past = |suspicion: &mut Suspicion| fed >= suspicion.cleared_at;
+            if sequence.suspicion.take_if(is_past).is_some() {
+                self.recovery.acquit(row.sequence);
+            }
         }
-        self.acquit_past(row.sequence, fed);
     }
 
     fn on_token(&mut self, id: SequenceId, token: Token, stopped: bool, now: Instant) {
@@ -144,20 +148,6 @@ impl Scheduler {
         });
         self.remove(id, now);
         true
-    }
-
-    /// Clears a suspect that is past the point where it failed.
-    fn acquit_past(&mut self, id: SequenceId, fed: u32) {
-        let Some(sequence) = self.sequences.get_mut(&id) else {
-            return;
-        };
-        if sequence
-            .suspicion
-            .is_some_and(|suspicion| fed >= suspicion.cleared_at)
-        {
-            sequence.suspicion = None;
-            self.recovery.acquit(id);
-        }
     }
 
     /// The shard had no pages where our account said otherwise: no sequence is to blame, all of the step come back with what

@@ -3,7 +3,7 @@
 //! After a failure everyone else goes on first. Suspects then come back in *trials*: steps that carry nobody else, at most
 //! four of them together, one that failed twice alone, until each has passed the point where it failed.
 
-use std::collections::HashSet;
+use foldhash::HashSet;
 
 use crate::gate::SequenceId;
 

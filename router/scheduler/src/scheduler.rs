@@ -5,11 +5,12 @@
 mod tests;
 
 use std::{
-    collections::{HashMap, VecDeque, hash_map::Entry},
+    collections::{VecDeque, hash_map::Entry},
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use foldhash::HashMap;
 use ribbon_core::{
     EngineLoad, EngineState, KvGroup, Limits, Line, PromptRuns, Refusal, SequenceRequest,
     ShardDescription, Slot, StreamError,
@@ -88,7 +89,7 @@ impl Scheduler {
         Self {
             settings,
             gate,
-            sequences: HashMap::new(),
+            sequences: HashMap::default(),
             queue: Queue::default(),
             batch: Batch::default(),
             recovery: Recovery::default(),
@@ -96,8 +97,8 @@ impl Scheduler {
             events: Vec::new(),
             totals: Totals::default(),
             parked: Vec::new(),
-            groups: HashMap::new(),
-            promised: HashMap::new(),
+            groups: HashMap::default(),
+            promised: HashMap::default(),
             deadlines: Deadlines::default(),
             prefill_rate: PrefillRate::default(),
             lost_at: None,

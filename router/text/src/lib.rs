@@ -25,5 +25,5 @@ pub use model_files::LoadError;
 pub use reasoning::{Phase, ReasoningFormat};
 pub use ribbon_grammar::{Grammar, GrammarError, Written};
 pub use stop_match::{StopMatcher, StopStrings, StopText};
-pub use tokenizer::{EncodeError, SpecialTokens, TokenSpan, Tokenizer};
+pub use tokenizer::{EncodeError, SHORT_BYTES, SpecialTokens, TokenSpan, Tokenizer};
 pub use tools::{Part, ToolFormat, ToolUse};

@@ -1,22 +1,15 @@
 //! A second encoder, ten times as fast, for the tokenizers that it can read. Knows no files; what it may answer, the first one decides.
 //!
-//! The crate remembers words by thread, up to some 100 MB each, and gives them back when the thread ends. So it runs on threads of
-//! ours that end after so much text, and its memory stays what it is after the first of it.
+//! The crate remembers words by thread, up to some 100 MB each, and gives them back when the thread ends: who encodes many texts does
+//! so on threads that end.
 
 use std::{
     fmt,
-    panic::catch_unwind,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        mpsc::{Receiver, SyncSender, sync_channel},
-    },
-    thread,
+    panic::{AssertUnwindSafe, catch_unwind},
 };
 
 use crate::SpecialTokens;
 
-/// Bytes of text that a thread reads before another one takes its place: their words fit the table that every thread begins with.
-const BYTES_OF_A_THREAD: usize = 256 << 10;
 /// From so many bytes on the crate reads a text on threads of its own, which never end.
 const TOO_LONG: usize = 64 << 10;
 
@@ -39,11 +32,7 @@ const PROBES: [&str; 12] = [
 const PROBED_TOKENS: usize = 64;
 
 /// Agrees with the tokenizer it was made for.
-pub(crate) struct QuickEncoder {
-    inner: Arc<fastokens::Tokenizer>,
-    /// Threads that wait for a text.
-    idle: Mutex<Vec<Reader>>,
-}
+pub(crate) struct QuickEncoder(fastokens::Tokenizer);
 
 impl QuickEncoder {
     /// The encoder for the text of a `tokenizer.json`, where the crate can read it and answers the probes as `reference` does.
@@ -53,10 +42,7 @@ impl QuickEncoder {
         let mut inner = read.ok()?.ok()?;
         inner.set_truncation(None);
         inner.set_padding(None);
-        let quick = Self {
-            inner: Arc::new(inner),
-            idle: Mutex::default(),
-        };
+        let quick = Self(inner);
         let agrees = |text: &str| {
             [SpecialTokens::Add, SpecialTokens::Skip]
                 .into_iter()
@@ -78,58 +64,9 @@ impl QuickEncoder {
         if text.len() >= TOO_LONG {
             return None;
         }
-        let waiting = self.idle().pop();
-        let mut reader = match waiting {
-            Some(reader) => reader,
-            None => Reader::start(self.inner.clone())?,
-        };
-        let ids = reader.read(text, special)?;
-        if reader.bytes < BYTES_OF_A_THREAD {
-            self.idle().push(reader);
-        }
-        Some(ids)
-    }
-
-    fn idle(&self) -> MutexGuard<'_, Vec<Reader>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A thread that reads one text at a time, and ends with this or with a fault.
-struct Reader {
-    texts: SyncSender<(String, bool)>,
-    ids: Receiver<Option<Vec<u32>>>,
-    /// What it has read.
-    bytes: usize,
-}
-
-impl Reader {
-    fn start(inner: Arc<fastokens::Tokenizer>) -> Option<Self> {
-        let (texts, inbox) = sync_channel::<(String, bool)>(1);
-        let (outbox, ids) = sync_channel(1);
-        let work = move || {
-            for (text, with_special) in inbox {
-                let found = inner.encode_with_special_tokens(&text, with_special);
-                if outbox.send(found.ok()).is_err() {
-                    return;
-                }
-            }
-        };
-        let named = thread::Builder::new().name("tokenizer".into());
-        named.spawn(work).ok()?;
-        Some(Self {
-            texts,
-            ids,
-            bytes: 0,
-        })
-    }
-
-    /// None where the crate refuses the text or fails.
-    fn read(&mut self, text: &str, special: SpecialTokens) -> Option<Vec<u32>> {
-        self.bytes += text.len();
         let with_special = special == SpecialTokens::Add;
-        self.texts.send((text.to_owned(), with_special)).ok()?;
-        self.ids.recv().ok()?
+        let read = || self.0.encode_with_special_tokens(text, with_special);
+        catch_unwind(AssertUnwindSafe(read)).ok()?.ok()
     }
 }
 

@@ -18,6 +18,10 @@ use crate::{
 /// the router's memory grew all the while (benchmarks/LOG.md, 2026-11-21).
 const CACHED_WORDS: usize = 512;
 
+/// A text of fewer bytes is encoded in microseconds, and nothing of it is remembered that the next could not push out: it may be
+/// encoded on any thread, and not on one of those that end (see [`crate::quick_encoder`]).
+pub const SHORT_BYTES: usize = 256;
+
 /// Whether the tokenizer adds what the model expects around a text (a begin token, say).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SpecialTokens {
@@ -115,7 +119,7 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer refuses the text.
     pub fn encode(&self, text: &str, special: SpecialTokens) -> Result<Vec<u32>, EncodeError> {
-        let quick = self.quick.as_ref();
+        let quick = self.quick.as_ref().filter(|_| text.len() >= SHORT_BYTES);
         if let Some(ids) = quick.and_then(|quick| quick.encode(text, special)) {
             return Ok(ids);
         }

@@ -117,7 +117,7 @@ impl Server {
         let engines = Engines::single("demo", engine.clone());
         let state = metrics::with_local_recorder(&recorder, || {
             crate::metrics::describe();
-            AppState::new(settings, engines, text, metrics.clone())
+            AppState::new(settings, engines, text, metrics.clone()).unwrap()
         });
         Self {
             engine,

@@ -230,19 +230,30 @@ async fn a_request_without_a_validation_place_is_told_when_to_come_again() {
     let mut held = Box::pin(server.state.workers.run(0, move || wait.recv()));
     let is_pending = poll_fn(|cx| Poll::Ready(held.as_mut().poll(cx).is_pending()));
     assert!(is_pending.await);
-    for (path, body) in [
-        ("/generate", json!({"inputs": "Hi"})),
-        ("/tokenize", json!({"inputs": "Hi"})),
-    ] {
-        let answer = server.post(path, &body).await;
+    let no_short_text = json!({"inputs": "Hi ".repeat(100)});
+    for path in ["/generate", "/tokenize"] {
+        let answer = server.post(path, &no_short_text).await;
         assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS, "{path}");
         assert_eq!(answer.header("retry-after"), "7", "the engine's advice");
         assert!(answer.text.contains("--validation-workers"));
     }
     let turned_away = &server.engine.turned_away;
     assert_eq!(turned_away.load(std::sync::atomic::Ordering::SeqCst), 2);
+    let ids = json!({"prompt": [5, 6, 7]});
+    for (path, body) in [
+        ("/generate", &json!({"inputs": "Hi"})),
+        ("/v1/completions", &ids),
+    ] {
+        let answer = server.post(path, body).await;
+        assert_eq!(
+            answer.status,
+            StatusCode::OK,
+            "{path} needs no place: {}",
+            answer.text
+        );
+    }
     release.send(()).unwrap();
     held.await.unwrap().unwrap();
-    let answer = server.post("/generate", &json!({"inputs": "Hi"})).await;
+    let answer = server.post("/tokenize", &no_short_text).await;
     assert_eq!(answer.status, StatusCode::OK);
 }
