@@ -7,7 +7,6 @@ mod error;
 mod flags_doc;
 mod kv_memory;
 mod lines;
-mod link;
 mod logs;
 mod plan;
 mod process;

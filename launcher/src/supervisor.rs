@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ribbon_link::{ToLauncher, ToRouter};
 use tokio::{
     sync::mpsc::{Receiver, Sender},
     task::JoinSet,
@@ -19,7 +20,6 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     error::LaunchError,
-    link::{FromRouter, ToRouter},
     process::Ending,
     pulse::Pulse,
     restarts::{self, Restarts},
@@ -305,13 +305,13 @@ impl Supervisor {
         ControlFlow::Continue(())
     }
 
-    fn on_message(&mut self, message: FromRouter) -> ControlFlow<End> {
+    fn on_message(&mut self, message: ToLauncher) -> ControlFlow<End> {
         if let Some(pulse) = &mut self.pulse {
             pulse.heard();
         }
         match message {
-            FromRouter::Ready { port, phases } => self.on_ready(port, phases),
-            FromRouter::Hung {
+            ToLauncher::Ready { port, phases } => self.on_ready(port, phases),
+            ToLauncher::Hung {
                 rank,
                 generation,
                 step,
@@ -323,17 +323,17 @@ impl Supervisor {
                     shards.kill();
                 }
             }
-            FromRouter::Suspects {
+            ToLauncher::Suspects {
                 generation,
                 running: true,
             } => self.on_explanation(generation),
-            FromRouter::Drained if self.drain_until.is_some() => {
+            ToLauncher::Drained if self.drain_until.is_some() => {
                 return ControlFlow::Break(End::Drained);
             }
-            FromRouter::Hung { .. }
-            | FromRouter::Suspects { .. }
-            | FromRouter::Drained
-            | FromRouter::Pong => {}
+            ToLauncher::Hung { .. }
+            | ToLauncher::Suspects { .. }
+            | ToLauncher::Drained
+            | ToLauncher::Pong => {}
         }
         ControlFlow::Continue(())
     }

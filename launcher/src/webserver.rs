@@ -2,6 +2,7 @@
 
 use std::{ffi::OsString, io, os::fd::OwnedFd, path::Path, process::Stdio, time::Duration};
 
+use ribbon_link::{ToLauncher, ToRouter};
 use tokio::{
     io::AsyncWriteExt,
     net::{
@@ -18,7 +19,6 @@ use crate::{
     env::{API_KEY, HUB_TOKENS},
     error::LaunchError,
     lines::Lines,
-    link::{FromRouter, ToRouter},
     process::{self, Group},
     secret::Secret,
     supervisor::Event,
@@ -32,7 +32,7 @@ const WRITE_LIMIT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) enum RouterEvent {
     /// A message.
-    Says(FromRouter),
+    Says(ToLauncher),
     /// The process, or its end of the socket, is gone.
     Ended {
         /// For messages.

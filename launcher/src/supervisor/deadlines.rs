@@ -5,12 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ribbon_link::ToRouter;
 use tracing::warn;
 
 use super::{Due, End, Supervisor};
 use crate::{
     error::LaunchError,
-    link::ToRouter,
     pulse::{Beat, Pulse},
 };
 

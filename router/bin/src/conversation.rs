@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use ribbon_core::Engine;
+use ribbon_link::{ToLauncher, ToRouter};
 use ribbon_scheduler::SchedulerHandle;
 use ribbon_shards::{GenerationControl, Hopeless, Hung, HungReports};
 use tokio::task::{JoinError, JoinSet};
@@ -10,7 +11,7 @@ use tokio::task::{JoinError, JoinSet};
 use crate::{
     answers::OpenAnswers,
     error::RouterError,
-    launcher_link::{FromLauncher, Inbox, Outbox, ToLauncher},
+    launcher_link::{Inbox, Outbox},
     startup::{self, Startup},
 };
 
@@ -57,15 +58,15 @@ impl Conversation {
             tokio::select! {
                 message = inbox.next() => match message {
                     None => return Err(RouterError::LauncherGone),
-                    Some(FromLauncher::Stop) => return Ok(()),
-                    Some(FromLauncher::GiveUp { reason }) => return Err(RouterError::GaveUp(reason)),
-                    Some(FromLauncher::Drain { grace_seconds }) => {
+                    Some(ToRouter::Stop) => return Ok(()),
+                    Some(ToRouter::GiveUp { reason }) => return Err(RouterError::GaveUp(reason)),
+                    Some(ToRouter::Drain { grace_seconds }) => {
                         let grace = Duration::try_from_secs_f64(grace_seconds).unwrap_or_default();
                         drains.spawn(drain(self.engine.clone(), self.answers.clone(), grace, self.outbox.clone()));
                     }
-                    Some(FromLauncher::Ping) => self.outbox.say(ToLauncher::Pong).await,
-                    Some(FromLauncher::Shards { generation, uris, phases }) => self.on_shards(generation, uris, &phases).await,
-                    Some(FromLauncher::Lost { generation, reason }) => self.control.lost(generation, reason).await,
+                    Some(ToRouter::Ping) => self.outbox.say(ToLauncher::Pong).await,
+                    Some(ToRouter::Shards { generation, uris, phases }) => self.on_shards(generation, uris, &phases).await,
+                    Some(ToRouter::Lost { generation, reason }) => self.control.lost(generation, reason).await,
                 },
                 () = warm(&self.engine), if starting => {
                     starting = false;
