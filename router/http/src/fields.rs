@@ -9,6 +9,8 @@ type IsNeutral = fn(&Value) -> bool;
 
 /// Names at least so similar (Jaro–Winkler, at most 1) may have been meant.
 const ALIKE: f64 = 0.85;
+/// Bytes of a name that may be one of ours misspelt.
+const LONGEST_MISSPELT: usize = 64;
 
 /// What is known about the fields of one JSON object.
 #[derive(Clone, Copy)]
@@ -77,7 +79,9 @@ impl FieldRules {
 
     fn unknown(&self, name: &str) -> ApiError {
         let known = self.known.iter();
+        // Comparing takes time for every letter of both.
         let nearest = known
+            .filter(|_| name.len() <= LONGEST_MISSPELT)
             .map(|known| (strsim::jaro_winkler(name, known), known))
             .filter(|(similarity, _)| *similarity >= ALIKE)
             .max_by(|(a, _), (b, _)| a.total_cmp(b));

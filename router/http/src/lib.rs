@@ -31,6 +31,7 @@ mod fields;
 mod grammar;
 mod headers;
 mod instruments;
+mod large_json;
 pub mod metrics;
 mod openapi;
 mod refusal;

@@ -160,10 +160,19 @@ impl Running {
     /// Prompt tokens to report, and how many of them were cached: a prompt counts once it was read, and once however many
     /// sequences it has.
     pub(crate) fn reported_prompt(&self) -> (u32, u32) {
-        if self.shares_prompt || !self.is_prompt_read {
+        if self.shares_prompt {
             return (0, 0);
         }
-        (self.prompt_tokens, self.cached_tokens)
+        self.read_prompt()
+    }
+
+    /// Prompt tokens that were read, and how many of them were cached, whoever else has the prompt.
+    pub(crate) fn read_prompt(&self) -> (u32, u32) {
+        if self.is_prompt_read {
+            (self.prompt_tokens, self.cached_tokens)
+        } else {
+            (0, 0)
+        }
     }
 
     /// Whether times of this sequence are reported: those of one prompt run side by side.

@@ -60,6 +60,22 @@ impl Source {
         }
     }
 
+    /// The same prompts in parts of at most so many.
+    pub(crate) fn parts(self, size: usize) -> Vec<Self> {
+        let size = size.max(1);
+        match self {
+            Self::Texts(texts) => texts
+                .chunks(size)
+                .map(|part| Self::Texts(part.to_vec()))
+                .collect(),
+            Self::Ids(prompts) => prompts
+                .chunks(size)
+                .map(|part| Self::Ids(part.to_vec()))
+                .collect(),
+            Self::Chat(_) => vec![self],
+        }
+    }
+
     /// To hand it to another thread would take longer than to tokenize it.
     fn is_quick(&self) -> bool {
         match self {

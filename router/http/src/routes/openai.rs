@@ -25,7 +25,6 @@ use crate::{
         openai_answer::{Head, Kind, Look, Object as OpenAiAnswer, body},
         openai_stream::OpenAiWriter,
     },
-    settings::HttpSettings,
     sse,
     state::AppState,
     submit::{Source, Submission, Submitted, submit},
@@ -113,7 +112,12 @@ pub(super) async fn completions(
     wish.score_prompt("prompt_logprobs", prompt_logprobs);
     wish.score_prompt("echo", logprobs.filter(|_| request.echoes()));
     request.check_completion_fields()?;
-    let source = prompts("prompt", request.prompt.take(), &state.settings)?;
+    let limit = state.settings.max_client_batch_size;
+    let source = prompts(
+        "prompt",
+        request.prompt.take(),
+        (limit, " (`--max-client-batch-size`)"),
+    )?;
     let texts = request.echoes().then(|| source.clone());
     let submission = Submission {
         wish,
@@ -138,11 +142,11 @@ pub(super) async fn completions(
     Ok(call.answer(submitted).await?)
 }
 
-/// The prompts in the field `name`: at least one, none empty, not too many.
+/// The prompts in the field `name`: at least one, none empty, at most `limit`, which `set_by` may change.
 pub(crate) fn prompts(
     name: &'static str,
     prompt: Option<Prompt>,
-    settings: &HttpSettings,
+    (limit, set_by): (usize, &str),
 ) -> Result<Source, ApiError> {
     let invalid = |message: String| Err(ApiError::invalid(name, message));
     let (source, number, has_empty) = match prompt {
@@ -152,15 +156,12 @@ pub(crate) fn prompts(
         Some(Prompt::Ids(ids)) => one_or_more(vec![ids], Vec::is_empty, Source::Ids),
         Some(Prompt::ManyIds(lists)) => one_or_more(lists, Vec::is_empty, Source::Ids),
     };
-    let limit = settings.max_client_batch_size;
     match number {
         0 => invalid(format!("`{name}` is an empty list")),
         _ if has_empty => invalid(format!("`{name}` is empty")),
         number if number > limit => Err(ApiError::new(
             Cause::BatchSize,
-            format!(
-                "`{name}` has {number} prompts; this server allows {limit} (`--max-client-batch-size`)"
-            ),
+            format!("`{name}` has {number} prompts; this server allows {limit}{set_by}"),
         )
         .at(name)),
         _ => Ok(source),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{Extension, Json, extract::State};
+use axum::{Extension, extract::State};
 use ribbon_text::{Detokenizer, SpecialTokens, TokenSpan, Tokenizer};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -14,6 +14,7 @@ use crate::{
     error::{ApiError, NativeError},
     extract::NativeJson,
     instruments::Tally,
+    large_json::LargeJson,
     openapi::{ChatBody, TextErrors},
     schema::{native::GenerateRequest, openai::OpenAiRequest},
     state::{AppState, ModelText},
@@ -53,12 +54,18 @@ async fn tokenize(
     State(state): State<AppState>,
     caller: Caller,
     NativeJson(request): NativeJson<GenerateRequest>,
-) -> Result<Json<Vec<SimpleToken>>, NativeError> {
+) -> Result<LargeJson, NativeError> {
     request.check_fields()?;
     let text = state.text.clone();
     let bytes = request.inputs.len() as u64;
-    let tokens = move || tokens(&text.tokenizer, &request.inputs, SpecialTokens::Add);
-    Ok(Json(caller.in_time(state.work(bytes, tokens)).await???))
+    let tokens = move || {
+        LargeJson::write(&tokens(
+            &text.tokenizer,
+            &request.inputs,
+            SpecialTokens::Add,
+        )?)
+    };
+    Ok(caller.in_time(state.work(bytes, tokens)).await???)
 }
 
 /// The conversation as the model would read it, and its tokens.
@@ -69,13 +76,14 @@ async fn chat_tokenize(
     Extension(tally): Extension<Arc<Tally>>,
     caller: Caller,
     NativeJson(mut request): NativeJson<OpenAiRequest>,
-) -> Result<Json<ChatTokens>, NativeError> {
+) -> Result<LargeJson, NativeError> {
     let source = chat_submission(&state, caller.clone(), &mut request)?.source;
     let text = state.text.clone();
-    let rendering = state.work(source.bytes(), move || rendered(&text, source));
+    let bytes = source.bytes();
+    let rendering = state.work(bytes, move || LargeJson::write(&rendered(&text, source)?));
     let shown = caller.in_time(rendering).await???;
     tally.succeed(&[]);
-    Ok(Json(shown))
+    Ok(shown)
 }
 
 fn tokens(

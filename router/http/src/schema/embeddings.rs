@@ -13,7 +13,6 @@ use crate::{
     collect::Collected,
     error::ApiError,
     fields::{FieldRules, NONE, Others},
-    settings::HttpSettings,
     wish::{Dialect, Wish},
 };
 
@@ -123,12 +122,7 @@ struct EmbeddingUsage {
 
 impl Embeddings {
     /// Of sequences whose prompts were pooled.
-    pub(crate) fn new(
-        read: &[Collected],
-        encoding: EncodingFormat,
-        model: Option<&str>,
-        settings: &HttpSettings,
-    ) -> Self {
+    pub(crate) fn new(read: &[Collected], encoding: EncodingFormat, model: String) -> Self {
         let tokens = read.iter().map(|one| one.running.reported_prompt().0).sum();
         let vectors = read.iter().map(|one| normalised(one.running.pooled()));
         let data = vectors.enumerate().map(|(index, vector)| Embedding {
@@ -139,7 +133,7 @@ impl Embeddings {
         Self {
             object: "list",
             data: data.collect(),
-            model: settings.shown_model(model).to_owned(),
+            model,
             usage: EmbeddingUsage {
                 prompt_tokens: tokens,
                 total_tokens: tokens,

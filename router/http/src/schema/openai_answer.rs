@@ -101,28 +101,37 @@ struct PromptDetails {
 }
 
 impl Usage {
+    const NONE: Self = Self {
+        prompt_tokens: 0,
+        completion_tokens: 0,
+        total_tokens: 0,
+        prompt_tokens_details: PromptDetails { cached_tokens: 0 },
+        completion_tokens_details: None,
+    };
+
+    /// Of one answer: a prompt counts once, however many choices it has.
     pub(super) fn of<'a>(sequences: impl IntoIterator<Item = &'a Running>) -> Self {
-        let zero = Self {
-            prompt_tokens: 0,
-            completion_tokens: 0,
-            total_tokens: 0,
-            prompt_tokens_details: PromptDetails { cached_tokens: 0 },
-            completion_tokens_details: None,
-        };
-        sequences.into_iter().fold(zero, |sum, sequence| {
-            let (prompt_tokens, cached_tokens) = sequence.reported_prompt();
-            let cached_tokens = sum.prompt_tokens_details.cached_tokens + cached_tokens;
-            Self {
-                prompt_tokens: sum.prompt_tokens + prompt_tokens,
-                completion_tokens: sum.completion_tokens + sequence.generated_tokens,
-                total_tokens: sum.total_tokens + prompt_tokens + sequence.generated_tokens,
-                prompt_tokens_details: PromptDetails { cached_tokens },
-                completion_tokens_details: CompletionDetails::plus(
-                    sum.completion_tokens_details,
-                    sequence,
-                ),
-            }
-        })
+        let sequences = sequences.into_iter();
+        sequences.fold(Self::NONE, |sum, one| sum.plus(one.reported_prompt(), one))
+    }
+
+    /// Of one choice, with its prompt.
+    pub(super) fn of_choice(sequence: &Running) -> Self {
+        Self::NONE.plus(sequence.read_prompt(), sequence)
+    }
+
+    fn plus(self, (prompt_tokens, cached_tokens): (u32, u32), sequence: &Running) -> Self {
+        let cached_tokens = self.prompt_tokens_details.cached_tokens + cached_tokens;
+        Self {
+            prompt_tokens: self.prompt_tokens + prompt_tokens,
+            completion_tokens: self.completion_tokens + sequence.generated_tokens,
+            total_tokens: self.total_tokens + prompt_tokens + sequence.generated_tokens,
+            prompt_tokens_details: PromptDetails { cached_tokens },
+            completion_tokens_details: CompletionDetails::plus(
+                self.completion_tokens_details,
+                sequence,
+            ),
+        }
     }
 }
 

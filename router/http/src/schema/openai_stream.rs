@@ -88,7 +88,7 @@ impl OpenAiWriter {
             UsageReport::Default => is_last && self.look.kind == Kind::Completion,
             UsageReport::AtEnd => false,
         };
-        shown.then(|| Usage::of([sequence]))
+        shown.then(|| Usage::of_choice(sequence))
     }
 
     /// The usage of all choices, where it was asked for.

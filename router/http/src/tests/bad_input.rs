@@ -235,3 +235,17 @@ async fn a_prompt_may_be_as_long_as_the_limit() {
         (422, &serde_json::json!("validation"))
     );
 }
+
+#[tokio::test]
+async fn a_name_too_long_to_be_misspelt_is_not_compared() {
+    let server = Server::saying(Vec::new());
+    for (behind, hint) in [
+        (43, "did you mean `decoder_input_details`?"),
+        (44, "leave it out"),
+    ] {
+        let name = format!("decoder_input_details{}", "x".repeat(behind));
+        let body = serde_json::json!({"inputs": "Hi", "parameters": {name: true}});
+        let answer = server.post("/generate", &body).await;
+        assert!(answer.text.contains(hint), "{}", answer.text);
+    }
+}

@@ -70,6 +70,23 @@ async fn every_form_of_input_has_its_vectors_in_order() {
 }
 
 #[tokio::test]
+async fn as_many_inputs_as_openai_takes_are_read_a_few_at_a_time() {
+    let server = server(Some(Pooling::Mean));
+    let texts: Vec<String> = (0..2048).map(|number| format!("n{number}")).collect();
+    let answer = server.post(PATH, &json!({"input": texts})).await;
+    assert_eq!(vectors(&answer).len(), 2048, "{}", answer.status);
+    let asked = server.engine.asked.lock().unwrap();
+    let prompts: Vec<_> = asked.iter().map(|request| &request.prompt[..]).collect();
+    let expected: Vec<_> = texts
+        .iter()
+        .map(|text| tokenizer().encode(text, SpecialTokens::Add).unwrap())
+        .collect();
+    assert_eq!(prompts, expected);
+    // Each part asks for room before it is tokenized and when it is sent.
+    assert_eq!(server.engine.rooms.lock().unwrap().len(), 2 * 2048 / 4);
+}
+
+#[tokio::test]
 async fn the_operators_pooling_is_asked_for() {
     let server = server(Some(Pooling::Last));
     let answer = server.post(PATH, &json!({"input": "red"})).await;
@@ -115,7 +132,7 @@ async fn what_cannot_be_meant_is_refused_by_name() {
         ("input", json!([])),
         ("input", json!(["a", ""])),
         ("input", json!([[]])),
-        ("input", json!(["a", "b", "c", "d", "e"])),
+        ("input", json!(vec!["a"; 2049])),
         ("input", json!({"text": "a"})),
         ("input", json!([5, "a"])),
         ("input", json!([2048])),

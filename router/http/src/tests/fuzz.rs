@@ -209,7 +209,7 @@ fn openai(body: &RawJson, model: &Model) -> Result<Wish, ApiError> {
 fn embeddings(body: &RawJson, model: &Model) -> Result<Wish, ApiError> {
     let mut request: EmbeddingRequest = body.parse()?;
     let wish = request.wish(Pooling::Mean)?;
-    prompts("input", request.input.take(), &HttpSettings::new("demo"))?;
+    prompts("input", request.input.take(), (2048, ""))?;
     let wish = fitting(wish, model, 0)?;
     assert_eq!(wish.max_new_tokens, Some(0));
     Ok(wish)

@@ -193,3 +193,32 @@ async fn the_usage_so_far_comes_before_an_error() {
     assert_eq!(usage["usage"]["prompt_tokens"], prompt);
     assert_eq!(usage["usage"]["completion_tokens"], generated);
 }
+
+#[tokio::test]
+async fn the_usage_in_a_choices_chunk_has_its_prompt_and_its_own_tokens() {
+    let server = Server::saying(ended("a"));
+    let prompt = tokenizer().encode("Hi", SpecialTokens::Add).unwrap().len();
+    let continuous = json!({"include_usage": true, "continuous_usage_stats": true});
+    for options in [json!({}), continuous] {
+        let body = json!({"prompt": "Hi", "n": 2, "best_of": 2, "temperature": 1.0, "stream": true, "stream_options": options});
+        let events = server.post("/v1/completions", &body).await.json_events();
+        let shown = |event: &&Value| !event["usage"].is_null() && event["choices"][0].is_object();
+        let chunks: Vec<_> = events.iter().filter(shown).collect();
+        assert!(chunks.len() >= 2, "{events:?}");
+        for chunk in &chunks {
+            assert_eq!(chunk["usage"]["prompt_tokens"], prompt, "{chunk}");
+        }
+        let ends = chunks
+            .iter()
+            .filter(|chunk| !chunk["choices"][0]["finish_reason"].is_null());
+        let counts: Vec<_> = ends
+            .map(|chunk| &chunk["usage"]["completion_tokens"])
+            .collect();
+        assert_eq!(counts, vec![&json!(ended("a").len()); 2]);
+        if options != json!({}) {
+            let total = &events.last().unwrap()["usage"];
+            assert_eq!(total["prompt_tokens"], prompt, "once for both choices");
+            assert_eq!(total["completion_tokens"], 2 * ended("a").len());
+        }
+    }
+}
