@@ -29,8 +29,6 @@ pub struct SequenceRequest {
     pub min_tokens: u32,
     /// W3C trace context.
     pub traceparent: Option<Arc<str>>,
-    /// Stable hash of the parameters, logged when the request has to be given up.
-    pub parameter_hash: u64,
     /// Keeps computed prefixes apart: only requests with the same salt show each other's.
     pub cache_salt: Option<Arc<str>>,
     /// Who asks, for fairness: API key and `user`, never in clear.
@@ -39,6 +37,21 @@ pub struct SequenceRequest {
     pub priority: i32,
     /// When nobody wants the answer any more: the sequence then ends with [`StreamError::Expired`].
     pub deadline: Option<Instant>,
+}
+
+impl SequenceRequest {
+    /// Names its parameters in logs, the seed apart (FNV-1a of their text form).
+    pub fn parameter_hash(&self) -> u64 {
+        let sampling = Sampling {
+            seed: 0,
+            ..Sampling::clone(&self.sampling)
+        };
+        let limits = (self.max_new_tokens, self.min_tokens, &self.stop_token_ids);
+        let text = format!("{sampling:?}{limits:?}{:?}", self.pooling);
+        text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        })
+    }
 }
 
 /// How the final states of a prompt's tokens become one vector.
@@ -257,3 +270,44 @@ pub trait Engine: Send + Sync + 'static {
 
 /// The answer to [`Engine::debug`], once the engine comes to it.
 pub type DebugAnswer = Pin<Box<dyn Future<Output = Option<RibbonsSnapshot>> + Send>>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(sampling: Sampling) -> SequenceRequest {
+        SequenceRequest {
+            prompt: Arc::from([1]),
+            max_new_tokens: 8,
+            pooling: None,
+            sampling: Arc::new(sampling),
+            stop_token_ids: Arc::from([2]),
+            min_tokens: 0,
+            traceparent: None,
+            cache_salt: None,
+            tenant: None,
+            priority: 0,
+            deadline: None,
+        }
+    }
+
+    #[test]
+    fn a_hash_names_the_parameters_whatever_the_prompt_and_the_seed() {
+        let plain = request(Sampling::default());
+        let mut alike = request(Sampling {
+            seed: 7,
+            ..Sampling::default()
+        });
+        alike.prompt = Arc::from([3, 4]);
+        assert_eq!(plain.parameter_hash(), alike.parameter_hash());
+        let warm = request(Sampling {
+            temperature: 0.5,
+            ..Sampling::default()
+        });
+        let mut longer = plain.clone();
+        longer.max_new_tokens = 9;
+        for other in [warm, longer] {
+            assert_ne!(plain.parameter_hash(), other.parameter_hash());
+        }
+    }
+}

@@ -232,9 +232,7 @@ async fn compiled(
 
 /// Has every sequence follow the grammar.
 pub(crate) fn attach(grammar: &Arc<Grammar>, group: &mut [SequenceRequest]) {
-    let digest = grammar.digest.first_chunk().copied().unwrap_or_default();
     for request in group {
         Arc::make_mut(&mut request.sampling).grammar = Some(grammar.clone());
-        request.parameter_hash ^= u64::from_le_bytes(digest);
     }
 }

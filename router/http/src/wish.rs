@@ -217,7 +217,6 @@ impl Wish {
                 self.min_tokens
             },
             traceparent: None,
-            parameter_hash: self.hash(),
             cache_salt: self.cache_salt.clone(),
             tenant: None,
             priority: self.priority,
@@ -273,26 +272,6 @@ impl Wish {
     /// The model's end counts only where the grammar allows nothing else.
     fn is_endless(&self) -> bool {
         self.ignore_eos && self.grammar.is_some()
-    }
-
-    /// Names these parameters in logs, the seed apart (FNV-1a of their text form).
-    fn hash(&self) -> u64 {
-        let sampling = Sampling {
-            seed: 0,
-            ..self.sampling.clone()
-        };
-        let text = format!(
-            "{sampling:?}{:?}{:?}{:?}{}{}{:?}",
-            self.beams,
-            self.max_new_tokens,
-            self.stops,
-            self.ignore_eos,
-            self.min_tokens,
-            self.stop_token_ids
-        );
-        text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        })
     }
 }
 

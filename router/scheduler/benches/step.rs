@@ -64,7 +64,6 @@ fn request(prompt: Vec<u32>, max_new_tokens: u32) -> SequenceRequest {
         stop_token_ids: Arc::from([]),
         min_tokens: 0,
         traceparent: None,
-        parameter_hash: 0,
         cache_salt: None,
         tenant: None,
         priority: 0,

@@ -489,7 +489,7 @@ impl Scheduler {
         tracing::error!(
             sequence = id.0,
             failures,
-            parameter_hash = format_args!("{:016x}", sequence.request.parameter_hash),
+            parameter_hash = format_args!("{:016x}", sequence.request.parameter_hash()),
             reason,
             "a request is given up: it failed alone"
         );

@@ -52,7 +52,6 @@ pub(crate) fn request(prompt: u32, max_new_tokens: u32) -> SequenceRequest {
         stop_token_ids: Arc::from([2]),
         min_tokens: 0,
         traceparent: None,
-        parameter_hash: 7,
         cache_salt: None,
         tenant: None,
         priority: 0,
