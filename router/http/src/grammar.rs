@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ribbon_core::SequenceRequest;
 use ribbon_text::{AnswerRules, Grammar, GrammarError, Tokenizer, Written};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use crate::{error::ApiError, state::AppState, wish::Model};
@@ -64,7 +64,8 @@ impl Format {
     /// # Errors
     /// A part is missing, or is of the wrong type.
     pub(crate) fn wish(self, field: &'static str) -> Result<Option<GrammarWish>, ApiError> {
-        let written = match (self.kind, self.value, self.json_schema) {
+        let kind = self.kind;
+        let written = match (kind, self.value, self.json_schema) {
             (FormatKind::Text, ..) => return Ok(None),
             (FormatKind::JsonObject, None, _) => Written::JsonObject,
             (FormatKind::Json | FormatKind::JsonObject, Some(value), _) => schema(field, value)?,
@@ -81,6 +82,7 @@ impl Format {
             }
             (FormatKind::Json | FormatKind::Regex, None, _) => return Err(missing(field, "value")),
         };
+        let written = meaning_object(written, kind);
         Ok(Some(GrammarWish::new(field, written)))
     }
 }
@@ -180,6 +182,17 @@ fn named_schema(field: &'static str, value: Value) -> Result<Written, ApiError> 
         Some(value) => schema(field, value),
         None => Err(missing(field, "value.schema")),
     }
+}
+
+/// Who writes `properties` means an object, as TGI reads it; by JSON Schema alone a number would do.
+fn meaning_object(mut written: Written, kind: FormatKind) -> Written {
+    if let Written::JsonSchema(Value::Object(schema)) = &mut written {
+        let mut keys = ["properties", "required"].iter();
+        if kind == FormatKind::JsonObject || keys.any(|key| schema.contains_key(*key)) {
+            schema.entry("type").or_insert_with(|| json!("object"));
+        }
+    }
+    written
 }
 
 fn missing(field: &'static str, part: &str) -> ApiError {

@@ -50,6 +50,45 @@ async fn every_form_of_a_schema_is_the_same_grammar() {
 }
 
 #[tokio::test]
+async fn properties_without_a_type_mean_an_object() {
+    let untyped = json!({"properties": {"x": {"type": "integer"}}, "required": ["x"]});
+    let typed =
+        json!({"properties": {"x": {"type": "integer"}}, "required": ["x"], "type": "object"});
+    let named = |schema: &Value| json!({"type": "json_schema", "json_schema": {"schema": schema}});
+    let object = openai("guided_json", typed).await;
+    assert!(object.is_some());
+    for same in [
+        native(json!({"type": "json", "value": untyped})).await,
+        native(json!({"type": "json", "value": untyped.to_string()})).await,
+        native(json!({"type": "json_schema", "value": {"schema": untyped}})).await,
+        openai(
+            "response_format",
+            json!({"type": "json_object", "value": untyped}),
+        )
+        .await,
+        openai("response_format", named(&untyped)).await,
+    ] {
+        assert_eq!(same, object);
+    }
+    let empty = json!({"type": "json_object", "value": {}});
+    let any_object = openai("guided_json", json!({"type": "object"})).await;
+    assert_eq!(openai("response_format", empty).await, any_object);
+    let required = named(&json!({"required": []}));
+    let same = openai("guided_json", json!({"required": [], "type": "object"})).await;
+    assert_eq!(openai("response_format", required).await, same);
+}
+
+#[tokio::test]
+async fn a_schema_that_means_no_object_stays_as_it_is() {
+    let number = json!({"type": "integer"});
+    let same = openai("guided_json", number.clone()).await;
+    assert_eq!(native(json!({"type": "json", "value": number})).await, same);
+    let untyped = json!({"properties": {"x": {"type": "integer"}}});
+    let plain = openai("guided_json", untyped).await.unwrap();
+    assert!(!plain.source.contains("object"), "{}", plain.source);
+}
+
+#[tokio::test]
 async fn every_other_form_is_its_own_kind() {
     let object = openai("response_format", json!({"type": "json_object"}))
         .await
