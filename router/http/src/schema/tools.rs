@@ -62,10 +62,7 @@ fn check_function(function: &mut Map<String, Value>, at: &str) -> Result<(), Api
         let message = "must be a string that is not empty";
         return Err(refused(&format!("{at}.name"), message));
     }
-    // TGI's name for them.
-    if let Some(arguments) = function.remove("arguments") {
-        function.entry("parameters").or_insert(arguments);
-    }
+    read_alias(function, "arguments", "parameters");
     match function.get("parameters") {
         None | Some(Value::Object(_)) => {}
         Some(Value::Null) => {
@@ -77,6 +74,15 @@ fn check_function(function: &mut Map<String, Value>, at: &str) -> Result<(), Api
         }
     }
     Ok(())
+}
+
+/// TGI has a second name for what a function takes and is given.
+pub(super) fn read_alias(function: &mut Map<String, Value>, alias: &str, name: &str) {
+    if let Some(value) = function.remove(alias)
+        && function.get(name).is_none_or(Value::is_null)
+    {
+        function.insert(name.to_owned(), value);
+    }
 }
 
 /// What `tool_choice` says: a word, a function's name, or an object that names one.

@@ -239,6 +239,43 @@ async fn messages_may_have_parts_calls_and_a_beginning_of_the_answer() {
 }
 
 #[tokio::test]
+async fn a_history_of_openai_is_taken_as_its_sdk_sends_it() {
+    let server = Server::saying(ended("a"));
+    let arguments = json!({"name": "f", "arguments": "{\"b\": 1}"});
+    let aliased = json!({"name": "f", "parameters": {"b": 1}});
+    let call = |function: &Value| json!([{"id": "1", "type": "function", "function": function}]);
+    let refusal = json!([{"type": "text", "text": "Oh "}, {"type": "refusal", "refusal": "no"}]);
+    let called = r#"{"name": "f", "arguments": {"b": 1}}"#;
+    for (fields, shown) in [
+        (json!({"content": null, "refusal": "no"}), "no"),
+        (json!({"refusal": "no"}), "no"),
+        (json!({"content": "yes", "refusal": null}), "yes"),
+        (json!({"content": refusal}), "Oh no"),
+        (json!({"content": null, "function_call": arguments}), called),
+        (
+            json!({"function_call": aliased, "tool_calls": null}),
+            called,
+        ),
+        (json!({"content": "", "tool_calls": call(&aliased)}), called),
+        (
+            json!({"content": "", "tool_calls": call(&json!({"name": "f", "arguments": null, "parameters": {"b": 1}}))}),
+            called,
+        ),
+    ] {
+        let mut said = fields.clone();
+        said["role"] = json!("assistant");
+        let user = json!({"role": "user", "content": "Hi"});
+        let body = json!({"messages": [said, user]});
+        let answer = server.post(CHAT, &body).await;
+        assert_eq!(answer.status, StatusCode::OK, "{fields}: {}", answer.text);
+        let prompt = server.engine.last().prompt;
+        let prompt: String = prompt.iter().map(|&id| tokenizer().text_of(id)).collect();
+        let expected = format!("<|assistant|>{shown}<|end|><|user|>Hi<|end|><|assistant|>");
+        assert!(prompt.ends_with(&expected), "{fields}: {prompt}");
+    }
+}
+
+#[tokio::test]
 async fn an_answer_may_begin_like_a_closing_token() {
     let server = Server::saying(ended("a"));
     for beginning in ["e", "|", "end", "<|end|"] {
