@@ -20,6 +20,9 @@ use crate::{auth, caller::TIMEOUT_HEADER, state::AppState};
 /// Names a request in answers and logs; a client may choose it.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// A longer one would fill logs and answers.
+const MAX_REQUEST_ID_BYTES: usize = 256;
+
 /// Puts the layers around `routes`; the last one is met first.
 pub(crate) fn around(routes: Router<AppState>, state: &AppState) -> Router<AppState> {
     // Server-sent events are left alone: a compressor would hold tokens back.
@@ -30,7 +33,17 @@ pub(crate) fn around(routes: Router<AppState>, state: &AppState) -> Router<AppSt
         .layer(cors(&state.settings.allowed_origins))
         .layer(PropagateRequestIdLayer::new(REQUEST_ID))
         .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
+        .layer(middleware::map_request(drop_useless_id))
         .layer(compression)
+}
+
+/// A request whose own id names nothing, or goes on too long, gets a new one.
+async fn drop_useless_id(mut request: Request) -> Request {
+    let id = request.headers().get(REQUEST_ID);
+    if id.is_some_and(|id| id.is_empty() || id.len() > MAX_REQUEST_ID_BYTES) {
+        request.headers_mut().remove(REQUEST_ID);
+    }
+    request
 }
 
 /// While the server stops, answers take their connections with them: the next request should go elsewhere.

@@ -408,7 +408,8 @@ impl OpenAiRequest {
             .as_u64()
             .or_else(|| seed.as_i64().map(i64::cast_unsigned));
         bits.ok_or_else(|| {
-            ApiError::new(Cause::Shape, format!("seed: {seed} is no 64-bit integer"))
+            let message = format!("seed: {seed} is no 64-bit integer");
+            ApiError::new(Cause::Shape, message).at("seed")
         })
     }
 }

@@ -206,6 +206,21 @@ async fn a_request_has_a_name() {
     assert!(first.len() >= 32 && first != second);
 }
 
+#[tokio::test]
+async fn an_id_that_is_empty_or_endless_is_replaced() {
+    let server = Server::saying(ended("a"));
+    let id = HeaderName::from_static("x-request-id");
+    for (length, is_kept) in [(0, false), (1, true), (256, true), (257, false)] {
+        let mine = "x".repeat(length);
+        let mut request = post("/generate", json!({"inputs": "Hi"}).to_string());
+        request.headers_mut().insert(&id, mine.parse().unwrap());
+        let answer = server.call(request).await;
+        let shown = answer.headers()[&id].to_str().unwrap();
+        assert_eq!(shown == mine, is_kept, "{length}: {shown}");
+        assert!((1..=256).contains(&shown.len()), "{length}: {shown}");
+    }
+}
+
 async fn coded(server: &Server, path: &str, body: &Value) -> Answer {
     let mut request = post(path, body.to_string());
     let headers = request.headers_mut();
