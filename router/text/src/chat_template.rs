@@ -23,7 +23,7 @@ use crate::{
     EncodeError, ReasoningFormat, Tokenizer, ToolFormat,
     model_files::LoadError,
     python_text::print,
-    shield::{self, Shield},
+    shield::{self, OPEN, Shield},
     template_filters::{Raised, is_sequence, method, raise_exception, strftime, tojson, value_of},
 };
 
@@ -151,8 +151,7 @@ impl ChatTemplate {
                 path: found.path,
                 reason: format!("the chat template: {}", describe(&error)),
             })?;
-        let special: Vec<String> = tokenizer.special_texts().collect();
-        template.shield = Shield::new(special.iter().map(String::as_str));
+        template.shield = Shield::new(tokenizer.special_texts());
         template.reasoning = template.reasoning_format(|token| tokenizer.id_of(token).is_some());
         Ok(Some(template))
     }
@@ -255,18 +254,21 @@ impl ChatTemplate {
     pub fn render(&self, rendering: &Rendering<'_>) -> Result<Prompt, TemplateError> {
         let reads_parts = |role: &str| self.roles_with_parts.contains(&role);
         let mut messages = readable(rendering.messages, self.shield.as_ref(), reads_parts);
-        match rendering.ending {
+        let shown = match rendering.ending {
             Ending::Continued { trimmed } => {
                 if !extend_last(&mut messages, END_MARK) {
                     return Err(TemplateError::NotContinued);
                 }
                 let shown = self.write(rendering, &value_of(&messages))?;
-                cut_at_mark(shown, trimmed).map(Prompt)
+                cut_at_mark(shown, trimmed)
             }
-            Ending::Opening | Ending::Turn => {
-                self.write(rendering, &value_of(&messages)).map(Prompt)
-            }
-        }
+            Ending::Opening | Ending::Turn => self.write(rendering, &value_of(&messages)),
+        };
+        let settled = |shown: String| match &self.shield {
+            Some(shield) if shown.contains(OPEN) => shield.settled(shown),
+            _ => shown,
+        };
+        shown.map(settled).map(Prompt)
     }
 
     fn write(&self, rendering: &Rendering<'_>, messages: &Value) -> Result<String, TemplateError> {
