@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from itertools import pairwise
@@ -91,14 +92,15 @@ def bodies() -> Iterator[Rule]:
     )
     nothing = {"inputs": PROMPT, "parameters": None}
     yield Rule(2, "POST /generate", "parameters", "null is as absent (TGI: 422)", (taken,), nothing)
-    for field in ("parameters", "stream"):
+    others: dict[str, Json] = {"parameters": {}, "stream": {"parameters": SHORT}}
+    for field, more in others.items():
         yield Rule(
             2,
             "POST /",
             field,
             "null is taken (TGI: 422)",
             (body(lambda answer: answer[0]["generated_text"]),),
-            {"inputs": PROMPT, "parameters": {"max_new_tokens": 2}} | ({field: None} if field == "stream" else {}),
+            {"inputs": PROMPT, field: None} | more,
         )
 
 
@@ -141,13 +143,7 @@ def accepted() -> Iterator[Rule]:
         for value in values:
             parameters = {field: value} | ({"do_sample": True} if field == "best_of" else {})
             yield native(GENERATE, field, f"{value!r} is taken", parameters, fine)
-        yield native(
-            GENERATE,
-            field,
-            "null is its default",
-            {field: None} if field != "max_new_tokens" else {field: 2, "seed": None},
-            fine,
-        )
+        yield native(GENERATE, field, "null is its default", {field: None}, fine)
     yield native(GENERATE, "parameters", "absent: it samples, and the seed is random", None, status(200), body(text))
     greedy = body(lambda answer: answer["details"]["seed"] is None)
     yield native(GENERATE, "do_sample", "parameters present: greedy, no seed", {"details": True}, greedy)
@@ -180,6 +176,10 @@ def accepted() -> Iterator[Rule]:
     digits = body(lambda answer: re.fullmatch("[0-9]{3}", answer["generated_text"]) is not None)
     regex = {"type": "regex", "value": "[0-9]{3}"}
     yield native(GENERATE, "grammar", "a regex is followed", {"grammar": regex, "max_new_tokens": 9}, digits)
+    whole = {"properties": {"a": {"type": "boolean"}}, "required": ["a"], "additionalProperties": False}
+    an_object = body(lambda answer: set(json.loads(answer["generated_text"])) == {"a"})
+    untyped = {"grammar": {"type": "json", "value": whole}, "max_new_tokens": 200}
+    yield native(GENERATE, "grammar", "properties without a type are an object's", untyped, an_object)
     cut = header("x-prompt-tokens", lambda value: value == "2")
     yield native(GENERATE, "truncate", "keeps the last tokens", {"truncate": 2}, status(200), cut)
 

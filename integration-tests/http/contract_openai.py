@@ -214,6 +214,9 @@ def messages() -> Iterator[Rule]:
             {"role": "assistant", "content": None, "tool_calls": [call]},
             {"role": "tool", "tool_call_id": "1", "content": "2"},
         ],
+        "a refusal": [{"role": "assistant", "content": None, "refusal": "No."}, *CHAT],
+        "a part that refuses": [{"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}, *CHAT],
+        "a function_call": [{"role": "assistant", "content": None, "function_call": call["function"]}, *CHAT],
         "a last message of the assistant": [*CHAT, {"role": "assistant", "content": "The"}],
     }
     for says, conversation in good.items():
@@ -290,11 +293,17 @@ def answers() -> Iterator[Rule]:
     yield openai(CHATS, "message", "is the assistant's", {}, message)
     logprobs = body(
         lambda answer: all(
-            {"token", "logprob", "bytes", "top_logprobs"} <= set(one) and len(one["top_logprobs"]) >= 2
+            {"token", "logprob", "bytes", "top_logprobs"} <= set(one) and len(one["top_logprobs"]) == 2
             for one in answer["choices"][0]["logprobs"]["content"]
         )
     )
-    yield openai(CHATS, "logprobs", "with bytes and top_logprobs", {"logprobs": True, "top_logprobs": 2}, logprobs)
+    yield openai(
+        CHATS,
+        "logprobs",
+        "with bytes and as many top_logprobs as asked for",
+        {"logprobs": True, "top_logprobs": 2},
+        logprobs,
+    )
     yield openai(
         CHATS, "logprobs", "null unless asked for", {}, body(lambda answer: answer["choices"][0]["logprobs"] is None)
     )

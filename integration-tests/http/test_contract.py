@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from contract_differences import DIFFERENCES, ELSEWHERE, exists, listed
-from contract_rules import Rule, replies, rules
-from load.client import Reply
+from contract_rules import CHAT, PROMPT, Rule, replies, rules
+from load.client import Json, Reply, exchange
 from load.served import Served
 
 RULES = list(rules())
@@ -59,6 +59,24 @@ def answers(demo_server: Served) -> dict[str, Reply]:
 def test_the_promise_is_kept(answers: dict[str, Reply], rule: Rule) -> None:
     complaint = rule.complaint(answers[rule.name])
     assert complaint is None, f"{rule.name}: {complaint}"
+
+
+@pytest.mark.parametrize(
+    ("route", "tokenizing", "body"),
+    [
+        ("/v1/completions", "/tokenize", {"inputs": PROMPT}),
+        ("/v1/chat/completions", "/chat_tokenize", {"messages": CHAT}),
+    ],
+)
+def test_usage_and_headers_count_the_tokens_of_the_prompt(
+    demo_server: Served, answers: dict[str, Reply], route: str, tokenizing: str, body: Json
+) -> None:
+    [rule] = [rule for rule in RULES if rule.route == f"POST {route}" and rule.says == "says what the headers say"]
+    tokenized = exchange(demo_server.base, "POST", tokenizing, body).json()
+    tokens = tokenized if isinstance(tokenized, list) else tokenized["tokenize_response"]
+    answer = answers[rule.name]
+    counted = (answer.json()["usage"]["prompt_tokens"], int(answer.headers["x-prompt-tokens"]))
+    assert counted == (len(tokens), len(tokens))
 
 
 def test_no_promise_is_kept_by_a_server_that_is_always_content(stub: str) -> None:
