@@ -39,8 +39,11 @@ impl Answer {
         let before = self.parser.phase();
         self.parts.clear();
         self.parser.push(piece, &mut self.parts);
-        let is_full = self.parser.is_full();
-        let finish = finish.or(is_full.then_some(FinishReason::StopSequence));
+        let finish = if self.parser.is_full() {
+            Some(FinishReason::StopSequence)
+        } else {
+            finish
+        };
         if finish.is_some() {
             self.parser.finish(&mut self.parts);
         }
@@ -58,9 +61,9 @@ impl Answer {
         self.calls_before
     }
 
-    /// Whether a tool was called.
-    pub(crate) fn has_calls(&self) -> bool {
-        self.num_calls > 0
+    /// Whether tools were called, and the answer did not end inside of a call.
+    pub(crate) fn has_whole_calls(&self) -> bool {
+        self.num_calls > 0 && !self.parser.is_amid_call()
     }
 
     fn count(&mut self, before: Phase) {

@@ -78,15 +78,20 @@ impl Conversation {
         &self,
         asked: Option<GrammarWish>,
     ) -> Result<Option<GrammarWish>, ApiError> {
-        let (first, parallel) = match (self.calls, asked) {
+        let first = match (self.calls, asked) {
             (_, asked) if self.tools.is_empty() => return Ok(asked),
             (_, Some(asked)) => return Err(exclusive(asked.field)),
             (Calls::Allowed, None) => return Ok(None),
-            (Calls::Required, None) => (0, self.parallel),
-            (Calls::Named { place }, None) => (place, false),
+            (Calls::Required, None) => 0,
+            (Calls::Named { place }, None) => place,
         };
-        let written = demanded((first..).zip(&self.tools), parallel);
+        let written = demanded((first..).zip(&self.tools), self.allows_several());
         Ok(Some(GrammarWish::new("tool_choice", written)))
+    }
+
+    /// Whether there may be more than one call; a function that is named is called once.
+    fn allows_several(&self) -> bool {
+        self.parallel && !matches!(self.calls, Calls::Named { .. })
     }
 
     fn tool_use(&self, format: &'static ToolFormat) -> ToolUse {
@@ -95,7 +100,8 @@ impl Conversation {
         ToolUse {
             format,
             names: names.map(str::to_owned).collect(),
-            parallel: self.parallel,
+            parallel: self.allows_several(),
+            required: self.calls != Calls::Allowed,
         }
     }
 

@@ -209,7 +209,7 @@ impl Running {
         }
         self.pooled = event.pooled;
         let mut finish = self.finish(event.finish, stopped);
-        if let Some(answer) = &mut self.answer {
+        if let (Some(answer), Some(_)) = (&mut self.answer, token) {
             finish = answer.take(self.writing.piece(), finish);
         }
         if finish.is_some()

@@ -7,6 +7,10 @@ use ribbon_text::StopText;
 
 use crate::{beams::Beams, choices::Choices, error::ApiError, grammar::GrammarWish};
 
+/// Bias of a token that may come only where nothing else may: no score makes up for it, and divided by the least temperature
+/// it is still a number.
+pub(crate) const LAST_RESORT: f32 = -1e30;
+
 /// Whose habits the answer follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
@@ -188,7 +192,7 @@ impl Wish {
         model: &Model,
     ) -> Result<Vec<SequenceRequest>, ApiError> {
         let request = self.sequence(prompt, model)?;
-        let samplings = self.choices.samplings(&self.sampling, prompt_index);
+        let samplings = self.choices.samplings(&request.sampling, prompt_index);
         let with = |sampling| SequenceRequest {
             sampling: Arc::new(sampling),
             ..request.clone()
@@ -209,13 +213,9 @@ impl Wish {
             prompt: prompt.into(),
             max_new_tokens,
             pooling: self.pooling,
-            sampling: Arc::new(self.sampling.clone()),
+            sampling: Arc::new(self.sampling(model)),
             stop_token_ids: self.stop_tokens(model),
-            min_tokens: if self.is_endless() {
-                max_new_tokens
-            } else {
-                self.min_tokens
-            },
+            min_tokens: self.min_tokens,
             traceparent: None,
             cache_salt: self.cache_salt.clone(),
             tenant: None,
@@ -255,6 +255,17 @@ impl Wish {
                 "the prompt has more than 4 billion tokens".to_owned(),
             )),
         }
+    }
+
+    fn sampling(&self, model: &Model) -> Sampling {
+        let mut sampling = self.sampling.clone();
+        if self.is_endless() {
+            let ends = model.description.eos_token_ids.iter();
+            sampling
+                .logit_bias
+                .extend(ends.map(|&id| (id, LAST_RESORT)));
+        }
+        sampling
     }
 
     fn stop_tokens(&self, model: &Model) -> Arc<[u32]> {

@@ -94,6 +94,11 @@ impl AnswerParser {
         self.calls.as_ref().is_some_and(CallParser::is_full)
     }
 
+    /// Whether the text stands inside of a call that is out in part.
+    pub fn is_amid_call(&self) -> bool {
+        self.calls.as_ref().is_some_and(CallParser::is_amid_call)
+    }
+
     fn answer(&mut self, text: &str, out: &mut Vec<Part>) {
         match &mut self.calls {
             Some(calls) => calls.push(text, out),

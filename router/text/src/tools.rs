@@ -40,6 +40,8 @@ pub struct ToolUse {
     pub names: Arc<[String]>,
     /// Whether there may be more than one.
     pub parallel: bool,
+    /// Whether the answer is calls and nothing else, so that the beginning of one is no text.
+    pub required: bool,
 }
 
 /// How far a reader of one call came.
@@ -136,6 +138,11 @@ impl CallParser {
         matches!(self.state, State::Full)
     }
 
+    /// Whether the text stands inside of a call that is out in part.
+    pub(crate) fn is_amid_call(&self) -> bool {
+        matches!(&self.state, State::Call(reader) if reader.is_committed())
+    }
+
     /// Takes the next piece and appends what is decided.
     pub(crate) fn push(&mut self, piece: &str, out: &mut Vec<Part>) {
         self.buffer.push_str(piece);
@@ -148,8 +155,8 @@ impl CallParser {
         let rest = std::mem::take(&mut self.skipped) + &std::mem::take(&mut self.buffer);
         let is_part_of_calls = match &self.state {
             State::Full => true,
-            State::Call(reader) => reader.is_committed(),
-            State::Between => self.num_calls > 0,
+            State::Call(reader) => self.tools.required || reader.is_committed(),
+            State::Between => self.tools.required || self.num_calls > 0,
             State::Text => false,
         };
         if !is_part_of_calls {

@@ -262,7 +262,8 @@ fn logprobs(collected: &Collected, look: &Look, echoed: &str) -> Option<Logprobs
 
 /// A sequence that ended by itself after it had called tools is said to have ended for them.
 pub(super) fn spelled(finish: FinishReason, sequence: &Running) -> &'static str {
-    let has_calls = sequence.answer.as_ref().is_some_and(Answer::has_calls);
+    let answer = sequence.answer.as_ref();
+    let has_calls = answer.is_some_and(Answer::has_whole_calls);
     match finish {
         FinishReason::Length => "length",
         FinishReason::EosToken | FinishReason::StopSequence if has_calls => "tool_calls",

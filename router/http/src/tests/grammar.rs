@@ -4,6 +4,7 @@ use ribbon_core::{Grammar, GrammarKind};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::wish::LAST_RESORT;
 
 /// The grammar that the engine gets for a body, if any.
 async fn asked(path: &str, body: &Value) -> Option<Arc<Grammar>> {
@@ -225,7 +226,38 @@ async fn all_sequences_of_a_request_follow_it_and_the_end_counts_in_spite_of_ign
         assert!(request.sampling.grammar.is_some());
         assert_eq!(
             (&*request.stop_token_ids, request.min_tokens),
-            (&[EOS][..], 9)
+            (&[EOS][..], 0)
+        );
+        assert_eq!(request.sampling.logit_bias, [(EOS, LAST_RESORT)]);
+    }
+}
+
+#[tokio::test]
+async fn with_ignore_eos_the_requests_own_stops_still_end_it() {
+    let server = Server::saying(ended("one two three"));
+    let third = tokenizer()
+        .encode("one two three", SpecialTokens::Skip)
+        .unwrap()[2];
+    for (stop, text) in [
+        (json!({"stop": ["w"]}), "one t"),
+        (json!({"stop": ["w"], "min_tokens": 9}), "one two three"),
+        (json!({"stop_token_ids": [third]}), "one tw"),
+    ] {
+        let mut body =
+            json!({"prompt": "Hi", "max_tokens": 9, "guided_regex": "[a-z ]+", "ignore_eos": true});
+        body.as_object_mut()
+            .unwrap()
+            .extend(stop.as_object().unwrap().clone());
+        let choice = server.post("/v1/completions", &body).await.json()["choices"][0].clone();
+        assert_eq!(
+            (&choice["text"], &choice["finish_reason"]),
+            (&json!(text), &json!("stop"))
+        );
+        let sampling = server.engine.last().sampling;
+        assert_eq!(
+            sampling.logit_bias,
+            [(EOS, LAST_RESORT)],
+            "no other token is held back"
         );
     }
 }

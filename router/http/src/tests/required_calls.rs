@@ -108,6 +108,99 @@ async fn a_call_is_plain_json_whatever_the_template_shows() {
     }
 }
 
+/// The choice of a whole answer, and the finish reason of a stream.
+async fn said(script: &str, fields: &Value) -> (Value, Value) {
+    let server = Server::saying(ended(script));
+    let mut body = asking(fields);
+    let whole = server.post(CHAT, &body).await.json();
+    body["stream"] = json!(true);
+    let events = server.post(CHAT, &body).await.json_events();
+    let finish = &events.last().unwrap()["choices"][0]["finish_reason"];
+    (whole["choices"][0].clone(), finish.clone())
+}
+
+#[tokio::test]
+async fn a_call_that_a_stop_string_cuts_is_none() {
+    for choice in ["auto", "required", "add"] {
+        let fields = json!({"tool_choice": choice, "stop": ["1"], "max_tokens": 90});
+        let (cut, streamed) = said(CALL, &fields).await;
+        assert_eq!(cut["finish_reason"], "stop", "{cut}");
+        assert_eq!(streamed, "stop");
+    }
+    let behind = json!({"stop": ["Bye"], "max_tokens": 90});
+    let (call, streamed) = said(&format!("{CALL}\nBye"), &behind).await;
+    assert_eq!(call["finish_reason"], "tool_calls", "{call}");
+    assert_eq!(streamed, "tool_calls");
+}
+
+#[tokio::test]
+async fn the_beginning_of_a_call_that_must_come_is_no_text() {
+    let beginning = "{\"name\": \"add\",";
+    let number = ended(beginning).len() - 1;
+    for max_tokens in 1..=number {
+        for (choice, is_text) in [("required", false), ("add", false), ("auto", true)] {
+            let fields = json!({"tool_choice": choice, "max_tokens": max_tokens});
+            let (choice, streamed) = said(CALL, &fields).await;
+            let content = choice["message"]["content"].as_str().unwrap_or_default();
+            assert_eq!(!content.is_empty(), is_text, "{choice}");
+            assert!(
+                choice["message"]
+                    .get("tool_calls")
+                    .is_none_or(Value::is_null)
+            );
+            assert_eq!(
+                (&choice["finish_reason"], &streamed),
+                (&json!("length"), &json!("length"))
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_single_call_may_end_on_the_last_token() {
+    let number = ended(CALL).len() - 1;
+    let alone = |choice: &str| json!({"tool_choice": choice, "parallel_tool_calls": false});
+    let mut cases = vec![
+        alone("auto"),
+        alone("required"),
+        alone("add"),
+        json!({"tool_choice": "add"}),
+    ];
+    for fields in &mut cases {
+        for (max_tokens, finish) in [
+            (number - 1, "length"),
+            (number, "tool_calls"),
+            (number + 1, "tool_calls"),
+        ] {
+            fields["max_tokens"] = json!(max_tokens);
+            let (choice, streamed) = said(CALL, fields).await;
+            assert_eq!(
+                (&choice["finish_reason"], &streamed),
+                (&json!(finish), &json!(finish)),
+                "{fields}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn reading_a_prompt_is_no_thought() {
+    let template = ChatTemplate::new(THINKING, "", "").unwrap();
+    let engine = FakeEngine::new(ended("a"));
+    let server = Server::with_template(engine, HttpSettings::new("demo"), Some(template));
+    for (max_tokens, thought) in [(0, 0), (1, 1)] {
+        let think = json!({"think": true});
+        let fields =
+            json!({"chat_template_kwargs": think, "max_tokens": max_tokens, "prompt_logprobs": 0});
+        let usage = server.post(CHAT, &asking(&fields)).await.json()["usage"].clone();
+        assert_eq!(usage["completion_tokens"], max_tokens, "{usage}");
+        assert_eq!(
+            usage["completion_tokens_details"]["reasoning_tokens"], thought,
+            "{usage}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_model_that_thinks_follows_the_grammar_behind_its_thought() {
     let template = || Some(ChatTemplate::new(THINKING, "", "").unwrap());

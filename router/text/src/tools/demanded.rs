@@ -94,6 +94,7 @@ mod tests {
                 format,
                 names,
                 parallel,
+                required: true,
             }),
         };
         let mut parser = AnswerParser::new(&rules, false);

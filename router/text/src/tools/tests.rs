@@ -17,6 +17,7 @@ fn rules(name: &str, parallel: bool) -> AnswerRules {
             format: format(name),
             names: ["add", "get_weather"].map(str::to_owned).into(),
             parallel,
+            required: false,
         }),
     }
 }
