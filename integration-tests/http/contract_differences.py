@@ -16,6 +16,7 @@ DIFFERENCES = {
     "`max_new_tokens` is exact": "max_new_tokens: is exact: 7",
     "The text ends right after the stop string": f"{HTTP}/native.rs::the_text_ends_with_the_stop_string_cut_right_after_it",
     "On the last allowed token": f"{HTTP}/native.rs::length_wins_on_the_last_allowed_token",
+    "The texts of a stream's tokens": f"{HTTP}/streams.rs::what_the_end_token_cuts_shows_with_the_token_that_began_it",
     "Stop strings are found across": f"{TEXT}/stop_match.rs::a_stop_string_across_pieces_is_found",
     "`stop` may be one string; `null`": "/generate stop: 'a' is taken",
     "An empty stop string is refused": "/generate stop: [''] is 422 by name",

@@ -1,11 +1,12 @@
 //! Complete answers: all tokens of a sequence, put together.
 
-use ribbon_core::{FinishReason, Token};
+use ribbon_core::FinishReason;
 use ribbon_text::Part;
 
 use crate::{
     error::{ApiError, Cause},
     running::Running,
+    token_texts::{TokenText, TokenTexts},
 };
 
 /// A sequence with all its tokens.
@@ -27,13 +28,6 @@ impl Collected {
     }
 }
 
-/// A token and its text: what it completed, or a special token's own.
-pub(crate) struct TokenText {
-    pub(crate) token: Token,
-    pub(crate) text: String,
-    pub(crate) is_special: bool,
-}
-
 /// Runs a sequence to its end.
 ///
 /// # Errors
@@ -44,27 +38,17 @@ pub(crate) async fn collect(
 ) -> Result<Collected, ApiError> {
     let mut text = String::new();
     let mut parts = running.answer.as_ref().map(|_| Vec::new());
-    let mut tokens = Vec::new();
+    let (mut tokens, mut texts) = (Vec::new(), TokenTexts::default());
     let mut logprobs = 0.0;
     while let Some(step) = running.next().await? {
         text.push_str(running.piece());
         if let (Some(parts), Some(answer)) = (&mut parts, &running.answer) {
             parts.extend_from_slice(answer.parts());
         }
-        if let Some(token) = step.token {
-            logprobs += f64::from(token.logprob);
-            if keep_tokens {
-                let text = if step.is_special {
-                    running.tokenizer.text_of(token.id)
-                } else {
-                    running.piece().to_owned()
-                };
-                tokens.push(TokenText {
-                    token,
-                    text,
-                    is_special: step.is_special,
-                });
-            }
+        let logprob = step.token.as_ref().map(|token| token.logprob);
+        logprobs += f64::from(logprob.unwrap_or_default());
+        if keep_tokens {
+            tokens.extend(texts.known(&running, &step));
         }
         if let Some(finish) = step.finish {
             return Ok(Collected {

@@ -45,6 +45,7 @@ mod submit;
 mod telemetry;
 #[cfg(test)]
 mod tests;
+mod token_texts;
 mod wish;
 mod workers;
 mod writing;

@@ -135,6 +135,16 @@ impl Running {
         self.writing.piece()
     }
 
+    /// Characters of what was generated before the last token's text; what stop strings take away counts.
+    pub(crate) fn place(&self) -> usize {
+        self.writing.place()
+    }
+
+    /// Whether the last token ends inside a character.
+    pub(crate) fn is_amid_character(&self) -> bool {
+        self.writing.is_amid_character()
+    }
+
     /// The prompt's tokens with their scores, where asked for; the first one has none.
     pub(crate) fn scored_prompt(&self) -> impl Iterator<Item = (u32, Option<&TokenScore>)> {
         let scores = self.prompt_scores.as_ref().into_iter();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ribbon_core::SequenceRequest;
-use ribbon_text::{Detokenizer, StopMatcher, Tokenizer};
+use ribbon_text::{Detokenizer, Places, StopMatcher, Tokenizer};
 
 use crate::running::Origin;
 
@@ -15,6 +15,8 @@ pub(crate) struct Writing {
     min_tokens: u32,
     decoded: String,
     piece: String,
+    places: Places,
+    place: usize,
 }
 
 impl Writing {
@@ -36,6 +38,8 @@ impl Writing {
             min_tokens: request.min_tokens,
             decoded: String::new(),
             piece: String::new(),
+            places: Places::default(),
+            place: 0,
         }
     }
 
@@ -53,14 +57,26 @@ impl Writing {
         &self.piece
     }
 
+    /// Characters before the last token's text, in what was decoded: stop strings count, and what is held back for them.
+    pub(crate) fn place(&self) -> usize {
+        self.place
+    }
+
+    /// Whether the last token ends inside a character.
+    pub(crate) fn is_amid_character(&self) -> bool {
+        self.detokenizer.pending() > 0
+    }
+
     /// Puts the text of the `number`th token, counted from 1, into [`Writing::piece`]. True when a stop string is complete.
     pub(crate) fn write(&mut self, id: u32, number: u32, is_last: bool) -> bool {
+        let pending = self.detokenizer.pending();
         self.decoded.clear();
         self.piece.clear();
         self.detokenizer.push(id, &mut self.decoded);
         if is_last {
             self.detokenizer.finish(&mut self.decoded);
         }
+        self.place = self.places.next(pending, &self.decoded);
         if number < self.min_tokens {
             self.piece.push_str(&self.decoded);
             return false;

@@ -4,6 +4,10 @@ use std::{collections::HashMap, sync::Arc};
 
 use crate::Tokenizer;
 
+mod places;
+
+pub use places::Places;
+
 /// Prompt tokens that a decoder may need to see before the first generated one (word joiners, byte runs).
 const CONTEXT_TOKENS: usize = 6;
 /// A character has at most four bytes; a decoder that still shows U+FFFD after so many tokens means it.
@@ -74,6 +78,14 @@ impl Detokenizer {
                 out,
             ),
             State::Window(window) => window.push(&self.tokenizer, id, out),
+        }
+    }
+
+    /// How many U+FFFD would show if the text ended here: tokens so far end inside a character.
+    pub fn pending(&self) -> usize {
+        match &self.state {
+            State::Bytes(pending) => usize::from(!pending.is_empty()),
+            State::Window(window) => window.ids.len() - window.shown,
         }
     }
 

@@ -19,7 +19,7 @@ pub mod tools;
 
 pub use answer::{AnswerParser, AnswerRules};
 pub use chat_template::{ChatTemplate, Ending, Prompt, Rendering, TemplateError};
-pub use detokenize::Detokenizer;
+pub use detokenize::{Detokenizer, Places};
 pub use grammar::GrammarCheck;
 pub use model_files::LoadError;
 pub use reasoning::{Phase, ReasoningFormat};

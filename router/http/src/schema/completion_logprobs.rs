@@ -1,7 +1,7 @@
 //! `logprobs` of a completions choice: lists side by side, one entry a token. Knows tokens and where their text is; not events.
 
 use ribbon_core::{Token, TokenScore};
-use ribbon_text::{Detokenizer, Tokenizer};
+use ribbon_text::{Detokenizer, Places, Tokenizer};
 use serde::{Serialize, Serializer};
 
 use crate::running::Running;
@@ -93,7 +93,7 @@ pub(super) fn likeliest(top: &[(u32, f32)], num_top: u32) -> &[(u32, f32)] {
 struct Offsets<'a> {
     detokenizer: Detokenizer,
     rest: &'a str,
-    characters: usize,
+    places: Places,
     piece: String,
 }
 
@@ -102,14 +102,14 @@ impl<'a> Offsets<'a> {
         Self {
             detokenizer: Detokenizer::new(running.tokenizer.clone(), &[]),
             rest: text,
-            characters: 0,
+            places: Places::default(),
             piece: String::new(),
         }
     }
 
     /// Characters before the next token.
     fn next(&mut self, tokenizer: &Tokenizer, id: u32) -> usize {
-        let before = self.characters;
+        let pending = self.detokenizer.pending();
         self.piece.clear();
         self.detokenizer.push(id, &mut self.piece);
         if tokenizer.is_special(id) {
@@ -120,9 +120,9 @@ impl<'a> Offsets<'a> {
             }
         }
         let characters = self.piece.chars().count();
-        let mut rest = self.rest.chars();
-        self.characters += rest.by_ref().take(characters).count();
-        self.rest = rest.as_str();
-        before
+        let end = self.rest.char_indices().nth(characters);
+        let (shown, rest) = end.map_or((self.rest, ""), |(end, _)| self.rest.split_at(end));
+        self.rest = rest;
+        self.places.next(pending, shown)
     }
 }

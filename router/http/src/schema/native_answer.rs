@@ -7,10 +7,11 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    collect::{Collected, TokenText},
+    collect::Collected,
     error::ApiError,
     running::{Running, Step},
     sse::{EventWriter, event},
+    token_texts::{TokenText, TokenTexts},
 };
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -19,6 +20,17 @@ struct TokenObject<'a> {
     text: &'a str,
     logprob: f32,
     special: bool,
+}
+
+impl<'a> TokenObject<'a> {
+    fn new(token: &'a TokenText) -> Self {
+        Self {
+            id: token.token.id,
+            text: &token.text,
+            logprob: token.token.logprob,
+            special: token.is_special,
+        }
+    }
 }
 
 /// A token of the prompt; the first has no logprob.
@@ -122,19 +134,13 @@ impl<'a> Details<'a> {
             finish,
             ..
         } = collected;
-        let object = |t: &'a TokenText| TokenObject {
-            id: t.token.id,
-            text: &t.text,
-            logprob: t.token.logprob,
-            special: t.is_special,
-        };
         let has_top = tokens.iter().any(|t| !t.token.top.is_empty());
         Self {
             finish_reason: *finish,
             generated_tokens: running.generated_tokens,
             seed: running.seed,
             prefill: prefill(running),
-            tokens: tokens.iter().map(object).collect(),
+            tokens: tokens.iter().map(TokenObject::new).collect(),
             top_tokens: has_top.then(|| {
                 tokens
                     .iter()
@@ -169,6 +175,7 @@ struct StreamDetails {
 pub(crate) struct NativeWriter {
     with_details: bool,
     text: String,
+    texts: TokenTexts,
 }
 
 impl NativeWriter {
@@ -177,6 +184,7 @@ impl NativeWriter {
         Self {
             with_details,
             text: full_text.unwrap_or_default(),
+            texts: TokenTexts::default(),
         }
     }
 
@@ -190,36 +198,45 @@ impl NativeWriter {
     }
 }
 
+impl<'a> StreamEvent<'a> {
+    /// One that is not the last.
+    fn new(token: &'a TokenText, tokenizer: &Tokenizer) -> Self {
+        Self {
+            index: token.number,
+            token: TokenObject::new(token),
+            top_tokens: top_tokens(tokenizer, &token.token.top),
+            generated_text: None,
+            details: None,
+        }
+    }
+}
+
 impl EventWriter for NativeWriter {
     fn step(&mut self, _index: usize, sequence: &Running, step: &Step, out: &mut BytesMut) {
         self.text.push_str(sequence.piece());
-        // Native requests generate at least one token.
-        let Some(token) = &step.token else {
-            return;
-        };
-        let id = token.id;
-        let special_text = step.is_special.then(|| sequence.tokenizer.text_of(id));
-        let text = special_text.as_deref().unwrap_or(sequence.piece());
-        let data = StreamEvent {
-            index: sequence.generated_tokens,
-            token: TokenObject {
-                id,
-                text,
-                logprob: token.logprob,
-                special: step.is_special,
-            },
-            top_tokens: top_tokens(&sequence.tokenizer, &token.top),
-            generated_text: step.finish.map(|_| self.text.as_str()),
-            details: step
+        let mut details = step
+            .finish
+            .and_then(|finish| self.details(sequence, finish));
+        for token in self.texts.known(sequence, step) {
+            let finish = step
                 .finish
-                .and_then(|finish| self.details(sequence, finish)),
-        };
-        event(out, &data);
+                .filter(|_| token.number == sequence.generated_tokens);
+            let data = StreamEvent {
+                generated_text: finish.map(|_| self.text.as_str()),
+                details: finish.and_then(|_| details.take()),
+                ..StreamEvent::new(&token, &sequence.tokenizer)
+            };
+            event(out, &data);
+        }
     }
 
     fn end(&mut self, _sequences: &[Running], _out: &mut BytesMut) {}
 
-    fn error(&mut self, error: &ApiError, _: &[Running], out: &mut BytesMut) {
+    fn error(&mut self, error: &ApiError, sequences: &[Running], out: &mut BytesMut) {
+        // A native stream has one sequence.
+        for (token, sequence) in self.texts.rest().zip(sequences.iter().cycle()) {
+            event(out, &StreamEvent::new(&token, &sequence.tokenizer));
+        }
         event(out, &error.native_body());
     }
 }

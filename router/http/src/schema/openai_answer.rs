@@ -251,11 +251,9 @@ fn logprobs(collected: &Collected, look: &Look, echoed: &str) -> Option<Logprobs
     }
     let mut lists = CompletionLogprobs::default();
     lists.push_prompt(&collected.running, num_top, echoed);
-    let mut offset = echoed.chars().count();
+    let begin = echoed.chars().count();
     for t in tokens {
-        lists.push(tokenizer, &t.token, num_top, offset);
-        let shown = if t.is_special { "" } else { &t.text };
-        offset += shown.chars().count();
+        lists.push(tokenizer, &t.token, num_top, begin + t.place);
     }
     Some(Logprobs::Completion(lists))
 }

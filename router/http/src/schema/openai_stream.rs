@@ -25,7 +25,7 @@ pub(crate) struct OpenAiWriter {
     usage: UsageReport,
     /// Sequences with one prompt.
     run: u32,
-    /// Choices that have begun, and the characters of each one's text.
+    /// Choices that have begun, and the characters of the prompt that each begins with.
     begun: BTreeMap<usize, usize>,
 }
 
@@ -64,22 +64,16 @@ impl OpenAiWriter {
             });
         }
         let mut lists = CompletionLogprobs::default();
-        let before = if let Some(characters) = self.begun.get(&index) {
+        let begin = if let Some(characters) = self.begun.get(&index) {
             *characters
         } else {
             lists.push_prompt(sequence, num_top, echoed);
             echoed.chars().count()
         };
         if let Some(token) = &step.token {
-            lists.push(tokenizer, token, num_top, before);
+            lists.push(tokenizer, token, num_top, begin + sequence.place());
         }
         Some(Logprobs::Completion(lists))
-    }
-
-    /// The choice has begun and shows so much more.
-    fn grow(&mut self, index: usize, echoed: &str, text: &str) {
-        let characters = echoed.chars().count() + text.chars().count();
-        *self.begun.entry(index).or_default() += characters;
     }
 
     fn usage(&self, sequence: &Running, is_last: bool) -> Option<Usage> {
@@ -137,7 +131,8 @@ impl EventWriter for OpenAiWriter {
                 prompt_logprobs: None,
             },
         );
-        self.grow(index, &echoed, sequence.piece());
+        let begun = self.begun.entry(index);
+        begun.or_insert_with(|| echoed.chars().count());
     }
 
     fn end(&mut self, sequences: &[Running], out: &mut BytesMut) {

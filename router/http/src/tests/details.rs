@@ -164,6 +164,63 @@ async fn an_echo_with_logprobs_scores_the_prompt() {
     assert_eq!(starts[..2], [0, 0], "the begin token has no text");
 }
 
+/// Where the texts of the tokens begin, which a stream says too.
+async fn offsets(script: Vec<Item>, fields: &Value) -> Vec<usize> {
+    let server = Server::saying(script);
+    let mut body = json!({"prompt": "Hi", "echo": true, "logprobs": 0});
+    body.as_object_mut()
+        .unwrap()
+        .extend(fields.as_object().unwrap().clone());
+    let read = |choice: &Value| {
+        let list = choice["logprobs"]["text_offset"].as_array().unwrap();
+        let offset = |offset: &Value| offset.as_u64().unwrap() as usize;
+        list.iter().map(offset).collect::<Vec<_>>()
+    };
+    let whole = read(&server.post(COMPLETIONS, &body).await.json()["choices"][0]);
+    body["stream"] = json!(true);
+    let events = server.post(COMPLETIONS, &body).await.json_events();
+    let streamed = events.iter().flat_map(|event| read(&event["choices"][0]));
+    assert_eq!(whole, streamed.collect::<Vec<_>>());
+    whole
+}
+
+#[tokio::test]
+async fn text_offsets_count_what_is_held_back_for_a_stop_string() {
+    let script = ended("a large fish named Mia");
+    let prompt = prompt_ids("Hi").len();
+    for stop in [
+        json!("a large fish named Toby"),
+        json!("fish named"),
+        Value::Null,
+    ] {
+        let found = offsets(script.clone(), &json!({"stop": stop})).await;
+        let mut expected = vec!["Hi".len()];
+        for token in &script {
+            expected.push(expected.last().unwrap() + spoken(token).chars().count());
+        }
+        let generated = &found[prompt..];
+        assert_eq!(generated, &expected[..generated.len()], "{stop}");
+        assert!(generated.len() > 3);
+    }
+}
+
+#[tokio::test]
+async fn text_offsets_of_parts_of_characters_are_the_characters() {
+    let emoji = tokenizer()
+        .encode("\u{1F600}", SpecialTokens::Skip)
+        .unwrap();
+    assert_eq!(emoji.len(), 4, "a token for each byte");
+    let broken = vec![emoji[0]; 4];
+    for (ids, expected) in [(&emoji, [0, 0, 0, 0]), (&broken, [0, 1, 2, 3])] {
+        let script: Vec<Item> = ids.iter().copied().map(Item::Token).collect();
+        let generated = offsets(script, &json!({"prompt": "a", "max_tokens": 4})).await;
+        let begin = generated.len() - 4;
+        assert_eq!(generated[begin..], expected.map(|place| place + 1));
+        let read = offsets(ended("x"), &json!({"prompt": ids, "max_tokens": 0})).await;
+        assert_eq!(read, expected);
+    }
+}
+
 #[tokio::test]
 async fn a_stream_shows_what_a_whole_answer_does() {
     let server = Server::saying(ended("Hello € x"));

@@ -51,6 +51,56 @@ async fn an_error_before_the_first_token_has_its_real_status() {
     }
 }
 
+/// A letter, and the first byte of one that has two.
+const BROKEN: [Item; 2] = [Item::Token(78), Item::Token(134)];
+
+/// Id and text of a token, wherever it is listed.
+fn shown(token: &Value) -> (u64, &str) {
+    (
+        token["id"].as_u64().unwrap(),
+        token["text"].as_str().unwrap(),
+    )
+}
+
+#[tokio::test]
+async fn what_the_end_token_cuts_shows_with_the_token_that_began_it() {
+    let script = [&BROKEN[..], &[Item::Token(EOS)]].concat();
+    let server = Server::saying(script);
+    let body = json!({"inputs": "Hi", "parameters": {"details": true}});
+    let whole = server.post("/generate", &body).await.json();
+    let events = server.post("/generate_stream", &body).await.json_events();
+    let expected = [(78, "h"), (134, "\u{FFFD}"), (2, "<|end|>")];
+    assert_eq!(whole["generated_text"], "h\u{FFFD}");
+    let listed = whole["details"]["tokens"].as_array().unwrap();
+    assert_eq!(listed.iter().map(shown).collect::<Vec<_>>(), expected);
+    let streamed = events.iter().map(|event| shown(&event["token"]));
+    assert_eq!(streamed.collect::<Vec<_>>(), expected);
+    let numbers = events.iter().map(|event| event["index"].as_u64().unwrap());
+    assert_eq!(numbers.collect::<Vec<_>>(), [1, 2, 3]);
+    let texts = events.iter().map(|event| &event["generated_text"]);
+    let last = json!("h\u{FFFD}");
+    assert_eq!(
+        texts.collect::<Vec<_>>(),
+        [&Value::Null, &Value::Null, &last]
+    );
+    assert!(events[1]["details"].is_null() && events[2]["details"].is_object());
+}
+
+#[tokio::test]
+async fn a_token_that_ends_inside_a_character_comes_before_an_error() {
+    let server = Server::saying([&BROKEN[..], &[failure()]].concat());
+    let answer = server
+        .post("/generate_stream", &json!({"inputs": "Hi"}))
+        .await;
+    let events = answer.json_events();
+    let streamed = events[..2].iter().map(|event| shown(&event["token"]));
+    assert_eq!(streamed.collect::<Vec<_>>(), [(78, "h"), (134, "")]);
+    assert_eq!(
+        (events.len(), &events[2]["error_type"]),
+        (3, &json!("generation"))
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_error_after_the_first_token_is_the_last_event() {
     let mut script = tokens("a");
