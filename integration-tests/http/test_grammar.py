@@ -118,6 +118,22 @@ def test_the_grammar_wins_over_min_tokens_and_ignore_eos(demo_server: Served) ->
         assert choice["finish_reason"] == "stop"
 
 
+def test_with_ignore_eos_a_request_still_ends_at_its_own_stops(demo_server: Served) -> None:
+    letters = {"type": "regex", "value": "[a-z ]+"}
+
+    def ended(**stops: list[Any]) -> tuple[str, str, list[int]]:
+        answer = native(demo_server, letters, ignore_eos=True, max_new_tokens=30, **stops)
+        details = answer["details"]
+        return details["finish_reason"], answer["generated_text"], [token["id"] for token in details["tokens"]]
+
+    reason, text, ids = ended()
+    assert (reason, len(ids)) == ("length", 30)
+    stop = text[7:10]
+    assert ended(stop=[stop])[:2] == ("stop_sequence", text[: text.index(stop) + len(stop)])
+    last = ids[4]
+    assert ended(stop_token_ids=[last])[::2] == ("eos_token", ids[: ids.index(last) + 1])
+
+
 def test_a_long_prompt_in_chunks_is_followed_by_the_same_text(demo_server: Served) -> None:
     for text in ("word " * 20, "word " * 600):  # the second is fed in several chunks
         body = {"inputs": text, "parameters": {"grammar": {"type": "json", "value": POINT}, "max_new_tokens": 200}}
