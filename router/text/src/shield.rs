@@ -58,9 +58,18 @@ impl Shield {
         let mut ranges: Vec<_> = found.map(|found| found.range()).collect();
         let end = ranges.last().map_or(0, |last| last.end);
         ranges.extend(self.fragment(text, end));
-        for range in ranges.into_iter().rev() {
-            text.insert(range.end, CLOSE);
-            text.insert(range.start, OPEN);
+        let mut covered = String::new();
+        let mut from = 0;
+        for range in ranges {
+            covered.push_str(text.get(from..range.start).unwrap_or_default());
+            covered.push(OPEN);
+            covered.push_str(text.get(range.clone()).unwrap_or_default());
+            covered.push(CLOSE);
+            from = range.end;
+        }
+        if from > 0 {
+            covered.push_str(text.get(from..).unwrap_or_default());
+            *text = covered;
         }
     }
 
