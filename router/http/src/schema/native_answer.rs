@@ -187,14 +187,16 @@ impl NativeWriter {
             texts: TokenTexts::default(),
         }
     }
+}
 
-    fn details(&self, sequence: &Running, finish_reason: FinishReason) -> Option<StreamDetails> {
-        self.with_details.then_some(StreamDetails {
+impl StreamDetails {
+    fn new(sequence: &Running, finish_reason: FinishReason) -> Self {
+        Self {
             finish_reason,
             generated_tokens: sequence.generated_tokens,
             seed: sequence.seed,
             input_length: sequence.prompt_tokens,
-        })
+        }
     }
 }
 
@@ -214,16 +216,15 @@ impl<'a> StreamEvent<'a> {
 impl EventWriter for NativeWriter {
     fn step(&mut self, _index: usize, sequence: &Running, step: &Step, out: &mut BytesMut) {
         self.text.push_str(sequence.piece());
-        let mut details = step
-            .finish
-            .and_then(|finish| self.details(sequence, finish));
         for token in self.texts.known(sequence, step) {
             let finish = step
                 .finish
                 .filter(|_| token.number == sequence.generated_tokens);
             let data = StreamEvent {
                 generated_text: finish.map(|_| self.text.as_str()),
-                details: finish.and_then(|_| details.take()),
+                details: finish
+                    .filter(|_| self.with_details)
+                    .map(|finish| StreamDetails::new(sequence, finish)),
                 ..StreamEvent::new(&token, &sequence.tokenizer)
             };
             event(out, &data);
@@ -234,8 +235,10 @@ impl EventWriter for NativeWriter {
 
     fn error(&mut self, error: &ApiError, sequences: &[Running], out: &mut BytesMut) {
         // A native stream has one sequence.
-        for (token, sequence) in self.texts.rest().zip(sequences.iter().cycle()) {
-            event(out, &StreamEvent::new(&token, &sequence.tokenizer));
+        if let Some(sequence) = sequences.first() {
+            for token in self.texts.rest() {
+                event(out, &StreamEvent::new(&token, &sequence.tokenizer));
+            }
         }
         event(out, &error.native_body());
     }

@@ -90,6 +90,10 @@ impl Model {
         self.apply(front)?;
         let owners = shown.spans.iter().map(|span| (span.storage, span.end));
         for (storage, last) in owners.chain([(shown.own, end)]) {
+            // An owner whose page was only copied may be gone since, and its storage be another's.
+            if !self.continues(slot, storage) {
+                return Ok(());
+            }
             let end = end.min(last);
             self.apply(Operation::Share { slot, storage, end })?;
         }

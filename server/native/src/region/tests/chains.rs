@@ -160,3 +160,29 @@ fn a_writer_is_not_cut_back_into_a_page_that_another_slot_shows() {
     assert!(model.apply(cut(21)).is_err());
     all(&mut model, &[cut(22), Operation::Grow { slot: 1, end: 30 }]);
 }
+
+/// The owner of a token that a follower only has a copy of may go; who follows the follower does not ask its storage's next user.
+#[test]
+fn what_was_copied_from_an_owner_that_is_gone_is_not_asked_of_its_successor() {
+    let mut model = Model::new(64);
+    let open = |slot, storage| Operation::Open {
+        slot,
+        storage,
+        tokens: 0,
+    };
+    model.apply(open(4, 4)).unwrap();
+    model.apply(Operation::Grow { slot: 4, end: 16 }).unwrap();
+    model.follow(2, 3, 4, 1).unwrap();
+    model.apply(Operation::Grow { slot: 2, end: 24 }).unwrap();
+    model.follow(3, 1, 2, 2).unwrap();
+    let close = Operation::Close {
+        slot: 2,
+        keep: false,
+    };
+    model.apply(close).unwrap();
+    model.apply(open(2, 3)).unwrap();
+    model.apply(Operation::Grow { slot: 2, end: 2 }).unwrap();
+    model.follow(1, 2, 3, 2).unwrap();
+    assert_eq!(model.region.book().shown_tokens(1).unwrap(), 1);
+    model.check();
+}
